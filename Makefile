@@ -1,0 +1,47 @@
+# Every target sets up what it needs on a fresh machine: git, make and Python >= 3.11 are enough.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test lab lint bench clean
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help:
+	@echo "make demo    phantoms, the demo study, its table, figure and report"
+	@echo "make test    every test, every notebook"
+	@echo "make lab     JupyterLab"
+	@echo "make lint    ruff on code and notebooks"
+	@echo "make bench   speed, as ratios measured in one run"
+
+# The stamp is newer than what decides the environment: a change of either installs again.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) --version). Try: make PYTHON=python3.12 ..."; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV): torch and the rest, 5 to 7 GB; a few minutes"
+	@$(PIP) torch torchvision
+	@$(PIP) --editable '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.installed
+	@$(BIN)/cxr data phantom dataset_phantom
+	@$(BIN)/cxr run studies/demo.yaml
+	@$(BIN)/cxr report studies/demo.yaml
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest
+
+lab: $(VENV)/.installed
+	$(BIN)/jupyter lab
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/run.py
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache

@@ -1,0 +1,115 @@
+"""In: the parameters of one experiment, as plain values. Out: one checked, frozen `Config`."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+REPO_ROOT = Path(__file__).resolve().parents[1]
+
+FINDINGS: tuple[str, ...] = (
+    "Atelectasis",
+    "Cardiomegaly",
+    "Effusion",
+    "Infiltration",
+    "Mass",
+    "Nodule",
+    "Pneumonia",
+    "Pneumothorax",
+    "Consolidation",
+    "Edema",
+    "Emphysema",
+    "Fibrosis",
+    "Pleural_Thickening",
+    "Hernia",
+)
+"""The 14 findings of NIH ChestX-ray14, in its order. This order travels with every array and saved model."""
+
+NO_FINDING = "No Finding"
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Config(BaseModel):
+    """The parameters of one experiment; a notebook's `parameters` cell uses these names.
+
+    Relative paths are looked for below the repository's root. `init_from` names the folder of the run
+    whose backbone this run starts from. Raises pydantic's ValidationError, naming field and value.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    # where
+    run_dir: str = "runs/scratch/run"
+    data_root: str = "."
+    data_dir: tuple[str, ...] = ("dataset_full",)
+    on_bad: Literal["raise", "skip"] = "raise"
+    # what
+    findings: tuple[str, ...] = FINDINGS
+    split_by: Literal["patient", "image"] = "patient"
+    val_fraction: Annotated[float, Field(gt=0, lt=1)] = 1 / 7
+    test_fraction: Fraction = 0.2  # only where the data has no official test list
+    seed: Annotated[int, Field(ge=0)] = 0
+    # model
+    backbone: str = "tf_efficientnet_b4.ns_jft_in1k"
+    pretrained: bool | str = True
+    head: Literal["mlp", "linear"] = "mlp"
+    dropout: Fraction = 0.3
+    drop_path: Fraction = 0.0
+    freeze: Literal["none", "backbone"] | Count = "none"
+    init_from: str | None = None
+    image_size: Annotated[int, Field(ge=16)] = 224
+    # training
+    epochs: Count = 5
+    batch_size: Count = 16
+    optimizer: Literal["adam", "adamw"] = "adam"
+    lr: Positive = 5e-4
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    warmup: Fraction = 0.05  # share of all steps
+    schedule: Literal["cosine", "constant"] = "cosine"
+    ema: Fraction = 0.0  # decay of the moving average of the weights; 0: none
+    clip_norm: Annotated[float, Field(ge=0)] = 1.0  # 0: none
+    pos_weight: Literal["none", "balanced"] = "none"
+    augment: Literal["none", "rotate", "full"] = "rotate"
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+
+    @field_validator("data_dir", "findings", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+
+    @field_validator("findings")
+    @classmethod
+    def _known_findings(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [name for name in value if name not in FINDINGS]
+        if unknown or not value or len(set(value)) != len(value):
+            raise ValueError(f"findings must be one or more different names of {', '.join(FINDINGS)}; got {value}")
+        return tuple(name for name in FINDINGS if name in value)
+
+    @field_validator("data_dir")
+    @classmethod
+    def _some_folder(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise ValueError("data_dir must name at least one dataset folder")
+        return value
+
+    @classmethod
+    def from_namespace(cls, names: dict[str, Any]) -> "Config":
+        """The Config of a notebook: pass `globals()`; names that are no parameter are left alone."""
+        return cls(**{field: names[field] for field in cls.model_fields if field in names})
+
+    def hash(self) -> str:
+        """Twelve hex digits that change with any parameter but the run's own folder."""
+        text = json.dumps(self.model_dump(mode="json", exclude={"run_dir"}), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def resolve(path: str | Path, root: str | Path = ".") -> Path:
+    """An absolute path: `path` as it is, or below `root`, which is itself below the repository's root."""
+    return REPO_ROOT / Path(root).expanduser() / Path(path).expanduser()

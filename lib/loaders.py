@@ -1,0 +1,112 @@
+"""In: a store of grey films (N, S, S) and targets. Out: shuffled, augmented batches, the same for the same seed."""
+
+import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+DEGREES = 20.0  # the method rotates by up to +-20 degrees
+Batch = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Loader:
+    """Batches of one split: images (B, 1, S, S) float32 in [0, 1] and targets (B, F) float32 with NaN.
+
+    store: (N, S, S) uint8, usually a memory map; rows: (M,) the store's rows of this split; targets: (M, F).
+    Every batch is a function of (seed, epoch, number of the batch) alone, so that training resumes exactly.
+    """
+
+    store: np.ndarray
+    rows: np.ndarray
+    targets: np.ndarray
+    batch_size: int
+    augment: str = "none"
+    shuffle: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not len(self.rows):
+            raise ValueError("a loader needs at least one image; this split is empty")
+        if len(self.rows) != len(self.targets):
+            raise ValueError(f"{len(self.rows)} images but {len(self.targets)} rows of targets")
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.rows) / self.batch_size)
+
+    def epoch(self, number: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch; the next one is made in a thread while the caller uses this one.
+
+        Batches differ by at most one image, so that no tiny last batch upsets batch norm.
+        """
+        order = np.arange(len(self.rows))
+        if self.shuffle:
+            order = np.random.default_rng((self.seed, number)).permutation(order)
+        parts = np.array_split(order, len(self))
+        with ThreadPoolExecutor(1) as ahead:
+            waiting = ahead.submit(self._batch, parts[0], number, 0)
+            for index in range(1, len(parts)):
+                ready, waiting = waiting, ahead.submit(self._batch, parts[index], number, index)
+                yield ready.result()
+            yield waiting.result()
+
+    def _batch(self, picked: np.ndarray, epoch: int, index: int) -> Batch:
+        images = torch.from_numpy(self.store[self.rows[picked]])  # (B, S, S) uint8, copied out of the map
+        targets = torch.from_numpy(self.targets[picked]).float()  # (B, F)
+        generator = torch.Generator().manual_seed(hash((self.seed, epoch, index)))
+        return augment_batch(images, self.augment, generator), targets
+
+
+def augment_batch(images: Tensor, kind: str, generator: torch.Generator) -> Tensor:
+    """uint8 (B, S, S) -> float32 (B, 1, S, S) in [0, 1], each image changed at random.
+
+    `none`; `rotate`: by up to 20 degrees either way, as the method does; `full`: rotation, scale, shift, shear,
+    and brightness, contrast and gamma, which imitate positioning and exposure.
+    """
+    pixels = images.unsqueeze(1).float().div_(255)  # (B, 1, S, S)
+    if kind == "none":
+        return pixels
+    amounts = {"rotate": (0.0, 0.0, 0.0), "full": (0.15, 0.08, 0.08)}
+    if kind not in amounts:
+        raise ValueError(f"augment={kind!r}: use none, rotate or full")
+    matrices = random_affine(len(pixels), *amounts[kind], generator)  # (B, 2, 3)
+    grid = affine_grid(matrices, pixels.shape[-1])  # (B, S, S, 2)
+    pixels = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return random_exposure(pixels, generator) if kind == "full" else pixels
+
+
+def affine_grid(matrices: Tensor, size: int) -> Tensor:
+    """torch's `affine_grid` (align_corners=False) for square images, by broadcasting, about ten times as fast on a CPU.
+
+    matrices: (B, 2, 3) -> (B, S, S, 2) sampling positions in [-1, 1].
+    """
+    centres = (torch.arange(size) * 2 + 1) / size - 1  # (S,)
+    grid = torch.empty(len(matrices), size, size, 2)
+    for axis in (0, 1):
+        across, down, shift = matrices[:, axis].unsqueeze(-1).unbind(1)  # (B, 1) each
+        torch.add((across * centres)[:, None, :], (down * centres + shift)[:, :, None], out=grid[..., axis])
+    return grid
+
+
+def random_affine(count: int, scale: float, shift: float, shear: float, generator: torch.Generator) -> Tensor:
+    """(B, 2, 3) matrices for affine_grid: rotation +-20 degrees, scale 1 +- scale, shift in image widths, shear."""
+    draw = torch.rand(count, 5, generator=generator) * 2 - 1  # (B, 5) in [-1, 1)
+    angle = draw[:, 0] * math.radians(DEGREES)
+    size = 1 + scale * draw[:, 1]
+    cos, sin, slant = angle.cos() * size, angle.sin() * size, shear * draw[:, 2]
+    rows = [cos, cos * slant - sin, 2 * shift * draw[:, 3], sin, sin * slant + cos, 2 * shift * draw[:, 4]]
+    return torch.stack(rows, dim=1).view(count, 2, 3)
+
+
+def random_exposure(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Contrast and brightness +-25 % and gamma 0.75 to 1.33 an image; stays in [0, 1]. Shapes (B, 1, S, S)."""
+    draw = torch.rand(len(pixels), 3, generator=generator) * 2 - 1
+    gain, offset, gamma = (draw[:, i].view(-1, 1, 1, 1) for i in range(3))
+    mean = pixels.mean(dim=(1, 2, 3), keepdim=True)
+    pixels = (pixels - mean).mul_(1 + 0.25 * gain).add_(mean * (1 + 0.25 * offset)).clamp_(1e-4, 1)
+    return pixels.pow_((0.288 * gamma).exp())

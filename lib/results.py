@@ -1,0 +1,256 @@
+"""In: what one run produced. Out: its folder, whole, with `record.json` last; many records -> one frame."""
+
+import contextlib
+import fcntl
+import json
+import math
+import os
+import platform
+import resource
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lib.config import REPO_ROOT, Config, resolve
+
+HEARTBEAT_SECONDS = 5.0
+PACKAGES = ("torch", "torchvision", "timm", "lightning-fabric", "numpy", "pandas", "papermill", "scikit-learn")
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that becomes `path` only when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Writes `data` as JSON, whole or not at all; NaN becomes null."""
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(_plain(data), indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The JSON in `path`; raises ValueError that names the file when it is broken."""
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not valid JSON ({error}); delete it and run again") from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+# --- the state of a run ---------------------------------------------------------------------------------------
+
+
+def is_complete(folder: Path) -> bool:
+    """A run is complete when its record exists, and never before."""
+    return (folder / "record.json").exists()
+
+
+def write_status(folder: Path, state: str, **fields: Any) -> None:
+    """Notes the state (queued, running, failed, done) of a run with the time and whatever else is known."""
+    write_json(folder / "status.json", {"state": state, "time": time.time(), **fields})
+
+
+def read_status(folder: Path) -> dict[str, Any]:
+    """The last noted state of a run; {"state": "new"} when nothing was noted."""
+    path = folder / "status.json"
+    return read_json(path) if path.exists() else {"state": "new"}
+
+
+@dataclass
+class Run:
+    """One run that is under way: its folder, config, and the progress that its heartbeat tells."""
+
+    folder: Path
+    config: Config
+    started: float
+    lock: Any
+    progress: dict[str, Any] = field(default_factory=dict)
+    stop: threading.Event = field(default_factory=threading.Event)
+
+
+def start_run(config: Config, *, wait_seconds: float = 30.0) -> Run:
+    """Claims the run's folder, writes `config.json` and starts the heartbeat in `status.json`.
+
+    A folder that holds a complete run, or one of another config, is set aside under
+    `<folder>.replaced-<time>`, never overwritten; what a broken run with the same config left is continued.
+    Raises RuntimeError when another live process holds the folder for longer than `wait_seconds`.
+    """
+    folder = resolve(config.run_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = _claim(folder, wait_seconds)
+    if is_complete(folder) or _config_differs(folder, config):
+        lock.close()
+        set_aside(folder)
+        folder.mkdir(parents=True)
+        lock = _claim(folder, wait_seconds)
+    write_json(folder / "config.json", config.model_dump(mode="json"))
+    run = Run(folder, config, time.time(), lock)
+    _beat(run)
+    threading.Thread(target=_keep_beating, args=(run,), daemon=True).start()
+    return run
+
+
+def set_aside(folder: Path) -> Path:
+    """Renames a run's folder so that a new one can take its place; nothing is deleted."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
+    return folder.rename(folder.with_name(f"{folder.name}.replaced-{stamp}"))
+
+
+def _config_differs(folder: Path, config: Config) -> bool:
+    path = folder / "config.json"
+    return path.exists() and Config(**read_json(path)).hash() != config.hash()
+
+
+def _claim(folder: Path, wait_seconds: float) -> Any:
+    """An exclusive lock on the folder that ends with this process, however it ends."""
+    lock = (folder / "lock").open("a+")  # held until the run ends
+    until = time.monotonic() + wait_seconds
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                lock.seek(0)
+                raise RuntimeError(f"{folder} is in use by {lock.read().strip()}; wait for it or stop it") from None
+            time.sleep(0.2)
+        else:
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            lock.flush()
+            return lock
+
+
+def _beat(run: Run) -> None:
+    write_status(run.folder, "running", pid=os.getpid(), started=run.started, **run.progress)
+
+
+def _keep_beating(run: Run) -> None:
+    while not run.stop.wait(HEARTBEAT_SECONDS):
+        _beat(run)
+
+
+def finish_run(run: Run, **parts: Any) -> Path:
+    """Writes `record.json`, last and atomically, with `parts` and what is known of code and machine."""
+    run.stop.set()
+    record = {
+        "run": run.folder.name,
+        "config": run.config.model_dump(mode="json"),
+        "config_hash": run.config.hash(),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "wall_seconds": round(time.time() - run.started, 2),
+        "peak_memory_mb": round(peak_memory_mb(), 1),
+        "git": git_state(),
+        "versions": package_versions(),
+        "host": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "system": sys.platform},
+        **parts,
+    }
+    write_json(run.folder / "record.json", record)
+    write_status(run.folder, "done", started=run.started)
+    (run.folder / "last.ckpt").unlink(missing_ok=True)
+    run.lock.close()
+    return run.folder / "record.json"
+
+
+def peak_memory_mb() -> float:
+    """The largest resident memory of this process so far, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # bytes on macOS, KiB on Linux
+
+
+def git_state() -> dict[str, Any]:
+    """Commit and dirty flag of the repository; both None outside git."""
+    try:
+        commit = _git("rev-parse", "HEAD")
+        return {"commit": commit, "dirty": bool(_git("status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "dirty": None}
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(["git", *words], cwd=REPO_ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def package_versions() -> dict[str, str | None]:
+    """Installed versions of the packages that decide numbers, and of Python."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+# --- many runs ------------------------------------------------------------------------------------------------
+
+
+def read_runs(study_folder: Path) -> pd.DataFrame:
+    """One row a complete run of a study: arm, seed, role, backbone, macro metrics with intervals, cost.
+
+    Columns of the macro metrics are those of `metrics.csv`'s macro row. Raises FileNotFoundError when the
+    folder holds no plan of a study, naming what to run.
+    """
+    plan = read_plan(study_folder)
+    rows = []
+    for name, planned in plan["runs"].items():
+        folder = study_folder / name
+        if not is_complete(folder):
+            continue
+        record = read_json(folder / "record.json")
+        macro = next(row for row in record["metrics"] if row["finding"] == "macro")
+        rows.append(
+            {"run": name, **{key: planned[key] for key in ("arm", "seed", "prerequisite", "reference")}}
+            | {"backbone": record["config"]["backbone"], "findings": len(record["config"]["findings"])}
+            | {key: np.nan if value is None else value for key, value in macro.items() if key != "finding"}
+            | {f"{metric}_{end}": value for metric, ends in record["intervals"].items() for end, value in ends.items()}
+            | {"train_seconds": record["train_seconds"], "peak_memory_mb": record["peak_memory_mb"]}
+            | {"parameters": record["parameters"], "phantom": record["data"]["phantom"]}
+        )
+    return pd.DataFrame(rows)
+
+
+def read_plan(study_folder: Path) -> dict[str, Any]:
+    """The plan of a study: which runs it has, of which arm and seed, and the reference arm."""
+    path = study_folder / "plan.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{study_folder} holds no plan.json: run the study first (cxr run studies/NAME.yaml)")
+    return read_json(path)
+
+
+def read_metrics(study_folder: Path) -> pd.DataFrame:
+    """The test metrics of all complete runs: one row a run and finding, the macro rows included."""
+    frames = []
+    for name, planned in read_plan(study_folder)["runs"].items():
+        if is_complete(study_folder / name):
+            table = pd.read_csv(study_folder / name / "metrics.csv")
+            frames.append(table.assign(run=name, arm=planned["arm"], seed=planned["seed"]))
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
