@@ -104,6 +104,11 @@ class Config(BaseModel):
         """The Config of a notebook: pass `globals()`; names that are no parameter are left alone."""
         return cls(**{field: names[field] for field in cls.model_fields if field in names})
 
+    @property
+    def data_folders(self) -> list[Path]:
+        """The dataset folders, absolute."""
+        return [resolve(folder, self.data_root) for folder in self.data_dir]
+
     def hash(self) -> str:
         """Twelve hex digits that change with any parameter but the run's own folder."""
         text = json.dumps(self.model_dump(mode="json", exclude={"run_dir"}), sort_keys=True)

@@ -6,9 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from lib.config import Config
 
 DEGREES = 20.0  # the method rotates by up to +-20 degrees
 Batch = tuple[Tensor, Tensor]
@@ -60,6 +63,26 @@ class Loader:
         targets = torch.from_numpy(self.targets[picked]).float()  # (B, F)
         generator = torch.Generator().manual_seed(hash((self.seed, epoch, index)))
         return augment_batch(images, self.augment, generator), targets
+
+
+def make_loaders(frame: pd.DataFrame, store: np.ndarray, config: Config) -> dict[str, Loader]:
+    """A loader for each of train, val, test and submit that `frame` (with column `split`, N rows) holds images of.
+
+    store: (N, S, S), rows as in `frame`. Images without any of the config's findings annotated are left out, but for
+    those to submit. Raises ValueError when there is nothing to train on, to choose with, or to test on.
+    """
+    targets = frame[list(config.findings)].to_numpy(np.float32)  # (N, F)
+    annotated = ~np.isnan(targets).all(axis=1)
+    loaders = {}
+    for split in ("train", "val", "test", "submit"):
+        rows = np.flatnonzero((frame["split"] == split) & (annotated | (split == "submit")))
+        if len(rows):
+            training = {"augment": config.augment, "shuffle": True, "seed": config.seed} if split == "train" else {}
+            loaders[split] = Loader(store, rows, targets[rows], config.batch_size, **training)
+    missing = [split for split in ("train", "val", "test") if split not in loaders]
+    if missing:
+        raise ValueError(f"no image annotated for {', '.join(config.findings)} is in {' or '.join(missing)}")
+    return loaders
 
 
 def augment_batch(images: Tensor, kind: str, generator: torch.Generator) -> Tensor:

@@ -1,4 +1,4 @@
-"""In: what one run produced. Out: its folder, whole, with `record.json` last; many records -> one frame."""
+"""In: what one run produced. Out: its folder: state, heartbeat, tables, and `record.json` last."""
 
 import contextlib
 import fcntl
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lib.config import REPO_ROOT, Config, resolve
+from lib.config import NO_FINDING, REPO_ROOT, Config, resolve
 
 HEARTBEAT_SECONDS = 5.0
 PACKAGES = ("torch", "torchvision", "timm", "lightning-fabric", "numpy", "pandas", "papermill", "scikit-learn")
@@ -57,6 +57,8 @@ def read_json(path: Path) -> Any:
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     if isinstance(value, np.generic):
@@ -64,9 +66,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
-
-
-# --- the state of a run ---------------------------------------------------------------------------------------
 
 
 def is_complete(folder: Path) -> bool:
@@ -158,8 +157,51 @@ def _keep_beating(run: Run) -> None:
         _beat(run)
 
 
-def finish_run(run: Run, **parts: Any) -> Path:
-    """Writes `record.json`, last and atomically, with `parts` and what is known of code and machine."""
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Writes a .csv or .parquet file, whole or not at all."""
+    with whole_file(path) as partial:
+        table.to_parquet(partial, index=False) if path.suffix == ".parquet" else table.to_csv(partial, index=False)
+
+
+def write_figure(path: Path, figure: Any) -> None:
+    """Writes a matplotlib Figure as .png (200 dpi) or .svg, whole or not at all."""
+    with whole_file(path) as partial:
+        figure.savefig(partial, dpi=200)
+
+
+def write_predictions(run: Run, frame: pd.DataFrame, probs: dict[str, np.ndarray], rows: dict[str, np.ndarray]) -> None:
+    """Writes `predictions.parquet`: image, patient, age, sex, view, split, then target_* and prob_* of each finding.
+
+    probs: split -> (M, F) of the config's findings, for rows: split -> (M,) of `frame`.
+    """
+    findings = list(run.config.findings)
+    parts = []
+    for split, values in probs.items():
+        part = frame.iloc[rows[split]].reset_index(drop=True)
+        known = part[["image", "patient", "age", "sex", "view"]].assign(split=split)
+        targets = part[findings].add_prefix("target_")
+        parts.append(pd.concat([known, targets, pd.DataFrame(values, columns=findings).add_prefix("prob_")], axis=1))
+    write_table(run.folder / "predictions.parquet", pd.concat(parts, ignore_index=True))
+
+
+def write_submission(path: Path, images: pd.Series, probs: np.ndarray, thresholds: np.ndarray, findings: list) -> None:
+    """The leaderboard's file `imageID,disease`: findings at or over their threshold joined with |, else No Finding.
+
+    probs: (N, F); thresholds: (F,), 0.5 where NaN.
+    """
+    called = probs >= np.where(np.isnan(thresholds), 0.5, thresholds)  # (N, F)
+    names = ["|".join(np.asarray(findings)[row]) or NO_FINDING for row in called]
+    write_table(path, pd.DataFrame({"imageID": images.to_numpy(), "disease": names}))
+
+
+def finish_run(run: Run, *, history: pd.DataFrame, metrics: pd.DataFrame, **parts: Any) -> Path:
+    """Writes `history.csv`, `metrics.csv` and, last and atomically, `record.json`; returns the record's path.
+
+    metrics: the table of `metrics.evaluate` with the intervals beside it. The record also holds `parts` and what is
+    known of code, packages and machine. From here on the run is complete, and `last.ckpt` is gone.
+    """
+    write_table(run.folder / "history.csv", history)
+    write_table(run.folder / "metrics.csv", metrics)
     run.stop.set()
     record = {
         "run": run.folder.name,
@@ -167,10 +209,13 @@ def finish_run(run: Run, **parts: Any) -> Path:
         "config_hash": run.config.hash(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "wall_seconds": round(time.time() - run.started, 2),
+        "train_seconds": round(float(history["seconds"].sum()), 2),
+        "best_epoch": int(history.loc[history["val_auroc"].idxmax(), "epoch"]),
         "peak_memory_mb": round(peak_memory_mb(), 1),
         "git": git_state(),
         "versions": package_versions(),
         "host": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "system": sys.platform},
+        "metrics": metrics.to_dict("records"),
         **parts,
     }
     write_json(run.folder / "record.json", record)
@@ -208,49 +253,3 @@ def package_versions() -> dict[str, str | None]:
         except PackageNotFoundError:
             found[name] = None
     return found
-
-
-# --- many runs ------------------------------------------------------------------------------------------------
-
-
-def read_runs(study_folder: Path) -> pd.DataFrame:
-    """One row a complete run of a study: arm, seed, role, backbone, macro metrics with intervals, cost.
-
-    Columns of the macro metrics are those of `metrics.csv`'s macro row. Raises FileNotFoundError when the
-    folder holds no plan of a study, naming what to run.
-    """
-    plan = read_plan(study_folder)
-    rows = []
-    for name, planned in plan["runs"].items():
-        folder = study_folder / name
-        if not is_complete(folder):
-            continue
-        record = read_json(folder / "record.json")
-        macro = next(row for row in record["metrics"] if row["finding"] == "macro")
-        rows.append(
-            {"run": name, **{key: planned[key] for key in ("arm", "seed", "prerequisite", "reference")}}
-            | {"backbone": record["config"]["backbone"], "findings": len(record["config"]["findings"])}
-            | {key: np.nan if value is None else value for key, value in macro.items() if key != "finding"}
-            | {f"{metric}_{end}": value for metric, ends in record["intervals"].items() for end, value in ends.items()}
-            | {"train_seconds": record["train_seconds"], "peak_memory_mb": record["peak_memory_mb"]}
-            | {"parameters": record["parameters"], "phantom": record["data"]["phantom"]}
-        )
-    return pd.DataFrame(rows)
-
-
-def read_plan(study_folder: Path) -> dict[str, Any]:
-    """The plan of a study: which runs it has, of which arm and seed, and the reference arm."""
-    path = study_folder / "plan.json"
-    if not path.exists():
-        raise FileNotFoundError(f"{study_folder} holds no plan.json: run the study first (cxr run studies/NAME.yaml)")
-    return read_json(path)
-
-
-def read_metrics(study_folder: Path) -> pd.DataFrame:
-    """The test metrics of all complete runs: one row a run and finding, the macro rows included."""
-    frames = []
-    for name, planned in read_plan(study_folder)["runs"].items():
-        if is_complete(study_folder / name):
-            table = pd.read_csv(study_folder / name / "metrics.csv")
-            frames.append(table.assign(run=name, arm=planned["arm"], seed=planned["seed"]))
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()

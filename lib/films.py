@@ -1,0 +1,88 @@
+"""In: a config and its run's folder. Out: `Films`: the dataset, the split of every image, and the store of pixels."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lib.config import FINDINGS, Config, resolve
+from lib.datasets import Dataset, read_dataset
+from lib.phantom import write_phantoms
+from lib.results import read_json, write_table
+from lib.splits import SPLITS, assign_splits, check_inherited, check_leaks
+from lib.store import open_store, without_undecodable
+
+PHANTOMS = "dataset_phantom"
+
+
+@dataclass(frozen=True)
+class Films:
+    """What a run works on: `frame` is the dataset's with a column `split`; `store` (N, S, S) uint8 in its order."""
+
+    data: Dataset
+    frame: pd.DataFrame
+    bad_rows: pd.DataFrame
+    store: np.ndarray
+
+
+def read_films(config: Config, folder: Path) -> Films:
+    """Reads, splits and decodes what `config` names; writes `splits.csv` and `bad_rows.csv` into the run's `folder`.
+
+    The phantoms are drawn first where `data_root` asks for them and they are not there. Raises DatasetError and
+    SplitError, also when an earlier stage of `init_from` trained on a patient who is held out here.
+    """
+    root = resolve(config.data_root)
+    if config.data_root == PHANTOMS and not root.exists():
+        write_phantoms(root)
+    data = read_dataset(config.data_folders, on_bad=config.on_bad)
+    frame, bad_rows = data.frame, data.bad_rows
+    if config.on_bad == "skip":
+        frame, undecodable = without_undecodable(frame, config.image_size)
+        bad_rows = pd.concat([bad_rows, undecodable], ignore_index=True)
+    frame = frame.assign(split=assign_splits(frame, config))
+    check_leaks(frame, config.split_by)
+    for stage in earlier_stages(config):
+        trained = pd.read_csv(stage / "splits.csv", dtype=str).query("split == 'train'")
+        check_inherited(trained[config.split_by], frame, config.split_by)
+    write_table(folder / "splits.csv", frame[["image", "patient", "split"]])
+    write_table(folder / "bad_rows.csv", bad_rows)
+    return Films(data, frame, bad_rows, open_store(frame, config.image_size))
+
+
+def earlier_stages(config: Config) -> list[Path]:
+    """The folders of the stages that a run starts from, the nearest first."""
+    stages: list[Path] = []
+    start = config.init_from
+    while start:
+        folder = resolve(start)
+        if not (folder / "record.json").exists():
+            raise RuntimeError(f"init_from: {folder} holds no complete run; run that stage first")
+        stages.append(folder)
+        start = read_json(folder / "config.json")["init_from"]
+    return stages
+
+
+def describe_films(films: Films) -> dict[str, Any]:
+    """What the record says of the data: layouts, phantom or not, rows left out, counts per split, fingerprint.
+
+    A fingerprint changes with any image id, split or label; runs compare when their `test_fingerprint` is the same.
+    """
+    frame = films.frame
+    return {
+        "layouts": films.data.layouts,
+        "phantom": films.data.phantom,
+        "bad_rows": len(films.bad_rows),
+        "images": {split: int((frame["split"] == split).sum()) for split in SPLITS},
+        "patients": frame.groupby("split")["patient"].nunique().to_dict(),
+        "fingerprint": _fingerprint(frame),
+        "test_fingerprint": _fingerprint(frame[frame["split"] == "test"]),
+        "warnings": list(films.data.warnings),
+    }
+
+
+def _fingerprint(frame: pd.DataFrame) -> str:
+    told = frame[["image", "split", *FINDINGS]].sort_values("image").to_csv(index=False)
+    return hashlib.sha256(told.encode()).hexdigest()[:16]

@@ -1,0 +1,70 @@
+"""In: the folder of a study, `runs/<study>`. Out: its plan, and its complete runs as frames."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lib.metrics import MACRO
+from lib.results import is_complete, read_json
+
+
+def read_runs(study_folder: Path) -> pd.DataFrame:
+    """One row a complete run of a study, in the plan's order: what it is, its macro test metrics, what it cost.
+
+    The macro metrics are those of `metrics.csv`, with intervals. A record that was made with other parameters than
+    the plan's does not count. Raises FileNotFoundError without a plan, ValueError when no run is complete.
+    """
+    rows = []
+    for name, planned in _complete(study_folder).items():
+        record = read_json(study_folder / name / "record.json")
+        macro = next(row for row in record["metrics"] if row["finding"] == MACRO)
+        rows.append(
+            {"run": name, **{key: planned[key] for key in ("arm", "seed", "what", "prerequisite")}}
+            | {"is_reference": planned["reference"], "backbone": record["config"]["backbone"]}
+            | {"findings": len(record["config"]["findings"])}
+            | {key: np.nan if value is None else value for key, value in macro.items() if key != "finding"}
+            | {key: record[key] for key in ("best_epoch", "train_seconds", "peak_memory_mb")}
+            | {
+                "parameters": record["parameters"]["all"],
+                "device": record["device"].get("name", record["device"]["kind"]),
+            }
+            | {"phantom": record["data"]["phantom"], "test_fingerprint": record["data"]["test_fingerprint"]}
+            | {"torch": record["versions"]["torch"], "commit": (record["git"]["commit"] or "none")[:10]}
+        )
+    return pd.DataFrame(rows)
+
+
+def _complete(study_folder: Path) -> dict[str, dict[str, Any]]:
+    plan = read_plan(study_folder)["runs"]
+    complete = {}
+    for name, planned in plan.items():
+        folder = study_folder / name
+        if is_complete(folder) and read_json(folder / "record.json")["config_hash"] == planned["config_hash"]:
+            complete[name] = planned
+    if not complete:
+        raise ValueError(f"no run of {study_folder} is complete yet ({len(plan)} are planned): cxr run the study first")
+    return complete
+
+
+def read_plan(study_folder: Path) -> dict[str, Any]:
+    """The plan of a study: which runs it has, of which arm and seed, and the reference arm."""
+    path = study_folder / "plan.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{study_folder} holds no plan.json: run the study first (cxr run studies/NAME.yaml)")
+    return read_json(path)
+
+
+def read_metrics(study_folder: Path) -> pd.DataFrame:
+    """The test metrics of all complete runs: one row a run and finding, the macro rows included."""
+    frames = []
+    for name, planned in _complete(study_folder).items():
+        table = pd.read_csv(study_folder / name / "metrics.csv")
+        frames.append(table.assign(run=name, arm=planned["arm"], seed=planned["seed"]))
+    return pd.concat(frames, ignore_index=True)
+
+
+def read_histories(study_folder: Path) -> dict[str, pd.DataFrame]:
+    """The training history of every complete run: {run: one row an epoch}."""
+    return {name: pd.read_csv(study_folder / name / "history.csv") for name in _complete(study_folder)}

@@ -1,0 +1,230 @@
+"""In: a model, loaders and a config. Out: the best weights by validation, a history, probabilities; resumes exactly."""
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from lightning_fabric import Fabric
+from timm.optim import param_groups_layer_decay
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from lib.config import Config
+from lib.loaders import Loader
+from lib.metrics import auroc, average_precision
+from lib.models import Classifier
+from lib.results import whole_file
+
+CHECKPOINT = "last.ckpt"
+
+
+def make_fabric(config: Config) -> Fabric:
+    """One device, with the precision that the config asks for."""
+    return Fabric(accelerator=config.accelerator, devices=1, precision=config.precision)
+
+
+def describe_device(fabric: Fabric) -> dict[str, Any]:
+    """The device that trains, for the record: its kind, name, threads and peak memory."""
+    if fabric.device.type != "cuda":
+        return {"kind": fabric.device.type, "threads": torch.get_num_threads()}
+    peak = torch.cuda.max_memory_allocated(fabric.device) / 2**20
+    return {"kind": "cuda", "name": torch.cuda.get_device_name(fabric.device), "peak_memory_mb": round(peak, 1)}
+
+
+def masked_bce(logits: Tensor, targets: Tensor, pos_weight: Tensor | None = None) -> Tensor:
+    """Binary cross-entropy averaged over the known labels of a batch; NaN is unknown. Shapes (B, F) -> ()."""
+    known = ~targets.isnan()
+    each = F.binary_cross_entropy_with_logits(logits, targets.nan_to_num(), pos_weight=pos_weight, reduction="none")
+    return (each * known).sum() / known.sum().clamp(min=1)
+
+
+def balanced_pos_weight(targets: np.ndarray) -> Tensor:
+    """(F,) negatives per positive of each finding in targets (N, F), at most 100; 1 where there is no positive."""
+    positives, negatives = (targets == 1).sum(0), (targets == 0).sum(0)
+    ratio = np.where(positives > 0, negatives / np.maximum(positives, 1), 1.0)
+    return torch.tensor(ratio.clip(max=100.0), dtype=torch.float32)
+
+
+def build_optimizer(model: Classifier, config: Config) -> torch.optim.Optimizer:
+    """Adam or AdamW; no weight decay on biases and norms; the backbone's depths scaled by `layer_decay`.
+
+    Layer-wise decay follows BEiT (Bao et al. 2022) as in timm: deeper groups learn faster, the head at `lr`.
+    """
+    groups = param_groups_layer_decay(model.backbone, weight_decay=config.weight_decay, layer_decay=config.layer_decay)
+    head = [weight for weight in model.head.parameters() if weight.requires_grad]
+    groups.append({"params": head, "weight_decay": config.weight_decay, "lr_scale": 1.0})
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
+    return kind([group for group in groups if group["params"]], lr=config.lr)
+
+
+def lr_factor(step: int, steps: int, config: Config) -> float:
+    """What the learning rate is multiplied with at `step` of `steps`: linear warm-up, then cosine to 0 or constant."""
+    warm = round(config.warmup * steps)
+    if step < warm:
+        return (step + 1) / (warm + 1)
+    if config.schedule == "constant":
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(steps - warm, 1)))
+
+
+def fit(
+    model: Classifier,
+    train: Loader,
+    val: Loader,
+    config: Config,
+    folder: Path,
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+) -> pd.DataFrame:
+    """Trains `model` in place, ends with its best weights by validation macro AUROC, and returns the history.
+
+    History: one row an epoch with train_loss, val_loss, val_auroc, val_average_precision, lr, seconds. After every
+    epoch `last.ckpt` in `folder` holds all that is needed to go on: started again with the same arguments, training
+    continues from it and ends with the same weights, bit for bit on one CPU with the same number of threads.
+    `on_epoch` is told each row. Raises ValueError when validation can score no finding, RuntimeError on a NaN loss.
+    """
+    if np.isnan(_mean([auroc(t, np.zeros(len(t))) for t in val.targets.T])):
+        raise ValueError("no finding has both a positive and a negative in validation: use more data or val_fraction")
+    fabric = make_fabric(config)
+    model.to(memory_format=torch.channels_last)
+    state = _State(model, fabric, config, len(train) * config.epochs)
+    state.load(folder / CHECKPOINT)
+    with tqdm(total=state.steps, initial=state.step, desc="training", unit="batch", mininterval=1) as bar:
+        for epoch in range(len(state.history), config.epochs):
+            started = time.perf_counter()
+            loss = _train_epoch(state, train, epoch, bar)
+            scores = _score(state, val)
+            row = {"epoch": epoch + 1, "train_loss": loss, **scores, "lr": state.optimizer.param_groups[-1]["lr"]}
+            state.keep({**row, "seconds": time.perf_counter() - started})
+            state.save(folder / CHECKPOINT)
+            bar.set_postfix(epoch=epoch + 1, loss=f"{loss:.3f}", val_auroc=f"{scores['val_auroc']:.3f}")
+            if on_epoch:
+                on_epoch(state.history[-1])
+    model.load_state_dict(state.best)
+    return pd.DataFrame(state.history)
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, loader: Loader, config: Config) -> np.ndarray:
+    """Probabilities (N, F) float32 of a loader's images, in its order; the model is left in evaluation mode."""
+    fabric = make_fabric(config)
+    model.to(fabric.device, memory_format=torch.channels_last).eval()
+    parts = []
+    for images, _ in loader.epoch():
+        images = images.to(fabric.device, memory_format=torch.channels_last)
+        with fabric.autocast():
+            logits = model(images)
+        parts.append(logits.float().sigmoid().cpu())
+    return torch.cat(parts).numpy()
+
+
+class _State:
+    """All that changes while a model trains, and its checkpoint."""
+
+    def __init__(self, model: Classifier, fabric: Fabric, config: Config, steps: int):
+        torch.manual_seed(config.seed)
+        optimizer = build_optimizer(model, config)
+        self.config, self.fabric, self.steps, self.step = config, fabric, steps, 0
+        self.net, self.fabric_optimizer = fabric.setup(model, optimizer)
+        self.model, self.optimizer = model, optimizer
+        self.ema = ModelEmaV3(model, decay=config.ema, use_warmup=True) if config.ema else None
+        self.history: list[dict[str, Any]] = []
+        self.best: dict[str, Tensor] = {}
+        self.best_score = -math.inf
+
+    @property
+    def evaluated(self) -> nn.Module:
+        return self.ema.module if self.ema else self.model
+
+    def keep(self, row: dict[str, Any]) -> None:
+        self.history.append(row)
+        if row["val_auroc"] > self.best_score:
+            self.best_score = row["val_auroc"]
+            self.best = {key: value.detach().cpu().clone() for key, value in self.evaluated.state_dict().items()}
+
+    def save(self, path: Path) -> None:
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        content = {
+            "config": self.config.hash(),
+            "model": self.model.state_dict(),
+            "ema": self.ema.module.state_dict() if self.ema else {},
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "random": {"cpu": torch.get_rng_state(), "cuda": cuda},
+            "best": self.best,
+            "best_score": self.best_score,
+            "history": self.history,
+        }
+        with whole_file(path) as partial:
+            torch.save(content, partial)
+
+    def load(self, path: Path) -> None:
+        if not path.exists():
+            return
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        if content["config"] != self.config.hash():
+            raise RuntimeError(f"{path} was written by a run with other parameters; use another run_dir or remove it")
+        self.model.load_state_dict(content["model"])
+        if self.ema:
+            self.ema.module.load_state_dict(content["ema"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.step, self.best, self.best_score = content["step"], content["best"], content["best_score"]
+        self.history = content["history"]
+        torch.set_rng_state(content["random"]["cpu"])
+        if torch.cuda.is_available() and content["random"]["cuda"]:
+            torch.cuda.set_rng_state_all(content["random"]["cuda"])
+
+
+def _train_epoch(state: _State, train: Loader, epoch: int, bar: tqdm) -> float:
+    """One pass over the training images; returns the mean loss of its batches."""
+    config, device = state.config, state.fabric.device
+    weighted = config.pos_weight == "balanced"
+    pos_weight = balanced_pos_weight(train.targets).to(device) if weighted else None
+    state.net.train()
+    losses = []
+    for images, targets in train.epoch(epoch):
+        factor = lr_factor(state.step, state.steps, config)
+        for group in state.optimizer.param_groups:
+            group["lr"] = config.lr * group["lr_scale"] * factor
+        images = images.to(device, memory_format=torch.channels_last, non_blocking=True)
+        loss = masked_bce(state.net(images).float(), targets.to(device), pos_weight)
+        state.fabric.backward(loss)
+        if config.clip_norm:
+            nn.utils.clip_grad_norm_(state.model.parameters(), config.clip_norm)
+        state.fabric_optimizer.step()
+        state.optimizer.zero_grad()
+        state.step += 1
+        if state.ema:
+            state.ema.update(state.model, step=state.step)
+        losses.append(loss.detach())
+        bar.update()
+    mean = torch.stack(losses).mean().item()
+    if not math.isfinite(mean):
+        raise RuntimeError(f"the training loss of epoch {epoch + 1} is {mean}: lower lr, raise warmup or clip_norm")
+    return mean
+
+
+def _score(state: _State, val: Loader) -> dict[str, float]:
+    """Loss, macro AUROC and macro average precision of the weights that would be kept, on validation."""
+    probs = predict(state.evaluated, val, state.config)
+    loss = F.binary_cross_entropy(
+        torch.from_numpy(probs).double(), torch.from_numpy(np.nan_to_num(val.targets)).double(), reduction="none"
+    ).numpy()
+    columns = list(zip(val.targets.T, probs.T, strict=True))
+    return {
+        "val_loss": float(loss[~np.isnan(val.targets)].mean()),
+        "val_auroc": _mean([auroc(t, p) for t, p in columns]),
+        "val_average_precision": _mean([average_precision(t, p) for t, p in columns]),
+    }
+
+
+def _mean(values: list[float]) -> float:
+    """The mean of what is defined; NaN when nothing is."""
+    known = [value for value in values if not np.isnan(value)]
+    return float(np.mean(known)) if known else math.nan

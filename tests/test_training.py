@@ -1,0 +1,193 @@
+"""Training: the masked loss, exact resume after SIGKILL, true copies of the best weights, loaders."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from torch.nn.functional import affine_grid as torch_affine_grid
+
+from lib.config import REPO_ROOT, Config
+from lib.loaders import Loader, affine_grid, augment_batch, random_affine
+from lib.metrics import auroc
+from lib.models import build_model
+from lib.training import balanced_pos_weight, build_optimizer, fit, lr_factor, masked_bce, predict
+
+CONFIG = Config(
+    backbone="resnet10t",
+    pretrained=False,
+    image_size=32,
+    epochs=4,
+    batch_size=8,
+    optimizer="adamw",
+    lr=1e-3,
+    weight_decay=0.05,
+    ema=0.9,
+    augment="full",
+    findings=("Mass", "Nodule"),
+    accelerator="cpu",
+)
+
+
+def films(count: int = 40, size: int = 32) -> tuple[np.ndarray, np.ndarray]:
+    """Films whose brightness tells the first finding; some labels are unknown."""
+    rng = np.random.default_rng(0)
+    targets = (rng.random((count, 2)) < 0.5).astype(np.float32)
+    store = rng.integers(0, 120, (count, size, size)).astype(np.uint8)
+    store[targets[:, 0] == 1] += 60
+    targets[::7, 1] = np.nan
+    return store, targets
+
+
+def loaders(config: Config) -> tuple[Loader, Loader]:
+    store, targets = films()
+    train, val = np.arange(28), np.arange(28, 40)
+    return (
+        Loader(store, train, targets[train], config.batch_size, config.augment, shuffle=True, seed=config.seed),
+        Loader(store, val, targets[val], config.batch_size),
+    )
+
+
+def train_in(folder: Path) -> dict[str, torch.Tensor]:
+    """What the killed process and the undisturbed one both do: fit and save the best weights."""
+    torch.set_num_threads(1)
+    model = build_model(CONFIG)
+    pause = float(os.environ.get("PAUSE_AFTER_EPOCH", "0"))
+    history = fit(model, *loaders(CONFIG), CONFIG, folder, on_epoch=lambda row: time.sleep(pause))
+    history.drop(columns="seconds").to_csv(folder / "history.csv")
+    state = {key: value.contiguous() for key, value in model.state_dict().items()}
+    safetensors.torch.save_file(state, folder / "model.safetensors")
+    return state
+
+
+def test_loss_is_the_mean_over_known_labels_only():
+    logits = torch.tensor([[0.0, 2.0], [1.0, -1.0]])
+    targets = torch.tensor([[1.0, float("nan")], [0.0, float("nan")]])
+    by_hand = (np.log(2) + np.log1p(np.e)) / 2
+    assert masked_bce(logits, targets).item() == pytest.approx(by_hand, rel=1e-6)
+
+
+def test_loss_of_a_batch_without_labels_is_zero_and_has_no_gradient():
+    logits = torch.ones(2, 3, requires_grad=True)
+    loss = masked_bce(logits, torch.full((2, 3), float("nan")))
+    loss.backward()
+    assert loss.item() == 0 and logits.grad.abs().sum() == 0
+
+
+def test_balanced_weight_counts_negatives_per_positive_and_skips_unknown():
+    targets = np.array([[1, 0], [0, 0], [0, np.nan], [np.nan, 0]])
+    assert balanced_pos_weight(targets).tolist() == [2.0, 1.0]
+
+
+def test_learning_rate_warms_up_and_falls_to_zero():
+    config = CONFIG.model_copy(update={"warmup": 0.1})
+    factors = [lr_factor(step, 100, config) for step in range(100)]
+    assert factors[:10] == sorted(factors[:10]) and factors[10] == 1 and factors[-1] < 0.001
+    assert factors[10:] == sorted(factors[10:], reverse=True)
+
+
+def test_layer_decay_slows_the_stem_and_leaves_the_head_at_full_rate():
+    config = CONFIG.model_copy(update={"layer_decay": 0.5})
+    model = build_model(config)
+    scales = {
+        id(weight): group["lr_scale"]
+        for group in build_optimizer(model, config).param_groups
+        for weight in group["params"]
+    }
+    stem = scales[id(next(model.backbone.parameters()))]
+    assert scales[id(model.head[0].weight)] == 1.0 and stem < 0.1
+
+
+def test_training_learns_and_keeps_the_best_epoch(tmp_path):
+    config = CONFIG.model_copy(update={"epochs": 6, "augment": "none", "ema": 0.0})
+    train, val = loaders(config)
+    model = build_model(config)
+    history = fit(model, train, val, config, tmp_path)
+    again = predict(model, val, config)
+    kept = np.mean([auroc(t, p) for t, p in zip(val.targets.T, again.T, strict=True)])
+    assert kept == pytest.approx(history["val_auroc"].max())
+    assert auroc(val.targets[:, 0], again[:, 0]) > 0.9
+
+
+def test_a_killed_training_ends_with_the_same_weights_bit_for_bit(tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir(), killed.mkdir()
+    wanted = train_in(whole)
+    command = [sys.executable, "-c", f"from pathlib import Path; from tests.test_training import train_in; "
+               f"train_in(Path({str(killed)!r}))"]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(REPO_ROOT), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, cwd=REPO_ROOT, env={**environment, "PAUSE_AFTER_EPOCH": "30"})
+    until = time.monotonic() + 120
+    while not (killed / "last.ckpt").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL and (killed / "last.ckpt").exists()
+    subprocess.run(command, cwd=REPO_ROOT, env=environment, check=True)
+    found = safetensors.torch.load_file(killed / "model.safetensors")
+    assert all(torch.equal(found[key], value) for key, value in wanted.items())
+    assert (killed / "history.csv").read_text() == (whole / "history.csv").read_text()
+
+
+def test_resume_refuses_a_checkpoint_of_other_parameters(tmp_path):
+    fit(build_model(CONFIG), *loaders(CONFIG), CONFIG, tmp_path)
+    other = CONFIG.model_copy(update={"lr": 0.5})
+    with pytest.raises(RuntimeError, match="other parameters"):
+        fit(build_model(other), *loaders(other), other, tmp_path)
+
+
+def test_a_diverging_loss_is_an_error_that_says_what_to_change(tmp_path):
+    config = CONFIG.model_copy(update={"lr": 1e30, "clip_norm": 0.0, "ema": 0.0})
+    with pytest.raises(RuntimeError, match="lower lr"):
+        fit(build_model(config), *loaders(config), config, tmp_path)
+
+
+def test_validation_with_one_class_is_refused_before_training(tmp_path):
+    train, val = loaders(CONFIG)
+    val.targets[:] = 0
+    with pytest.raises(ValueError, match="validation"):
+        fit(build_model(CONFIG), train, val, CONFIG, tmp_path)
+
+
+def test_batches_cover_every_image_once_and_differ_by_at_most_one():
+    store, targets = films()
+    store[:, 0, 0] = np.arange(40)
+    loader = Loader(store, np.arange(33), targets[:33], 8, shuffle=True, seed=3)
+    batches = [images for images, _ in loader.epoch(1)]
+    seen = torch.cat([images[:, 0, 0, 0] for images in batches]).mul(255).round().int().tolist()
+    assert sorted(seen) == list(range(33)) and seen != sorted(seen)
+    assert {len(images) for images in batches} == {6, 7} and len(batches) == len(loader)
+
+
+def test_an_epoch_is_the_same_for_the_same_seed_and_another_for_another():
+    store, targets = films()
+    first, again, other = (
+        Loader(store, np.arange(40), targets, 8, "full", shuffle=True, seed=seed) for seed in (1, 1, 2)
+    )
+    a, b, c = (torch.cat([images for images, _ in loader.epoch(5)]) for loader in (first, again, other))
+    assert torch.equal(a, b) and not torch.equal(a, c)
+
+
+@pytest.mark.parametrize("kind", ["none", "rotate", "full"])
+def test_augmented_images_stay_in_range_and_keep_one_grey_channel(kind):
+    images = torch.from_numpy(films()[0])
+    batch = augment_batch(images, kind, torch.Generator().manual_seed(0))
+    assert batch.shape == (40, 1, 32, 32) and batch.dtype == torch.float32
+    assert batch.min() >= 0 and batch.max() <= 1
+
+
+def test_affine_grid_equals_torch():
+    matrices = random_affine(5, 0.2, 0.1, 0.1, torch.Generator().manual_seed(0))
+    ours, theirs = affine_grid(matrices, 17), torch_affine_grid(matrices, [5, 1, 17, 17], align_corners=False)
+    assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+def test_an_empty_split_is_refused():
+    store, targets = films()
+    with pytest.raises(ValueError, match="empty"):
+        Loader(store, np.arange(0), targets[:0], 8)
