@@ -1,0 +1,220 @@
+"""In: targets (N, F) with NaN where not annotated, probabilities (N, F). Out: metrics and thresholds.
+
+A target is 1 present, 0 absent, NaN not annotated; NaN is the only mask. A finding is called positive where its
+probability >= its threshold. A metric whose class is missing is NaN, never 0 or 1, and stays out of the means.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+HALF = 0.5
+MACRO = "macro"
+_COUNTED = ("auroc", "average_precision", "f1", "specificity", "accuracy")
+
+
+def auroc(y: np.ndarray, p: np.ndarray) -> float:
+    """Area under the ROC curve of one finding, y (N,) and p (N,); NaN where a class is missing.
+
+    The Mann-Whitney statistic with midranks (Hanley and McNeil 1982): the share of (positive, negative) pairs
+    that p puts in order, a tie counting one half. Raises ValueError on what is no target or no probability.
+    """
+    return _point_scores(y, p)[0]
+
+
+def average_precision(y: np.ndarray, p: np.ndarray) -> float:
+    """Average precision of one finding, y (N,) and p (N,); NaN where a class is missing.
+
+    The step-wise sum of (R_k - R_k-1) P_k over distinct probabilities, without interpolation (scikit-learn's
+    definition). Chance level: the finding's prevalence. Raises ValueError as `auroc`.
+    """
+    return _point_scores(y, p)[1]
+
+
+def f1(y: np.ndarray, p: np.ndarray, threshold: float = HALF) -> float:
+    """F1 of the positive class, y (N,) and p (N,): 0 where no positive is found, NaN where there is none."""
+    y, p = _known(y, p)
+    called = p >= threshold
+    return float(ratio(2 * (called & (y == 1)).sum(), called.sum() + (y == 1).sum(), (y == 1).any()))
+
+
+def operating_points(y: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Every distinct probability of one finding as a threshold, highest first (G,), with its true and false positives.
+
+    y (N,) and p (N,); counts are of annotated images called positive at p >= threshold.
+    """
+    y, p = _known(y, p)
+    order = np.argsort(-p, kind="stable")
+    last = np.flatnonzero(np.diff(p[order], append=-1))  # the last image of each run of ties
+    tp = np.cumsum(y[order] == 1)[last]
+    return p[order][last], tp, last + 1 - tp
+
+
+def best_f1_thresholds(targets: np.ndarray, probs: np.ndarray) -> np.ndarray:
+    """Per finding the threshold (F,) that maximises F1 on these (validation) targets (N, F) and probs (N, F).
+
+    A threshold is a probability that occurs; of several with the same F1 the highest is taken. NaN where a finding
+    has no positive image here: `evaluate` then uses 0.5 and says so.
+    """
+    targets, probs = checked(targets, probs)
+    best = np.full(targets.shape[1], np.nan)
+    for j in range(targets.shape[1]):
+        threshold, tp, fp = operating_points(targets[:, j], probs[:, j])
+        if len(tp) and tp[-1] > 0:
+            best[j] = threshold[np.argmax(2 * tp / (tp + fp + tp[-1]))]
+    return best
+
+
+def evaluate(
+    targets: np.ndarray, probs: np.ndarray, findings: Sequence[str], thresholds: np.ndarray | None = None
+) -> pd.DataFrame:
+    """All metrics of targets (N, F) and probs (N, F): one row a finding, in order, then the row `macro`.
+
+    `thresholds` (F,) come from validation (`best_f1_thresholds`); 0.5 where they are NaN or None: `threshold_from`
+    says 'validation' or 'default'. sensitivity, specificity, accuracy and f1 are at `threshold`; f1_at_half at 0.5;
+    accuracy_all_negative is the accuracy of answering "no" to every image. The macro row holds plain means over
+    the findings that have a value, total positives and negatives, and in n_* the number of findings in each mean
+    (n_f1 also counts for f1_at_half and sensitivity, n_accuracy for accuracy_all_negative); in a finding's row n_*
+    is 1 or 0. Raises ValueError on shapes that differ, targets other than 0, 1, NaN, and probabilities that are
+    not finite or not in [0, 1].
+    """
+    targets, probs = checked(targets, probs, findings)
+    cut, given = cuts(thresholds, len(findings))
+    rows = [
+        {"finding": name, **_finding_row(targets[:, j], probs[:, j], cut[j])}
+        | {"threshold_from": "validation" if given[j] else "default"}
+        for j, name in enumerate(findings)
+    ]
+    columns = ["finding", "auroc", "average_precision", "f1_at_half", "threshold", "threshold_from", "f1"]
+    columns += ["sensitivity", "specificity", "accuracy", "accuracy_all_negative", "positives", "negatives"]
+    table = pd.DataFrame(rows, columns=columns)
+    macro = table.drop(columns=["finding", "threshold", "threshold_from", "positives", "negatives"]).mean().to_dict()
+    macro |= {"finding": MACRO, **table[["positives", "negatives"]].sum().to_dict()}
+    table = pd.DataFrame([*rows, macro], columns=columns).astype({"positives": int, "negatives": int})
+    for name in _COUNTED:
+        known = table[name].iloc[:-1].notna().astype(int)
+        table[f"n_{name}"] = [*known, known.sum()]
+    return table
+
+
+def _finding_row(y: np.ndarray, p: np.ndarray, threshold: float) -> dict[str, float]:
+    area, precision = _point_scores(y, p)
+    y, p = _known(y, p)
+    called, positive = p >= threshold, y == 1
+    positives, negatives = int(positive.sum()), int((~positive).sum())
+    return {
+        "auroc": area,
+        "average_precision": precision,
+        "f1_at_half": f1(y, p),
+        "threshold": threshold,
+        "f1": f1(y, p, threshold),
+        "sensitivity": float(ratio((called & positive).sum(), positives, positives > 0)),
+        "specificity": float(ratio((~called & ~positive).sum(), negatives, negatives > 0)),
+        "accuracy": float(ratio((called == positive).sum(), len(y), len(y) > 0)),
+        "accuracy_all_negative": float(ratio(negatives, len(y), len(y) > 0)),
+        "positives": positives,
+        "negatives": negatives,
+    }
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """One finding's images from the highest probability to the lowest, cut into G segments.
+
+    A segment is a run of tied probabilities, or several runs in a row without a positive image between them.
+    """
+
+    columns: np.ndarray  # (n,) the column of the weights that each image takes, in ranking order
+    starts: np.ndarray  # (G,) where each segment starts
+    positive_columns: np.ndarray  # (P,) `columns` of the positive images
+    positive_starts: np.ndarray  # (S,) where each segment with positives starts in `positive_columns`
+    positive_segments: np.ndarray  # (S,) which of the G segments those are
+
+
+def rank(y: np.ndarray, p: np.ndarray, columns: np.ndarray) -> Ranking:
+    """Sort the annotated images of one finding, y (n,) 0 or 1 with both present, p (n,), columns (n,) whole numbers."""
+    order = np.argsort(-p, kind="stable")
+    positive = y[order] == 1
+    ties = np.flatnonzero(np.diff(p[order], prepend=-1))
+    holds_positive = np.logical_or.reduceat(positive, ties)
+    starts = ties[holds_positive | np.concatenate([[True], holds_positive[:-1]])]
+    segment = np.searchsorted(starts, np.flatnonzero(positive), side="right") - 1  # (P,)
+    segments, first = np.unique(segment, return_index=True)
+    return Ranking(columns[order], starts, columns[order][positive], first, segments)
+
+
+def ranked_scores(ranking: Ranking, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """AUROC (B,) and average precision (B,) for weights (B, columns): how often each image counts, as float32.
+
+    One row of weights is one resample, sorted once and for all. NaN where all images of a class have weight 0.
+    """
+    inside = np.add.reduceat(np.take(weights, ranking.columns, axis=1), ranking.starts, axis=1)  # (B, G)
+    called = np.cumsum(inside, axis=1, dtype=float)  # (B, G) images down to here
+    negatives = called[:, -1:].copy()  # (B, 1) all images, so far
+    called, inside = called[:, ranking.positive_segments], inside[:, ranking.positive_segments]  # (B, S)
+    pos = np.take(weights, ranking.positive_columns, axis=1)
+    pos = np.add.reduceat(pos, ranking.positive_starts, axis=1)  # (B, S)
+    tp = np.cumsum(pos, axis=1, dtype=float)
+    positives = tp[:, -1:].copy()
+    negatives -= positives
+    below = negatives - (called - tp) + (inside - pos) / 2  # (B, S) negatives ranked lower, ties one half
+    precision = tp / np.maximum(called, 1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        area = np.einsum("bs,bs->b", pos, below) / (positives * negatives)[:, 0]
+        average = np.einsum("bs,bs->b", pos, precision) / positives[:, 0]
+    return area, np.where(negatives[:, 0] > 0, average, np.nan)
+
+
+def _point_scores(y: np.ndarray, p: np.ndarray) -> tuple[float, float]:
+    y, p = _known(y, p)
+    if len(np.unique(y)) < 2:
+        return float("nan"), float("nan")
+    area, precision = ranked_scores(rank(y, p, np.arange(len(y))), np.ones((1, len(y)), dtype=np.float32))
+    return float(area[0]), float(precision[0])
+
+
+def ratio(part: np.ndarray, whole: np.ndarray, defined: np.ndarray) -> np.ndarray:
+    """part / whole where `defined`, else NaN."""
+    return np.where(defined, part / np.where(defined, whole, 1), np.nan)
+
+
+def cuts(thresholds: np.ndarray | None, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The thresholds in use (F,), and which of them were given (F,)."""
+    cut = np.full(count, np.nan) if thresholds is None else np.asarray(thresholds, dtype=float)
+    if cut.shape != (count,):
+        raise ValueError(f"thresholds must be one number a finding, shape ({count},); got shape {cut.shape}")
+    return np.where(np.isnan(cut), HALF, cut), ~np.isnan(cut)
+
+
+def _known(y: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The annotated images of one finding, checked: y (n,), p (n,)."""
+    y, p = np.asarray(y, dtype=float), np.asarray(p, dtype=float)
+    if y.ndim != 1 or y.shape != p.shape:
+        raise ValueError(f"one finding's targets and probabilities must both be (N,); got {y.shape} and {p.shape}")
+    y, p = (values[:, 0] for values in checked(y[:, None], p[:, None]))
+    return y[~np.isnan(y)], p[~np.isnan(y)]
+
+
+def checked(targets: np.ndarray, probs: np.ndarray, findings: Sequence[str] | None = None) -> tuple:
+    """targets (N, F) and probs (N, F) as float64, after the checks that `evaluate` promises."""
+    targets, probs = np.asarray(targets, dtype=float), np.asarray(probs, dtype=float)
+    if targets.ndim != 2 or targets.shape != probs.shape:
+        raise ValueError(f"targets and probs must both be (images, findings); got {targets.shape} and {probs.shape}")
+    if findings is not None and len(findings) != targets.shape[1]:
+        raise ValueError(f"targets have {targets.shape[1]} columns but {len(findings)} findings are named")
+    bad_targets = ~(np.isnan(targets) | (targets == 0) | (targets == 1))
+    bad_probs = ~((probs >= 0) & (probs <= 1))  # NaN compares false
+    for what, values, bad, allowed in (
+        ("target", targets, bad_targets, "0, 1 or NaN (not annotated)"),
+        ("probability", probs, bad_probs, "a finite number from 0 to 1 (apply the sigmoid first)"),
+    ):
+        if bad.any():
+            row, column = np.argwhere(bad)[0]
+            name = column if findings is None else findings[column]
+            raise ValueError(
+                f"{what} of image {row}, finding {name}, is {values[row, column]}; it must be {allowed}; "
+                f"{int(bad.sum())} such values"
+            )
+    return targets, probs
