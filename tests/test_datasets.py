@@ -1,0 +1,362 @@
+"""The five dataset layouts, how they merge, and what is said about rows that cannot be used."""
+
+import csv
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from lib.checks import check_folder
+from lib.config import FINDINGS
+from lib.datasets import DatasetError, read_dataset
+from lib.rows import patient_of
+
+NIH_HEADER = ["Image Index", "Finding Labels", "Follow-up #", "Patient ID", "Patient Age", "Patient Gender"]
+NIH_HEADER += ["View Position", "OriginalImage[Width", "Height]", "OriginalImagePixelSpacing[x", "y]"]
+
+
+def film(path: Path, value: int = 100) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (8, 8), value).save(path)
+
+
+def table(path: Path, header: list[str], rows: list[list]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+
+
+def nih_row(image: str, labels: str, *, patient: object = None, age: object = 57, sex: str = "M", view="PA") -> list:
+    return [image, labels, 0, image[:8] if patient is None else patient, age, sex, view, 2500, 2048, 0.17, 0.17]
+
+
+def nih(folder: Path, rows: list[list], *, test: list[str] = (), images: str = "images") -> Path:
+    """An NIH release whose files are all there; every image that is not in `test` is in train_val_list.txt."""
+    table(folder / "Data_Entry_2017_v2020.csv", NIH_HEADER, rows)
+    names = [row[0] for row in rows]
+    for name in names:
+        film(folder / images / name)
+    (folder / "train_val_list.txt").write_text("\n".join(n for n in names if n not in test))
+    (folder / "test_list.txt").write_text("\n".join(test))
+    return folder
+
+
+def single(folder: Path, train: list[list], test: list[list], header: tuple = ("imageID", "disease")) -> Path:
+    for part, rows in (("train", train), ("test", test)):
+        table(folder / f"{part}.csv", list(header[: len(rows[0])] if rows else header), rows)
+        for row in rows:
+            film(folder / part / row[0])
+    return folder
+
+
+TWO = [nih_row("00000001_000.png", "Cardiomegaly|Effusion"), nih_row("00000002_000.png", "No Finding", sex="F")]
+
+
+def row_of(dataset, image: str) -> pd.Series:
+    return dataset.frame.set_index("image").loc[image]
+
+
+# ---- layouts
+
+
+def test_nih_release_is_recognised_and_read(tmp_path):
+    data = read_dataset(nih(tmp_path / "full", TWO, test=["00000002_000.png"]))
+    assert list(data.layouts.values()) == ["NIH release (Data_Entry_2017_v2020.csv)"]
+    first = row_of(data, "00000001_000.png")
+    assert (first.patient, first.age, first.sex, first.view, first.official) == ("1", 57.0, "M", "PA", "trainval")
+    assert [name for name in FINDINGS if first[name] == 1] == ["Cardiomegaly", "Effusion"]
+    assert row_of(data, "00000002_000.png").official == "test"
+    assert (row_of(data, "00000002_000.png")[list(FINDINGS)] == 0).all()
+
+
+def test_frame_has_the_agreed_columns_in_order(tmp_path):
+    frame = read_dataset(nih(tmp_path / "full", TWO)).frame
+    assert list(frame.columns[8:]) == list(FINDINGS)
+    assert list(frame.columns[:8]) == ["image", "path", "patient", "age", "sex", "view", "source", "official"]
+    assert set(frame.dtypes[list(FINDINGS)]) == {np.dtype(float)}
+    assert frame.index.equals(pd.RangeIndex(2))
+
+
+def test_nih_images_may_stand_in_numbered_folders(tmp_path):
+    nih(tmp_path, TWO[:1], images="images_001/images")
+    film(tmp_path / "images_002/images/00000002_000.png")
+    table(tmp_path / "Data_Entry_2017_v2020.csv", NIH_HEADER, TWO)
+    assert len(read_dataset(tmp_path).frame) == 2
+
+
+@pytest.mark.parametrize("images", ["sample/images", "sample/sample/images", "images"])
+def test_kaggle_sample_is_found_in_each_of_its_places(tmp_path, images):
+    table(tmp_path / "sample_labels.csv", NIH_HEADER, TWO)
+    for row in TWO:
+        film(tmp_path / images / row[0])
+    data = read_dataset(tmp_path)
+    assert list(data.layouts.values()) == ["Kaggle sample (sample_labels.csv)"]
+    assert data.frame["official"].isna().all() and len(data.frame) == 2
+
+
+def test_challenge_full_set_annotates_all_findings(tmp_path):
+    table(tmp_path / "14_train.csv", ["imageID", "disease"], [["00000009_001.png", "Mass|Pleural Thickening"]])
+    film(tmp_path / "images/00000009_001.png")
+    data = read_dataset(tmp_path)
+    assert list(data.layouts.values()) == ["challenge full set (14_train.csv)"]
+    assert row_of(data, "00000009_001.png")[list(FINDINGS)].sum() == 2
+    assert row_of(data, "00000009_001.png").patient == "9"
+
+
+def test_cardiomegaly_set_knows_nothing_of_the_other_13_findings(tmp_path):
+    train = [["00000001_000.png", "Cardiomegaly"], ["00000002_000.png", "No Finding"]]
+    data = read_dataset(single(tmp_path / "c", train, [["00000506_000.png", "Cardiomegaly"]]))
+    assert data.frame["Cardiomegaly"].tolist() == [1, 0, 1]
+    assert data.frame[[n for n in FINDINGS if n != "Cardiomegaly"]].isna().all(axis=None)
+    assert data.frame["official"].tolist() == ["train", "train", "test"]
+
+
+@pytest.mark.parametrize("rows", [[["00000506_000.png"]], [["00000506_000.png", ""]]])
+def test_test_table_without_labels_is_for_a_submission(tmp_path, rows):
+    data = read_dataset(single(tmp_path / "c", [["00000001_000.png", "Cardiomegaly"]], rows))
+    assert data.submission == ("00000506_000.png",)
+    assert row_of(data, "00000506_000.png")[list(FINDINGS)].isna().all()
+
+
+def test_class_folders_give_one_finding_against_normal(tmp_path):
+    film(tmp_path / "train/NORMAL/IM-0115-0001.jpeg")
+    film(tmp_path / "train/PNEUMONIA/person1_bacteria_2.jpeg")
+    film(tmp_path / "test/pneumonia/person7_virus_6.jpeg")
+    data = read_dataset(tmp_path)
+    assert list(data.layouts.values()) == ["class folders"]
+    assert data.frame.set_index("patient")["Pneumonia"].to_dict() == {"IM-0115": 0, "person1": 1, "person7": 1}
+    assert data.frame["official"].tolist() == ["test", "train", "train"]
+    assert data.frame["Mass"].isna().all()
+
+
+def test_same_file_name_in_two_classes_is_two_images(tmp_path):
+    film(tmp_path / "NORMAL/1.png")
+    film(tmp_path / "Mass/1.png")
+    assert sorted(read_dataset(tmp_path).frame["image"]) == ["Mass/1.png", "NORMAL/1.png"]
+
+
+def test_unknown_layout_says_what_was_looked_for(tmp_path):
+    (tmp_path / "notes.txt").write_text("nothing")
+    with pytest.raises(DatasetError, match=r"Data_Entry_2017.*found notes.txt"):
+        read_dataset(tmp_path)
+
+
+def test_phantom_marker_is_noticed(tmp_path):
+    folder = nih(tmp_path / "full", TWO)
+    assert not read_dataset(folder).phantom
+    (folder / "PHANTOM").touch()
+    assert read_dataset(folder).phantom
+
+
+def test_boxes_are_read_with_nih_spelling(tmp_path):
+    folder = nih(tmp_path, TWO)
+    text = "Image Index,Finding Label,Bbox [x,y,w,h],,,\n00000001_000.png,Infiltrate,1.5,2,3,4,,,\n"
+    (folder / "BBox_List_2017.csv").write_text(text)
+    assert read_dataset(folder).boxes.to_dict("records") == [
+        {"image": "00000001_000.png", "finding": "Infiltration", "x": 1.5, "y": 2.0, "w": 3.0, "h": 4.0}
+    ]
+
+
+# ---- merging and patients
+
+
+def test_full_labels_win_where_both_sets_hold_an_image(tmp_path):
+    full = nih(tmp_path / "full", TWO)
+    card = single(tmp_path / "card", [["00000002_000.png", "Cardiomegaly"], ["00000003_000.png", "Cardiomegaly"]], [])
+    data = read_dataset([card, full])
+    assert (row_of(data, "00000002_000.png")[list(FINDINGS)] == 0).all()
+    assert row_of(data, "00000003_000.png")[list(FINDINGS)].isna().sum() == 13
+    assert row_of(data, "00000002_000.png").source == "full"
+    assert len(data.frame) == 3 and data.frame["image"].is_unique
+    assert any("1 images are labelled differently" in text for text in data.warnings)
+
+
+def test_test_of_any_source_is_test_after_merging(tmp_path):
+    full = nih(tmp_path / "full", TWO)
+    card = single(tmp_path / "card", [["00000003_000.png", "Cardiomegaly"]], [["00000001_000.png"]])
+    assert row_of(read_dataset([full, card]), "00000001_000.png").official == "test"
+
+
+def test_a_patient_has_one_id_in_every_source():
+    assert {patient_of("00000506_000.png"), patient_of("x.png", "506"), patient_of("x.png", "00506")} == {"506"}
+
+
+def test_image_of_unknown_patient_is_its_own_patient(tmp_path):
+    data = read_dataset(single(tmp_path / "c", [["a.png", "Mass"], ["b.png", "No Finding"]], []))
+    assert data.frame["patient"].tolist() == ["a.png", "b.png"]
+
+
+@pytest.mark.parametrize(("text", "years"), [("058Y", 58), ("018M", 1.5), ("57", 57), ("", np.nan), ("0", 0)])
+def test_ages_are_years(tmp_path, text, years):
+    data = read_dataset(nih(tmp_path, [nih_row("00000001_000.png", "Mass", age=text)]))
+    np.testing.assert_equal(data.frame["age"].item(), float(years))
+    assert not data.warnings
+
+
+def test_impossible_age_is_missing_with_a_warning(tmp_path):
+    data = read_dataset(nih(tmp_path, [nih_row("00000001_000.png", "Mass", age=414)]))
+    assert np.isnan(data.frame["age"].item())
+    assert "1 ages under 0 or above 120 years were read as missing, as '414'" in data.warnings[0]
+
+
+# ---- problems
+
+BAD_ROWS = {
+    "missing file": "00000020_000.png",
+    "unknown finding": "00000021_000.png",
+    "duplicate id": "00000001_000.png",
+    "empty file": "00000022_000.png",
+    "not an image": "00000023_000.png",
+    "path instead of a file name": "../00000024_000.png",
+    "contradictory labels": "00000025_000.png",
+    "unparsable age": "00000026_000.png",
+    "no finding given": "00000027_000.png",
+    "broken row": "00000028_000.png",
+}
+
+
+@pytest.fixture
+def broken(tmp_path) -> Path:
+    """An NIH release with two good rows and one row of each kind of problem."""
+    folder = nih(tmp_path / "full", TWO)
+    names = BAD_ROWS
+    labels = {"unknown finding": "Gout", "contradictory labels": "No Finding|Mass", "no finding given": ""}
+    rows = [nih_row(name, labels.get(kind, "Mass")) for kind, name in names.items()]
+    rows[2][1] = TWO[0][1]
+    rows[7][4] = "old"
+    rows[9] = rows[9][:3]
+    table(folder / "Data_Entry_2017_v2020.csv", NIH_HEADER, [*TWO, *rows])
+    for kind in ("unknown finding", "contradictory labels", "unparsable age", "no finding given"):
+        film(folder / "images" / names[kind])
+    (folder / "images" / names["empty file"]).touch()
+    (folder / "images" / names["not an image"]).write_text("hello, I am a text")
+    return folder
+
+
+@pytest.mark.parametrize("kind", BAD_ROWS)
+def test_one_error_names_every_problem(broken, kind):
+    with pytest.raises(DatasetError) as error:
+        read_dataset(broken)
+    line = next(line for line in str(error.value).splitlines() if BAD_ROWS[kind] in line)
+    assert kind in line or (kind == "missing file" and "1 of the 11 images" in line)
+    assert "full: 10 of 11 rows" in str(error.value) and "on_bad=skip" in str(error.value)
+
+
+def test_skip_keeps_the_good_rows_and_writes_the_others(broken, tmp_path):
+    data = read_dataset(broken, on_bad="skip", bad_rows_csv=tmp_path / "bad_rows.csv")
+    assert data.frame["image"].tolist() == ["00000001_000.png", "00000002_000.png"]
+    written = pd.read_csv(tmp_path / "bad_rows.csv")
+    assert list(written.columns) == ["source", "row", "image", "reason"]
+    assert set(written["image"]) == set(BAD_ROWS.values())
+    assert written.set_index("image").loc["00000021_000.png"].to_dict() == {
+        "source": "full",
+        "row": 5,
+        "reason": "unknown finding: 'Gout'",
+    }
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "..", "a/../../b.png", "C:\\films\\1.png"])
+def test_paths_in_a_table_are_refused(tmp_path, name):
+    folder = nih(tmp_path, TWO)
+    table(folder / "Data_Entry_2017_v2020.csv", NIH_HEADER, [*TWO, nih_row(name, "Mass")])
+    with pytest.raises(DatasetError, match="path instead of a file name"):
+        read_dataset(folder)
+
+
+def test_duplicates_that_disagree_are_both_left_out(tmp_path):
+    folder = single(tmp_path / "c", [["a.png", "Mass"], ["b.png", "No Finding"]], [["a.png", "Mass"]])
+    assert read_dataset(folder, on_bad="skip").frame["image"].tolist() == ["b.png"]
+
+
+def test_a_partly_downloaded_set_is_explained(tmp_path):
+    folder = nih(tmp_path, TWO)
+    (folder / "images/00000002_000.png").unlink()
+    with pytest.raises(
+        DatasetError, match=r"1 of the 2 images listed in Data_Entry.* are not there \(looked in images"
+    ):
+        read_dataset(folder)
+
+
+def test_a_set_without_any_image_says_so(tmp_path):
+    table(tmp_path / "Data_Entry_2017_v2020.csv", NIH_HEADER, TWO)
+    for on_bad in ("raise", "skip"):
+        with pytest.raises(DatasetError, match="none of the 2 images listed in Data_Entry"):
+            read_dataset(tmp_path, on_bad=on_bad)
+
+
+def test_images_that_no_table_lists_are_noted(tmp_path):
+    folder = nih(tmp_path, TWO)
+    film(folder / "images/00000099_000.png")
+    assert any("1 images are not listed in Data_Entry" in text for text in read_dataset(folder).warnings)
+
+
+def test_image_in_both_official_lists_is_a_problem(tmp_path):
+    folder = nih(tmp_path, TWO, test=["00000001_000.png"])
+    (folder / "train_val_list.txt").write_text("00000001_000.png\n00000002_000.png\n")
+    with pytest.raises(DatasetError, match=r"listed for training and for test: 00000001_000\.png"):
+        read_dataset(folder)
+
+
+def test_missing_column_is_named(tmp_path):
+    table(tmp_path / "14_train.csv", ["imageID", "label"], [])
+    with pytest.raises(DatasetError, match=r"14_train.csv: no column 'disease'; its columns are imageID, label"):
+        read_dataset(tmp_path)
+
+
+def test_dicom_files_are_told_apart(tmp_path):
+    folder = nih(tmp_path, TWO)
+    (folder / "images/00000001_000.png").write_bytes(b"\0" * 128 + b"DICM" + b"\0" * 50)
+    with pytest.raises(DatasetError, match="DICOM"):
+        read_dataset(folder)
+
+
+# ---- check_folder
+
+
+def test_check_folder_decodes_to_the_end(tmp_path):
+    folder = nih(tmp_path, TWO)
+    rng = np.random.default_rng(0)
+    path = folder / "images/00000001_000.png"
+    Image.fromarray(rng.integers(0, 255, (64, 64), dtype=np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:2000])
+    assert len(read_dataset(folder).frame) == 2
+    report = check_folder(folder, progress=False)
+    assert not report.ok and report.images == 1
+    assert "00000001_000.png: undecodable image" in report.text()
+
+
+def test_check_folder_reports_counts(tmp_path):
+    report = check_folder(nih(tmp_path, TWO), progress=False)
+    assert report.ok and (report.images, report.patients) == (2, 2)
+    assert report.counts.loc["Effusion"].tolist() == [1, 1, 0]
+    assert "NIH release" in report.text() and "no problems" in report.text()
+
+
+def test_check_folder_of_nothing_is_not_ok(tmp_path):
+    report = check_folder(tmp_path / "nowhere")
+    assert not report.ok and "no such folder" in report.text()
+
+
+# ---- real X-rays
+
+
+def real(name: str) -> Path:
+    root = os.environ.get("CXR_REAL_DATA")
+    if not root:
+        pytest.skip("CXR_REAL_DATA names no folder with real X-rays")
+    return Path(root) / name
+
+
+def test_real_nih_and_cardiomegaly_sets_merge_without_a_problem():
+    data = read_dataset([real("real/dataset_full"), real("real/dataset_cardiomegaly")])
+    assert (len(data.frame), data.frame["patient"].nunique()) == (1496, 1196)
+    assert data.frame["official"].value_counts().to_dict() == {"trainval": 1390, "test": 106}
+    assert data.frame[list(FINDINGS)].notna().all(axis=None) and not data.bad_rows.size and not data.warnings
+
+
+def test_real_kaggle_sample_is_read():
+    data = read_dataset(real("kaggle_sample"))
+    assert (len(data.frame), data.frame["patient"].nunique()) == (681, 248)

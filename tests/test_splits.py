@@ -1,0 +1,135 @@
+"""Splits by patient: the same choice in every stage, official lists obeyed, leaks refused."""
+
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lib.config import FINDINGS, Config
+from lib.splits import SplitError, assign_splits, check_inherited, check_leaks, split_counts, unit_hash
+
+
+def frame_of(patients: list[str], official: list[str | None] | None = None) -> pd.DataFrame:
+    """Two images a patient, all 14 findings positive."""
+    frame = pd.DataFrame({"patient": np.repeat(patients, 2)})
+    frame["image"] = [f"{patient}_{i % 2}.png" for i, patient in enumerate(frame["patient"])]
+    frame["official"] = pd.Series(np.repeat(official, 2) if official else [None] * len(frame), dtype="str")
+    frame[list(FINDINGS)] = 1.0
+    return frame
+
+
+MANY = [str(i) for i in range(2000)]
+
+
+def test_no_patient_stands_in_two_splits():
+    frame = frame_of(MANY)
+    split = assign_splits(frame, Config())
+    assert (split.groupby(frame["patient"]).nunique() == 1).all()
+
+
+def test_fractions_are_about_right():
+    share = assign_splits(frame_of(MANY), Config(val_fraction=0.25, test_fraction=0.2)).value_counts(normalize=True)
+    assert share["test"] == pytest.approx(0.2, abs=0.03)
+    assert share["val"] == pytest.approx(0.8 * 0.25, abs=0.03)
+
+
+def test_a_patients_choice_does_not_depend_on_the_other_patients():
+    whole = frame_of(MANY)
+    part = whole[whole["patient"].isin(MANY[:300])]
+    assert assign_splits(part, Config()).equals(assign_splits(whole, Config()).loc[part.index])
+
+
+def test_validation_patients_stay_validation_when_another_stage_has_an_official_test():
+    plain = assign_splits(frame_of(MANY), Config())
+    official = assign_splits(frame_of(MANY, ["test"] * 100 + [None] * 1900), Config())
+    both = plain.isin(["train", "val"]) & official.isin(["train", "val"])
+    assert plain[both].equals(official[both])
+
+
+def test_seeds_differ():
+    assert not assign_splits(frame_of(MANY), Config(seed=0)).equals(assign_splits(frame_of(MANY), Config(seed=1)))
+
+
+def test_unit_hash_is_pinned():
+    """Another value would move patients between the splits of finished runs."""
+    assert unit_hash(0, "val", "506") == pytest.approx(0.020277843434093445, abs=1e-12)
+
+
+def test_official_test_is_obeyed_and_no_more_is_taken():
+    split = assign_splits(frame_of(MANY, ["test"] * 10 + ["trainval"] * 1990), Config(test_fraction=0.5))
+    assert (split[:20] == "test").all() and not (split[20:] == "test").any()
+
+
+def test_training_images_of_test_patients_are_excluded_with_a_warning():
+    frame = frame_of(MANY)
+    frame.loc[0, "official"] = "test"
+    frame.loc[1, "official"] = "train"
+    with pytest.warns(UserWarning, match="1 images of 1 patients of an official test list"):
+        split = assign_splits(frame, Config())
+    assert split[:2].tolist() == ["test", "excluded"]
+
+
+def test_unlabelled_test_images_are_for_submission_and_a_test_is_still_made():
+    frame = frame_of(MANY, ["test"] * 10 + ["train"] * 1990)
+    frame.loc[:19, list(FINDINGS)] = np.nan
+    split = assign_splits(frame, Config())
+    assert (split[:20] == "submit").all() and (split[20:] == "test").any()
+
+
+def test_split_by_image_divides_patients_only_when_asked():
+    frame = frame_of(MANY)
+    split = assign_splits(frame, Config(split_by="image"))
+    with pytest.raises(SplitError, match="patients stand in two splits"):
+        check_leaks(frame.assign(split=split))
+
+
+def test_a_finding_without_positives_in_a_split_is_named():
+    frame = frame_of(MANY)
+    frame["Hernia"] = [1.0] + [0.0] * (len(frame) - 1)
+    with pytest.warns(UserWarning, match="no positive image in (train|val|test) for Hernia"):
+        assign_splits(frame, Config())
+
+
+def test_nothing_is_warned_about_when_nothing_is_odd():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assign_splits(frame_of(MANY), Config())
+
+
+def test_too_few_patients_is_an_error_that_says_so():
+    with pytest.raises(SplitError, match="no image is left for"):
+        assign_splits(frame_of(["1"]), Config())
+
+
+def test_leaks_are_named():
+    frame = pd.DataFrame({"patient": ["7", "7", "8"], "split": ["train", "val", "test"]})
+    with pytest.raises(SplitError, match=r"1 patients stand in two splits: 7 \(train\+val\)"):
+        check_leaks(frame)
+
+
+def test_excluded_rows_and_submissions_are_no_leak():
+    check_leaks(pd.DataFrame({"patient": ["7", "7", "7"], "split": ["test", "excluded", "submit"]}))
+
+
+def test_inherited_training_on_held_out_patients_is_refused():
+    frame = pd.DataFrame({"patient": ["7", "8"], "split": ["train", "val"]})
+    check_inherited(["7", "9"], frame)
+    with pytest.raises(SplitError, match=r"trained on 1 patients that are held out here: 8 \(val\)"):
+        check_inherited(["7", "8"], frame)
+
+
+def test_counts_per_split():
+    frame = frame_of(["1", "2"])
+    counts = split_counts(frame, pd.Series(["train", "train", "val", "val"]), ["Mass"])
+    assert counts.to_dict("index") == {
+        "train": {"images": 2, "patients": 1, "Mass": 2},
+        "val": {"images": 2, "patients": 1, "Mass": 2},
+    }
+
+
+def test_the_frame_is_left_as_it_was():
+    frame = frame_of(MANY)
+    before = frame.copy()
+    assign_splits(frame, Config())
+    pd.testing.assert_frame_equal(frame, before)
