@@ -27,7 +27,7 @@ FAMILIES = (  # the first that the backbone's name contains; colours of Okabe an
     ("convnext", "#117733"),
 )
 OTHERS = ("#44AA99", "#AA4499", "#999933", "#777777", "#CC6677", "#6699CC")  # by a hash of the name
-PANELS = (("auroc", "macro AUROC"), ("average_precision", "macro average precision"), ("f1", "macro F1"))
+PANELS = (("auroc", "AUROC"), ("average_precision", "average precision"), ("f1", "F1"))
 
 
 def backbone_colour(backbone: str) -> str:
@@ -59,20 +59,23 @@ def findings_by_runs(
     return figure
 
 
-def ablation(runs: pd.DataFrame, *, chance_average_precision: float | None = None, phantom: bool = False) -> Figure:
+def ablation(
+    runs: pd.DataFrame, *, name: str = MACRO, chance_average_precision: float | None = None, phantom: bool = False
+) -> Figure:
     """One row an arm, in order of first appearance: a dot and a thin interval a seed, a bar for the mean.
 
     `runs` has one row a run: arm, seed, backbone, is_reference, auroc, average_precision, f1 (NaN where missing), and
-    may have auroc_low, auroc_high and so on. The dashed line is the reference's mean; the dotted one what says
-    nothing scores: 0.5 for AUROC, `chance_average_precision` (the mean prevalence), F1 0 (all answers negative).
+    may have auroc_low, auroc_high and so on; `name` says what was scored: macro, or one finding. The dashed line is
+    the reference's mean; the dotted one what says nothing scores: 0.5 for AUROC, `chance_average_precision` (the mean
+    prevalence), F1 0 (all answers negative).
     Raises ValueError where there is no run.
     """
     if runs.empty:
         raise ValueError("the ablation figure needs at least one run; got none")
     arms = list(dict.fromkeys(runs["arm"]))
     reference = set(runs.loc[runs["is_reference"].astype(bool), "arm"])
-    names = [wrap(arm) for arm in arms]
-    heights = np.array([max(1.0, 0.45 + 0.42 * (name.count("\n") + 1)) for name in names])
+    labels = [wrap(arm) for arm in arms]
+    heights = np.array([max(1.0, 0.45 + 0.42 * (label.count("\n") + 1)) for label in labels])
     middles = np.cumsum(heights) - heights / 2
     figure = new_figure(11, 1.5 + 0.4 * heights.sum(), phantom=phantom)
     panels = figure.subplots(1, len(PANELS), sharey=True)
@@ -84,12 +87,12 @@ def ablation(runs: pd.DataFrame, *, chance_average_precision: float | None = Non
         for mean in means.dropna():
             axes.axvline(mean, color=INK, linestyle="--", linewidth=1, zorder=1)
         _limits(axes, runs, metric, floors[metric])
-        axes.set_xlabel(title)
+        axes.set_xlabel(f"{name} {title}")
         axes.set_ylim(heights.sum(), 0)
         style(axes, grid="x")
         axes.tick_params("y", length=0)
         axes.annotate("mean", (1, 1), (4, 3), xycoords="axes fraction", textcoords="offset points", size=8, color=GREY)
-    panels[0].set_yticks(middles, names)
+    panels[0].set_yticks(middles, labels)
     for arm, tick in zip(arms, panels[0].get_yticklabels(), strict=True):
         tick.set_fontweight("bold" if arm in reference else "normal")
     _ablation_legend(figure, runs, bool(reference), {f"{metric}_low" for metric, _ in PANELS} & set(runs.columns))

@@ -1,0 +1,68 @@
+"""In: nothing. Out: rows on training from disk against one constant batch, and on what papermill costs a run."""
+
+import json
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+import numpy as np
+
+from benchmarks.timing import Row
+from lib.config import FINDINGS, Config
+from lib.execute import execute_run, thread_environment
+from lib.loaders import Batch, Loader
+from lib.models import build_model
+from lib.training import fit
+
+
+class ConstantLoader(Loader):
+    """The first batch, again and again: what training costs when data are free."""
+
+    def epoch(self, number: int = 0) -> Iterator[Batch]:
+        batch = next(super().epoch(number))
+        for _ in range(len(self)):
+            yield batch
+
+
+def training_row(backbone: str, size: int, scratch: Path, images: int = 1024, rounds: int = 3) -> Row:
+    """Training images per second by `lib.training.fit`, from a store on disk with full augmentation."""
+    config = Config(backbone=backbone, pretrained=False, image_size=size, epochs=1, batch_size=32, augment="full")
+    store = np.lib.format.open_memmap(scratch / f"{size}.npy", "w+", np.uint8, (images, size, size))
+    rng = np.random.default_rng(0)
+    store[:] = rng.integers(0, 255, store.shape)
+    targets = (rng.random((images, len(FINDINGS))) < 0.2).astype(np.float32)
+    rows = np.arange(images)
+    val = Loader(store, rows[:32], targets[:32], 32)
+    seconds: dict[type, list[float]] = {Loader: [], ConstantLoader: []}
+    for number in range(rounds + 1):
+        for kind in seconds:
+            loader = kind(store, rows, targets, 32, "full", shuffle=True)
+            folder = scratch / f"{backbone}-{kind.__name__}-{number}"
+            history = fit(build_model(config), loader, val, config, folder)
+            seconds[kind] += [history["seconds"].item()] if number else []
+    disk, constant = (images / statistics.median(times) for times in seconds.values())
+    return Row(
+        f"training {backbone} at {size} px from disk", "images/s", disk, constant, "one constant batch", ">= 0.95"
+    )
+
+
+def startup_rows(scratch: Path, rounds: int = 5) -> list[Row]:
+    """Seconds that a run takes beside its work: process, papermill and kernel; then the imports of a notebook too."""
+    imports = "from lib import plots\nfrom lib.training import fit\nfrom lib.films import read_films"
+    cells = {"process, papermill and kernel": "pass", "the same with the imports of an experiment": imports}
+    rows = []
+    for name, source in cells.items():
+        notebook = scratch / f"{len(rows)}.ipynb"
+        nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)]), notebook)
+        times = []
+        for number in range(rounds + 1):
+            folder = scratch / f"start-{len(rows)}-{number}"
+            spec = {"notebook": str(notebook), "folder": str(folder), "parameters": {}, "lineage": "bench"}
+            start = time.perf_counter()
+            execute_run({**spec, "threads": thread_environment(1), "stop": str(scratch / "stop")})
+            times += [time.perf_counter() - start] if number else []
+            assert json.loads((folder / "status.json").read_text())["reason"].startswith("finished without a record")
+        rows.append(Row(f"start-up of a run: {name}", "s", statistics.median(times)))
+    return rows

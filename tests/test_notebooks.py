@@ -1,0 +1,186 @@
+"""Notebooks: the skeleton, checked without a kernel; every one of them run by papermill on tiny phantoms."""
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+import yaml
+
+from lib.config import FINDINGS, REPO_ROOT, Config
+from lib.execute import run_notebook
+from lib.plan import plan_study
+from lib.report import make_report
+from lib.runner import run_plan
+
+EXPERIMENTS = ("single-task/cardiomegaly.ipynb", "multi-task/fourteen_findings.ipynb", "transformer/vit.ipynb")
+OTHERS = ("notebooks/explore_data.ipynb", "notebooks/ablations.ipynb")
+SECTIONS = ["Setup", "Data", "Model", "Training", "Evaluation", "Record", "Notes"]
+TINY = {"image_size": 64, "val_fraction": 0.3, "epochs": 1, "batch_size": 16, "pretrained": False, "accelerator": "cpu"}
+
+
+def read(path: str) -> nbformat.NotebookNode:
+    return nbformat.read(REPO_ROOT / path, as_version=4)
+
+
+def code_cells(path: str) -> list[nbformat.NotebookNode]:
+    return [cell for cell in read(path).cells if cell.cell_type == "code"]
+
+
+def headings(path: str, level: int) -> list[str]:
+    text = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
+    return re.findall(rf"^{'#' * level} (.+)$", text, flags=re.MULTILINE)
+
+
+def test_every_notebook_of_the_repository_is_listed_here():
+    found = {
+        path.relative_to(REPO_ROOT).as_posix()
+        for folder in ("single-task", "multi-task", "transformer", "notebooks")
+        for path in (REPO_ROOT / folder).glob("*.ipynb")
+    }
+    assert found == {*EXPERIMENTS, *OTHERS}
+
+
+@pytest.mark.parametrize("path", [*EXPERIMENTS, *OTHERS])
+class TestSkeleton:
+    def test_begins_with_one_title_that_says_data_time_and_what_to_expect(self, path):
+        first = read(path).cells[0]
+        assert first.cell_type == "markdown" and len(headings(path, 1)) == 1
+        assert first.source.startswith("# ")
+        assert all(f"**{word}:**" in first.source for word in ("Data", "Time", "Expect"))
+
+    def test_has_one_parameters_cell_of_commented_literals(self, path):
+        tagged = [cell for cell in code_cells(path) if "parameters" in cell.metadata.get("tags", [])]
+        assert len(tagged) == 1 and tagged[0] == code_cells(path)[0]
+        for statement in ast.parse(tagged[0].source).body:
+            assert isinstance(statement, ast.Assign) and len(statement.targets) == 1
+            allowed = (ast.Constant, ast.List, ast.BinOp, ast.Load, ast.Div, ast.UnaryOp, ast.USub)
+            assert all(isinstance(node, allowed) for node in ast.walk(statement.value))
+        assert all("  # " in line for line in tagged[0].source.splitlines())
+
+    def test_parameters_are_fields_of_the_config(self, path):
+        if path == "notebooks/ablations.ipynb":
+            pytest.skip("reads records, has no Config")
+        values: dict = {}
+        exec(code_cells(path)[0].source, values)
+        names = {name for name in values if not name.startswith("__")}
+        assert names <= set(Config.model_fields)
+        assert Config.from_namespace(values).hash()
+
+    def test_defines_nothing_and_installs_nothing(self, path):
+        for cell in code_cells(path):
+            nodes = list(ast.walk(ast.parse(cell.source)))
+            assert not [n for n in nodes if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)]
+            assert not re.search(r"sys\.path|\bpip\b|^[!%]", cell.source, flags=re.MULTILINE)
+
+    def test_cells_are_short_and_hold_no_output(self, path):
+        for cell in code_cells(path):
+            assert len(cell.source.splitlines()) <= 25
+            assert cell.outputs == [] and cell.execution_count is None
+
+    def test_ends_with_notes(self, path):
+        assert headings(path, 2)[0] == "Setup" and headings(path, 2)[-1] == "Notes"
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS)
+def test_experiments_go_through_the_stages_in_order(path):
+    assert headings(path, 2) == SECTIONS
+
+
+def test_experiments_differ_only_in_title_parameters_notes_and_the_transformers_own_cells():
+    plain = [[cell.source for cell in read(path).cells[2:-1]] for path in EXPERIMENTS]
+    assert plain[0] == plain[1]
+    assert len(set(plain[2]) - set(plain[0])) <= 2  # its imports, and the table of learning rates
+
+
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory, tiny_phantoms) -> Path:
+    """The folder of a tiny study that ran every experiment notebook, stage after stage, and its report."""
+    folder = tmp_path_factory.mktemp("study")
+    base = {**TINY, "data_root": str(tiny_phantoms), "data_dir": ["dataset_full", "dataset_cardiomegaly"]}
+    single = {"notebook": EXPERIMENTS[0], "set": {"data_dir": "dataset_cardiomegaly", "findings": "Cardiomegaly"}}
+    study = {
+        "study": "tiny",
+        "seeds": [0],
+        "base": {**base, "backbone": "resnet10t"},
+        "notebooks": {EXPERIMENTS[2]: {"backbone": "vit_tiny_patch16_224", "layer_decay": 0.8, "drop_path": 0.1}},
+        "runs": {
+            "first": single,
+            "adaptive": {"notebook": EXPERIMENTS[1], "init_from": "first", "reference": True},
+            "alone": {"notebook": EXPERIMENTS[0], "set": {"findings": "Cardiomegaly"}},
+            "vit": {"changes": "adaptive", "notebook": EXPERIMENTS[2]},
+        },
+    }
+    file = folder / "tiny.yaml"
+    file.write_text(yaml.safe_dump(study, sort_keys=False))
+    plan = plan_study(file, runs_dir=folder / "runs")
+    summary = run_plan(plan)
+    assert summary.failed == {} and len(summary.done) == 5
+    make_report(plan.folder)
+    return plan.folder
+
+
+@pytest.mark.parametrize("run", ["first-s0", "adaptive-s0", "alone-s0", "vit-s0"])
+def test_a_run_leaves_everything_that_the_design_promises(studied, run):
+    folder = studied / run
+    record = json.loads((folder / "record.json").read_text())
+    names = {path.name for path in folder.iterdir()}
+    promised = {"config.json", "notebook.ipynb", "history.csv", "predictions.parquet", "metrics.csv", "status.json"}
+    assert promised | {"model.safetensors", "card.json", "splits.csv"} <= names and "last.ckpt" not in names
+    assert record["data"]["phantom"] and record["config_hash"] == Config(**record["config"]).hash()
+    findings = record["config"]["findings"]
+    assert [row["finding"] for row in record["metrics"]] == [*findings, "macro"]
+    predictions = pd.read_parquet(folder / "predictions.parquet")
+    assert [c for c in predictions if c.startswith("prob_")] == [f"prob_{name}" for name in findings]
+    splits = pd.read_csv(folder / "splits.csv", dtype=str)
+    assert splits[splits["split"] != "excluded"].groupby("patient")["split"].nunique().max() == 1
+    assert set(predictions["split"]) == {"val", "test"}
+
+
+def test_the_fourteen_findings_come_in_nih_order_and_the_single_task_has_one(studied):
+    columns = [c for c in pd.read_parquet(studied / "adaptive-s0" / "predictions.parquet") if c.startswith("target_")]
+    assert columns == [f"target_{name}" for name in FINDINGS]
+    assert pd.read_parquet(studied / "first-s0" / "predictions.parquet")["target_Cardiomegaly"].notna().all()
+
+
+def test_the_report_has_table_figures_and_a_page_without_outside_links(studied):
+    report = studied / "report"
+    table = pd.read_csv(report / "table.csv")
+    assert list(table["run"]) == ["first-s0", "adaptive-s0", "alone-s0", "first-vit_tiny_patch16_224-s0", "vit-s0"]
+    assert (report / "ablation.png").stat().st_size > 10_000 and "<svg" in (report / "ablation.svg").read_text()
+    page = (report / "report.html").read_text()
+    assert "data:image/png;base64" in page and "<script src=" not in page and "<link rel" not in page
+
+
+def test_explore_data_runs(tmp_path, tiny_phantoms):
+    out = tmp_path / "explore.ipynb"
+    run_notebook(
+        REPO_ROOT / "notebooks/explore_data.ipynb",
+        out,
+        {"data_root": str(tiny_phantoms), "image_size": 64, "run_dir": str(tmp_path / "run")},
+    )
+    figures = [o for cell in nbformat.read(out, 4).cells for o in cell.get("outputs", []) if "image/png" in str(o)]
+    assert len(figures) == 4
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS[:2])
+def test_an_unlabelled_test_set_is_answered_in_the_leaderboards_format(tmp_path, tiny_phantoms, path):
+    folder = tmp_path / "data" / "dataset_cardiomegaly"
+    folder.parent.mkdir()
+    source = tiny_phantoms / "dataset_cardiomegaly"
+    folder.mkdir()
+    for name in ("train", "test", "train.csv"):
+        (folder / name).symlink_to(source / name)
+    wanted = pd.read_csv(source / "test.csv")[["imageID"]]
+    wanted.to_csv(folder / "test.csv", index=False)
+    data_dir = ["dataset_cardiomegaly"] if "single" in path else [str(tiny_phantoms / "dataset_full"), str(folder)]
+    parameters = {**TINY, "data_root": str(tmp_path / "data"), "data_dir": data_dir, "backbone": "resnet10t"}
+    run_notebook(REPO_ROOT / path, tmp_path / "out.ipynb", {**parameters, "run_dir": str(tmp_path / "run")})
+    submission = pd.read_csv(tmp_path / "run" / "submission.csv")
+    assert list(submission.columns) == ["imageID", "disease"]
+    assert set(submission["imageID"]) <= set(wanted["imageID"]) and len(submission)
+    known = {*FINDINGS, "No Finding"}
+    assert all(set(answer.split("|")) <= known for answer in submission["disease"])
