@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pydantic import ValidationError
 
 from lib.config import NO_FINDING, REPO_ROOT, Config, resolve
 
@@ -32,7 +33,7 @@ PACKAGES = ("torch", "torchvision", "timm", "lightning-fabric", "numpy", "pandas
 def whole_file(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that becomes `path` only when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    partial = path.with_name(f".{path.stem}.{os.getpid()}-{threading.get_ident()}.partial{path.suffix}")
     try:
         yield partial
         partial.replace(path)
@@ -94,6 +95,7 @@ class Run:
     lock: Any
     progress: dict[str, Any] = field(default_factory=dict)
     stop: threading.Event = field(default_factory=threading.Event)
+    heart: threading.Thread | None = None
 
 
 def start_run(config: Config, *, wait_seconds: float = 30.0) -> Run:
@@ -114,7 +116,8 @@ def start_run(config: Config, *, wait_seconds: float = 30.0) -> Run:
     write_json(folder / "config.json", config.model_dump(mode="json"))
     run = Run(folder, config, time.time(), lock)
     _beat(run)
-    threading.Thread(target=_keep_beating, args=(run,), daemon=True).start()
+    run.heart = threading.Thread(target=_keep_beating, args=(run,), daemon=True)
+    run.heart.start()
     return run
 
 
@@ -126,7 +129,12 @@ def set_aside(folder: Path) -> Path:
 
 def _config_differs(folder: Path, config: Config) -> bool:
     path = folder / "config.json"
-    return path.exists() and Config(**read_json(path)).hash() != config.hash()
+    if not path.exists():
+        return False
+    try:
+        return Config(**read_json(path)).hash() != config.hash()
+    except ValidationError:  # written by another version, with other parameters
+        return True
 
 
 def _claim(folder: Path, wait_seconds: float) -> Any:
@@ -203,6 +211,7 @@ def finish_run(run: Run, *, history: pd.DataFrame, metrics: pd.DataFrame, **part
     write_table(run.folder / "history.csv", history)
     write_table(run.folder / "metrics.csv", metrics)
     run.stop.set()
+    run.heart.join()
     record = {
         "run": run.folder.name,
         "config": run.config.model_dump(mode="json"),

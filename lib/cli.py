@@ -1,0 +1,140 @@
+"""In: a command line. Out: the library's answer on the terminal and an exit code; every decision is made elsewhere."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+# What a command needs is imported in it: `cxr --help` stays quick, and nothing loads torch.
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Chest X-ray studies."
+)
+data = typer.Typer(no_args_is_help=True, help="Look at a dataset folder, or make a synthetic one.")
+app.add_typer(data, name="data")
+
+SET_HELP = (
+    "Overrides a parameter for all runs; may be given again. A value is read as YAML where the parameter's type allows "
+    "it, else as text. It beats `base` and `notebooks`; what a run sets itself stays, except data_root, on_bad, "
+    "accelerator and epochs: these hold everywhere but in a run that changes just them. "
+    "`seeds` may be set too: 0 or [0, 1]."
+)
+StudyFile = Annotated[Path, typer.Argument(help="A study file, for example studies/demo.yaml.", metavar="STUDY")]
+StudyRun = Annotated[
+    str, typer.Argument(help="A study that was run: its file, its name, or its folder.", metavar="STUDY")
+]
+Folder = Annotated[Path, typer.Argument(help="A dataset folder.")]
+
+
+@app.command()
+def run(
+    study: StudyFile,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time; the cores are shared among them.")] = 1,
+    settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=SET_HELP)] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="An arm or a run; brings what it needs. May be given again.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Shows the plan and starts nothing.")] = False,
+) -> None:
+    """Runs a study: checks it whole, then executes its notebooks, what is needed first.
+
+    Complete runs are skipped and broken ones continue, so the same command resumes. The numbers of a run are the same
+    bit for bit only with the same number of threads, which is the number of cores divided by --jobs.
+    """
+    with _told():
+        from lib.plan import plan_study
+        from lib.progress import failure_table, plan_table
+        from lib.runner import run_plan, select, standing
+
+        plan = plan_study(study, settings or ())
+        if dry_run:
+            _print(plan_table(plan, [(run, standing(run)) for run in select(plan, only or ())]))
+            return
+        summary = run_plan(plan, only=only or (), jobs=jobs)
+        if summary.failed:
+            _print(failure_table(summary.failed))
+        typer.echo(summary.text())
+        raise typer.Exit(summary.exit_code)
+
+
+@app.command()
+def status(study: StudyRun) -> None:
+    """Shows how far each run of a study is."""
+    with _told():
+        from lib.progress import status_table
+        from lib.report import study_folder
+
+        _print(status_table(study_folder(study)))
+
+
+@app.command()
+def report(
+    study: StudyRun,
+    publish: Annotated[bool, typer.Option("--publish", help="Copies table and figures to results/<study>/.")] = False,
+) -> None:
+    """Makes table.csv, ablation.png, ablation.svg and report.html of a study that was run."""
+    with _told():
+        from lib import report as reports
+
+        folder = reports.study_folder(study)
+        paths = reports.make_report(folder)
+        typer.echo(reports.table_text(folder))
+        for path in paths + (reports.publish(folder) if publish else []):
+            typer.echo(path)
+
+
+@data.command()
+def check(
+    folder: Folder,
+    on_bad: Annotated[
+        Literal["raise", "skip"], typer.Option(help="skip: problems are listed, but are no failure.")
+    ] = "raise",
+) -> None:
+    """Tells layout, images, patients, findings and every problem of a dataset folder; exit code 1 if there are any."""
+    with _told():
+        from lib.checks import check_folder
+
+        found = check_folder(folder)
+        typer.echo(found.text())
+        raise typer.Exit(0 if found.ok or (on_bad == "skip" and not found.failure) else 1)
+
+
+@data.command()
+def phantom(
+    folder: Folder,
+    patients: Annotated[int, typer.Option(help="How many people.")] = 480,
+    size: Annotated[int, typer.Option(help="Width and height of a film in pixels.")] = 256,
+    seed: Annotated[int, typer.Option(help="The same seed makes the same films.")] = 0,
+) -> None:
+    """Draws synthetic chest X-rays: FOLDER/dataset_full and FOLDER/dataset_cardiomegaly."""
+    with _told():
+        from lib.phantom import write_phantoms
+
+        typer.echo(write_phantoms(folder, patients=patients, size=size, seed=seed))
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Tells the library's errors, which are sentences, without a traceback; others keep theirs."""
+    try:
+        yield
+    except typer.Exit:
+        raise
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        raise typer.Exit(130) from None
+    except (OSError, RuntimeError, ValueError) as error:
+        typer.echo(f"{error}", err=True)
+        raise typer.Exit(1) from error
+
+
+def _print(table: object) -> None:
+    from rich.console import Console
+
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,215 @@
+"""In: a notebook and its parameters. Out: the executed notebook, made in a process and a kernel of its own.
+
+`execute_run` starts `python -m lib.execute SPEC PARENT` and waits; that process drives the kernel through papermill.
+When the runner dies its processes die with it, and their kernels with them. A run's numbers are the same bit for bit
+only with the same number of threads, which `thread_environment` decides from the number of parallel jobs.
+"""
+
+import contextlib
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from lib.config import REPO_ROOT
+from lib.results import is_complete, read_json, read_status, write_json, write_status
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+GRACE_SECONDS = 5.0
+INTERRUPTED = "interrupted"
+
+
+class NotebookError(RuntimeError):
+    """Why a notebook did not run to its end, in one sentence."""
+
+
+def thread_environment(jobs: int) -> dict[str, str]:
+    """Threads of one of `jobs` parallel runs: its share of the cores, unless the environment already says."""
+    share = str(max(1, (os.cpu_count() or 1) // jobs))
+    return {name: os.environ.get(name, share) for name in THREAD_VARIABLES}
+
+
+def execute_run(spec: dict[str, Any]) -> str | None:
+    """Executes one run in its own process; None when it is complete, else the reason of its failure.
+
+    `spec` (JSON values only, so that it travels to another machine): notebook, folder, parameters, lineage,
+    threads (environment) and `stop`, a file that asks, once it exists, to end the run at once.
+    """
+    folder = Path(spec["folder"])
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "spec.json", spec)
+    write_status(folder, "running", started=time.time())
+    paths = [str(REPO_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, **spec["threads"], "PYTHONPATH": os.pathsep.join(paths)}
+    command = [sys.executable, "-m", "lib.execute", str(folder / "spec.json"), str(os.getpid())]
+    with (folder / "papermill.log").open("ab") as log:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, cwd=REPO_ROOT,
+            start_new_session=True,
+        )  # fmt: skip
+    stopped = _wait(process, Path(spec["stop"]))
+    reason = None if is_complete(folder) else INTERRUPTED if stopped else _reason(folder, process.returncode)
+    if reason:
+        write_status(folder, "failed", reason=reason)
+    return reason
+
+
+def _wait(process: subprocess.Popen, stop: Path) -> bool:
+    """Waits for the end of `process`, and ends it when `stop` exists; True when it was ended so."""
+    while True:
+        try:
+            process.wait(timeout=0.2)
+            return False
+        except subprocess.TimeoutExpired:
+            if stop.exists():
+                break
+    process.terminate()
+    try:
+        process.wait(timeout=GRACE_SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    return True
+
+
+def _reason(folder: Path, code: int) -> str:
+    status = read_status(folder)
+    if code > 0 and status["state"] == "failed":
+        return status["reason"]
+    if code < 0:
+        return f"its process was killed by {_signal_name(-code)}; {_hint(-code)}see {folder / 'papermill.log'}"
+    if code > 0:
+        return f"its process ended with exit code {code}; see {folder / 'papermill.log'}"
+    return "finished without a record: the notebook never called finish_run"
+
+
+def _signal_name(number: int) -> str:
+    return f"signal {number} ({signal.Signals(number).name})"
+
+
+def _hint(number: int) -> str:
+    if number != signal.SIGKILL:
+        return ""
+    return "often that is out of memory: use fewer --jobs, a smaller batch_size or image_size; "
+
+
+# --- in the run's own process ---------------------------------------------------------------------------------
+
+
+def main(spec_path: str, parent: str) -> int:
+    """Executes the notebook of a spec; the exit code is 1 when it failed, with the reason in `status.json`."""
+    spec = read_json(Path(spec_path))
+    folder = Path(spec["folder"])
+    _die_with(int(parent))
+    sys.modules.setdefault("rfc3987_syntax", None)  # an optional check of jsonschema: a second to import, unused here
+    running = folder / "notebook.running.ipynb"
+    try:
+        run_notebook(Path(spec["notebook"]), running, spec["parameters"])
+    except Exception as error:
+        traceback.print_exc()
+        reason = str(error) if isinstance(error, NotebookError) else f"{type(error).__name__}: {error}"
+        if not is_complete(folder):
+            write_status(folder, "failed", reason=reason)
+        return 1
+    finally:
+        if running.exists():
+            running.replace(folder / "notebook.ipynb")
+    return 0
+
+
+def _die_with(parent: int) -> None:
+    """Sends this process SIGTERM when `parent` dies: at once on Linux, within a second elsewhere."""
+    if sys.platform == "linux":
+        set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -> None:
+    """Executes `notebook` with `parameters` into `output`, with this interpreter's kernel over IPC sockets.
+
+    Runs in the main thread: while it runs, SIGTERM ends kernel and process. Raises NotebookError when a cell
+    raises ("cell 3: ValueError: ..."), and when the kernel dies, with the signal that killed it.
+    """
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from nbclient.util import run_sync
+    from papermill.exceptions import PapermillExecutionError
+
+    # Socket paths may have 100 characters at most: hence the short folder.
+    scratch = Path(tempfile.mkdtemp(prefix="cxr-", dir="/tmp" if Path("/tmp").is_dir() else None))
+    manager = _kernel_manager(scratch)
+    before = signal.signal(signal.SIGTERM, lambda number, _: _end(manager, scratch, number))
+    graceful = False
+    try:
+        papermill.execute_notebook(
+            notebook,
+            output,
+            parameters,
+            kernel_name="python3",
+            language="python",
+            cwd=REPO_ROOT,
+            progress_bar=False,
+            km=manager,
+        )
+        graceful = True
+    except PapermillExecutionError as error:
+        first_line = (error.evalue.strip().splitlines() or [""])[0]
+        raise NotebookError(f"cell {error.exec_count}: {error.ename}: {first_line}") from error
+    except (DeadKernelError, RuntimeError) as error:
+        code = manager.provisioner.process.poll() if manager.has_kernel else None
+        raise NotebookError(_death(code, error)) from error
+    finally:
+        if manager.has_kernel:
+            run_sync(manager.shutdown_kernel)(now=not graceful)
+        signal.signal(signal.SIGTERM, before)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _kernel_manager(scratch: Path) -> Any:
+    from jupyter_client.kernelspec import KernelSpecManager
+    from jupyter_client.manager import AsyncKernelManager
+
+    native = KernelSpecManager(kernel_dirs=[])  # no installed kernel: ipykernel's own, which runs sys.executable
+    os.environ["IPYTHONDIR"] = str(scratch)  # nobody's profile, history or start-up files
+    return AsyncKernelManager(
+        kernel_name="python3",
+        kernel_spec_manager=native,
+        transport="ipc",
+        connection_file=str(scratch / "kernel.json"),
+    )
+
+
+def _end(manager: Any, scratch: Path, number: int) -> None:
+    """Ends the kernel with its children, then this process, without ado."""
+    if manager.has_kernel:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(manager.provisioner.pid, signal.SIGKILL)
+    shutil.rmtree(scratch, ignore_errors=True)
+    os._exit(128 + number)
+
+
+def _death(code: int | None, error: Exception) -> str:
+    if code is None:
+        return f"{type(error).__name__}: {error}"
+    if code < 0:
+        return f"kernel killed by {_signal_name(-code)}; {_hint(-code)}the run continues when it is started again"
+    return f"kernel ended by itself with exit code {code}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,144 @@
+"""In: a study's runs, planned, under way and ended. Out: tables, and a live display (one line an event in a log)."""
+
+import time
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from lib.plan import Plan, PlannedRun
+from lib.records import read_plan
+from lib.results import HEARTBEAT_SECONDS, is_complete, read_status
+
+
+class StudyProgress:
+    """Shows a study: runs done, running and failed, the time left, and the epoch of each run under way."""
+
+    def __init__(self, study: str, total: int, jobs: int, console: Console) -> None:
+        self.total, self.jobs, self.console = total, jobs, console
+        self.skipped = self.done = self.failed = 0
+        self.started: dict[str, float] = {}
+        self.seconds: list[float] = []
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+        )
+        self.display = Progress(*columns, console=console, refresh_per_second=2, disable=not console.is_terminal)
+        self.overall = self.display.add_task(study, total=total, note="")
+        self.tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> "StudyProgress":
+        self.display.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.display.stop()
+
+    def skip(self, count: int) -> None:
+        """Counts runs that were complete before."""
+        self.skipped = count
+        if count:
+            self._say(f"{count} of {self.total} runs are complete already")
+
+    def start(self, name: str, folder: Path) -> None:
+        """A run starts."""
+        self.started[name] = time.monotonic()
+        self.tasks[name] = self.display.add_task(f"  {name}", total=None, note="starting", folder=folder)
+        if not self.console.is_terminal:
+            self._say(f"{name}: started")
+
+    def finish(self, name: str, outcome: str, reason: str = "") -> None:
+        """A run ended: "done", "stopped", or "failed" with its reason."""
+        self.done += outcome == "done"
+        self.failed += outcome == "failed"
+        taken = ""
+        if name in self.tasks:
+            self.display.remove_task(self.tasks.pop(name))
+            seconds = time.monotonic() - self.started.pop(name)
+            taken = f" after {clock(seconds)}"
+            if outcome == "done":
+                self.seconds.append(seconds)
+        counts = f"{self.skipped + self.done} of {self.total} done, {self.failed} failed"
+        self._say(f"{name}: {outcome}{taken} ({counts}){': ' if reason else ''}{reason}")
+
+    def refresh(self, folders: list[Path], waiting: int) -> None:
+        """Reads the epochs of the runs under way from their `status.json`."""
+        left = self._seconds_left(waiting)
+        note = f"{self.skipped + self.done} done, {len(self.tasks)} running, {self.failed} failed"
+        note += f", about {clock(left)} left" if left else ""
+        self.display.update(self.overall, completed=self.skipped + self.done + self.failed, note=note)
+        for folder in folders:
+            status = read_status(folder)
+            epochs, epoch = status.get("epochs"), status.get("epoch", 0)
+            if folder.name in self.tasks and epochs:
+                note = f"epoch {epoch} of {epochs}"
+                self.display.update(self.tasks[folder.name], total=epochs, completed=epoch, note=note)
+
+    def _seconds_left(self, waiting: int) -> float:
+        """From the mean of the runs that are done: 0 while none is."""
+        if not self.seconds:
+            return 0.0
+        mean, now = sum(self.seconds) / len(self.seconds), time.monotonic()
+        running = [max(0.0, mean - (now - started)) for started in self.started.values()]
+        return max([(waiting * mean + sum(running)) / self.jobs, *running])
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as "45 s", "12 min" or "3 h 20 min"."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def plan_table(plan: Plan, runs: list[tuple[PlannedRun, str]]) -> Table:
+    """The plan for a person: every run with what it changes, what it needs, and what its folder holds."""
+    rows = []
+    for run, state in runs:
+        role = "reference" if run.reference else "prerequisite" if run.prerequisite else ""
+        changes = f"{run.changes}: {run.what}" if run.changes else role
+        rows.append((run.name, changes, run.notebook, ", ".join(run.needs), state))
+    return _table(f"{plan.study}: {len(rows)} runs", ("run", "changes", "notebook", "needs", "state"), rows)
+
+
+def status_table(study_folder: Path) -> Table:
+    """The runs of a study's folder and how far they are."""
+    plan = read_plan(study_folder)
+    rows = [(name, run["what"] or "", state_text(study_folder / name)) for name, run in plan["runs"].items()]
+    return _table(plan["study"], ("run", "changes", "state"), rows)
+
+
+def failure_table(failed: dict[str, str]) -> Table:
+    """The runs that failed, with the reasons."""
+    return _table(f"{len(failed)} failed", ("run", "reason"), list(failed.items()))
+
+
+def _table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
+    table = Table(*columns, title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table
+
+
+def state_text(folder: Path) -> str:
+    """The state of a run as its folder tells it, for a person: "running, epoch 2 of 5", "failed: ..."."""
+    status = read_status(folder)
+    if is_complete(folder):
+        return "done"
+    if status["state"] == "failed":
+        return f"failed: {status['reason']}"
+    if status["state"] == "running" and time.time() - status["time"] > 6 * HEARTBEAT_SECONDS:
+        return "stopped without a word; it continues when the study is run again"
+    if status["state"] == "running" and status.get("epochs"):
+        return f"running, epoch {status.get('epoch', 0)} of {status['epochs']}"
+    return status["state"]

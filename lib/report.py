@@ -1,0 +1,81 @@
+"""In: the folder of a study that was run. Out: its report folder: table.csv, ablation.png and .svg, report.html."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pandas as pd
+
+from lib.config import REPO_ROOT
+from lib.execute import run_notebook
+from lib.records import read_plan
+from lib.results import whole_file
+from lib.studies import StudyError, read_study
+
+NOTEBOOK = REPO_ROOT / "notebooks" / "ablations.ipynb"
+PUBLISHED = ("table.csv", "ablation.png", "ablation.svg")
+
+
+def study_folder(study: str, runs_dir: Path = REPO_ROOT / "runs") -> Path:
+    """The folder of a study that was run, named by its YAML file, by its name, or by the folder itself.
+
+    Raises StudyError when there is none.
+    """
+    path = Path(study)
+    if path.suffix in (".yaml", ".yml"):
+        path = runs_dir / read_study(path).name
+    elif not path.is_dir():
+        path = runs_dir / study
+    if not (path / "plan.json").exists():
+        raise StudyError(f"{path} holds no plan.json, so there is nothing to tell: run the study first (cxr run FILE)")
+    return path.resolve()
+
+
+def make_report(folder: Path) -> list[Path]:
+    """Executes `notebooks/ablations.ipynb` on a study's folder; returns the paths of table, figures and page.
+
+    Raises NotebookError with the cell and its error when the notebook fails, FileNotFoundError when it did not
+    write what it has to.
+    """
+    report = folder / "report"
+    report.mkdir(exist_ok=True)
+    executed = report / "ablations.ipynb"
+    run_notebook(NOTEBOOK, executed, {"study": str(folder), "out": str(report)})
+    page = report / "report.html"
+    with whole_file(page) as partial:
+        partial.write_text(_page(executed, title=f"{read_plan(folder)['study']}: ablation report"))
+    paths = [*(report / name for name in PUBLISHED), page]
+    if missing := [path.name for path in paths if not path.exists()]:
+        raise FileNotFoundError(f"{NOTEBOOK} ran, but did not write {', '.join(missing)} to {report}")
+    return paths
+
+
+def _page(notebook: Path, title: str) -> str:
+    """The notebook as one HTML text without code: images are embedded, nothing is loaded from elsewhere."""
+    from nbconvert import HTMLExporter
+
+    exporter = HTMLExporter(exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True)
+    exporter.embed_images = True
+    exporter.mathjax_url = ""
+    exporter.require_js_url = ""
+    html, _ = exporter.from_filename(str(notebook), resources={"metadata": {"name": title}})
+    return _without_remote_scripts(html)
+
+
+def _without_remote_scripts(html: str) -> str:
+    """Removes script elements that name another server: formula, diagram and widget loaders, all unused here."""
+    scripts = re.compile(r"<script\b[^>]*>.*?</script>", re.DOTALL | re.IGNORECASE)
+    remote = re.compile(r"""["'](https?:)?//|src=["']["']""")
+    return scripts.sub(lambda found: "" if remote.search(found[0]) else found[0], html)
+
+
+def table_text(folder: Path) -> str:
+    """The table of a study's report as aligned text."""
+    return pd.read_csv(folder / "report" / "table.csv").to_string(index=False, float_format="{:.4f}".format)
+
+
+def publish(folder: Path, results_dir: Path = REPO_ROOT / "results") -> list[Path]:
+    """Copies the table and the figures of a study's report to `results/<study>/`, where they are committed."""
+    target = results_dir / read_plan(folder)["study"]
+    target.mkdir(parents=True, exist_ok=True)
+    return [Path(shutil.copy2(folder / "report" / name, target / name)) for name in PUBLISHED]

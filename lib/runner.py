@@ -1,0 +1,229 @@
+"""In: a plan. Out: its runs executed, what is needed first, complete ones skipped, and a summary of what failed."""
+
+import contextlib
+import fcntl
+import os
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from rich.console import Console
+
+from lib.config import Config, resolve
+from lib.execute import INTERRUPTED, execute_run, thread_environment
+from lib.plan import Plan, PlannedRun
+from lib.progress import StudyProgress
+from lib.results import is_complete, read_json, set_aside, write_json, write_status
+from lib.studies import StudyError
+
+
+@dataclass
+class Summary:
+    """How the runs of a plan ended; `failed` holds the reasons."""
+
+    skipped: list[str] = field(default_factory=list)
+    done: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    interrupted: bool = False
+
+    @property
+    def exit_code(self) -> int:
+        """130 after Ctrl-C, 1 when a run failed, else 0."""
+        return 130 if self.interrupted else 1 if self.failed else 0
+
+    def text(self) -> str:
+        """One sentence on how it ended and, where something is left, how to go on."""
+        if not self.done and not self.failed and not self.interrupted:
+            return f"everything is complete ({len(self.skipped)} runs); nothing to do"
+        counts = f"{len(self.done)} done, {len(self.failed)} failed, {len(self.skipped)} were complete before"
+        if self.interrupted:
+            return f"interrupted: {counts}; nothing is lost, the same command continues here"
+        return f"{counts}; the same command tries the failed ones again" if self.failed else counts
+
+
+def run_plan(
+    plan: Plan,
+    *,
+    only: Iterable[str] = (),
+    jobs: int = 1,
+    executor: Executor | None = None,
+    console: Console | None = None,
+) -> Summary:
+    """Executes the runs of `plan` that are not complete, `jobs` at a time, and writes `plan.json`.
+
+    A folder that holds another config, or was made from another prerequisite, is set aside and run again; a broken
+    run is started again in its folder. A failed run fails those that need it and nothing else. `executor` submits
+    `execute_run`: threads here by default, or Dask's `client.get_executor()` on a cluster with a shared disk.
+    Raises StudyError for an unknown name in `only`, RuntimeError when another process runs this study.
+    """
+    console = console or Console()
+    chosen = select(plan, only)
+    with _study_lock(plan.folder):
+        write_json(plan.folder / "plan.json", plan.as_json())
+        summary = Summary()
+        for run in chosen:
+            state = standing(run)
+            if state == "complete":
+                summary.skipped.append(run.name)
+            elif state == "changed":
+                aside = set_aside(run.folder)
+                console.print(f"{run.name}: its parameters or prerequisites changed; the old run is kept in {aside}")
+        waiting = {run.name: run for run in chosen if run.name not in summary.skipped}
+        if not waiting:
+            return summary
+        for run in waiting.values():
+            write_status(run.folder, "queued")
+        work = _Work(plan, waiting, summary, jobs, StudyProgress(plan.study, len(chosen), jobs, console))
+        with _as_interrupt(signal.SIGTERM), work.progress:
+            work.progress.skip(len(summary.skipped))
+            work.execute(executor)
+        return summary
+
+
+def select(plan: Plan, only: Iterable[str]) -> list[PlannedRun]:
+    """The runs whose name or arm is in `only`, and what they need, in the plan's order; all when it is empty."""
+    only = list(only)
+    known = {run.arm for run in plan.runs.values()} | set(plan.runs)
+    if unknown := [name for name in only if name not in known]:
+        raise StudyError(f"{plan.file}: --only names unknown runs: {', '.join(unknown)}; known: {', '.join(known)}")
+    wanted = {run.name for run in plan.runs.values() if not only or run.name in only or run.arm in only}
+    for run in reversed(plan.runs.values()):
+        if run.name in wanted:
+            wanted.update(run.needs)
+    return [run for run in plan.runs.values() if run.name in wanted]
+
+
+def standing(run: PlannedRun) -> str:
+    """What the folder of a run holds: "new", "complete", "broken" (to be continued), or "changed" (not this run)."""
+    folder = run.folder
+    if not folder.exists():
+        return "new"
+    spec = folder / "spec.json"
+    if spec.exists() and read_json(spec)["lineage"] != run.lineage:
+        return "changed"
+    if is_complete(folder):
+        same = read_json(folder / "record.json")["config_hash"] == run.config.hash()
+        return "complete" if same else "changed"
+    started = folder / "config.json"
+    if not started.exists():
+        return "new"
+    try:
+        same = Config(**read_json(started)).hash() == run.config.hash()
+    except ValidationError:  # written by another version, with other parameters
+        same = False
+    return "broken" if same else "changed"
+
+
+# --- scheduling -----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Work:
+    """The runs under way: `waiting` -> `running` -> the summary's done or failed."""
+
+    plan: Plan
+    waiting: dict[str, PlannedRun]
+    summary: Summary
+    jobs: int
+    progress: StudyProgress
+    running: dict[Future, PlannedRun] = field(default_factory=dict)
+
+    @property
+    def stop(self) -> Path:
+        return self.plan.folder / f".stop-{os.getpid()}"
+
+    def execute(self, executor: Executor | None) -> None:
+        """Runs everything; Ctrl-C ends the runs under way, which are then failed as interrupted."""
+        self.stop.unlink(missing_ok=True)
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.stop.unlink, missing_ok=True)
+            pool = executor or stack.enter_context(ThreadPoolExecutor(self.jobs, thread_name_prefix="run"))
+            try:
+                while self.waiting or self.running:
+                    self._start_ready(pool)
+                    finished, _ = wait(self.running, timeout=0.5, return_when=FIRST_COMPLETED)
+                    self._collect(finished)
+                    self.progress.refresh([run.folder for run in self.running.values()], len(self.waiting))
+            except KeyboardInterrupt:
+                self.stop.touch()
+                self.summary.interrupted = True
+                self._collect(wait(self.running).done)
+
+    def _start_ready(self, pool: Executor) -> None:
+        for run in list(self.waiting.values()):
+            failed = [name for name in run.needs if name in self.summary.failed]
+            if failed:
+                del self.waiting[run.name]
+                reason = f"needs {failed[0]}, which failed"
+                write_status(run.folder, "failed", reason=reason)
+                self._fail(run, reason)
+            elif len(self.running) < self.jobs and not any(name in self.unfinished for name in run.needs):
+                del self.waiting[run.name]
+                self.progress.start(run.name, run.folder)
+                self.running[pool.submit(execute_run, self._spec(run))] = run
+
+    @property
+    def unfinished(self) -> set[str]:
+        return {*self.waiting, *(run.name for run in self.running.values())}
+
+    def _spec(self, run: PlannedRun) -> dict[str, Any]:
+        return {
+            "notebook": str(resolve(run.notebook)),
+            "folder": str(run.folder.resolve()),
+            "parameters": run.config.model_dump(mode="json"),
+            "lineage": run.lineage,
+            "threads": thread_environment(self.jobs),
+            "stop": str(self.stop.resolve()),
+        }
+
+    def _collect(self, finished: Iterable[Future]) -> None:
+        for future in finished:
+            run = self.running.pop(future)
+            error = future.exception()
+            reason = f"could not be executed: {type(error).__name__}: {error}" if error else future.result()
+            if error:
+                write_status(run.folder, "failed", reason=reason)
+            if reason:
+                self._fail(run, reason)
+            else:
+                self.summary.done.append(run.name)
+                self.progress.finish(run.name, "done")
+
+    def _fail(self, run: PlannedRun, reason: str) -> None:
+        self.summary.failed[run.name] = reason
+        stopped = reason == INTERRUPTED
+        self.progress.finish(run.name, "stopped" if stopped else "failed", "" if stopped else reason)
+
+
+@contextlib.contextmanager
+def _study_lock(folder: Path) -> Iterator[None]:
+    """One runner a study; the lock ends with the process, however it ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise RuntimeError(f"{folder} is being run by process {lock.read().strip()}; wait or stop it") from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+@contextlib.contextmanager
+def _as_interrupt(number: signal.Signals) -> Iterator[None]:
+    """Treats the signal like Ctrl-C, so that a scheduler's SIGTERM leaves everything resumable too."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)

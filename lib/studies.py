@@ -1,0 +1,260 @@
+"""In: a study file (YAML). Out: a checked `Study`, whose every row names known things and changes one of them."""
+
+import difflib
+import re
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from lib.config import REPO_ROOT, Config, resolve
+
+TOP_FIELDS = ("study", "seeds", "base", "notebooks", "runs")
+ROW_FIELDS = ("notebook", "set", "init_from", "changes", "reference", "about", "seeds")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+ELSEWHERE = {
+    "run_dir": "the runner chooses the folder of a run",
+    "seed": "write `seeds` beside `base`, or in the run",
+    "init_from": "write `init_from` in the run, beside `set`",
+}
+
+
+class StudyError(ValueError):
+    """Everything that is wrong with a study, one sentence a line; nothing was started."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of `runs` as it is written; `things` says what it sets: notebook, init_from, keys of `set`."""
+
+    name: str
+    things: tuple[str, ...]
+    notebook: str | None
+    set: dict[str, Any]
+    init_from: str | None
+    changes: str | None
+    reference: bool
+    about: str | None
+    seeds: tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
+class Study:
+    """A checked study file; `base`, `notebooks` and `overrides` hold values as Config keeps them."""
+
+    name: str
+    file: Path
+    seeds: tuple[int, ...]
+    base: dict[str, Any]
+    notebooks: dict[str, dict[str, Any]]
+    rows: dict[str, Row]
+    overrides: dict[str, Any]
+
+
+def read_study(file: Path, settings: Iterable[str] = ()) -> Study:
+    """The study in `file`, with `settings` ("KEY=VALUE" each) laid over it.
+
+    Raises StudyError that lists every problem found in the file's own fields: unknown or doubled keys, unknown
+    parameters, wrong types, unknown runs, missing notebooks, rows that change none or two things, and a
+    missing or second reference.
+    """
+    data = _read_yaml(file)
+    problems: list[str] = []
+    _only_known(data, TOP_FIELDS, "the file", problems)
+    name = data.get("study")
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        problems.append(f"field 'study' is {name!r}, but must be a name of letters, digits, '_', '.' and '-'")
+    base = check_parameters(data.get("base", {}), "base", problems)
+    notebooks = {
+        _notebook(path, "notebooks", problems): check_parameters(values, f"notebooks, {path}", problems)
+        for path, values in _mapping(data.get("notebooks", {}), "field 'notebooks'", problems).items()
+    }
+    rows = {
+        row: _read_row(row, fields, problems)
+        for row, fields in _mapping(data.get("runs"), "field 'runs'", problems).items()
+    }
+    overrides = _read_settings(settings, problems)
+    seeds = _seeds(data.get("seeds"), "field 'seeds'", problems)
+    if "seeds" in overrides:
+        seeds = overrides.pop("seeds")
+        rows = {name: replace(row, seeds=None) for name, row in rows.items()}
+    _check_rows(rows, problems)
+    if problems:
+        raise StudyError("\n".join(f"{file}: {problem}" for problem in problems))
+    return Study(name, file, seeds, base, notebooks, rows, overrides)
+
+
+# --- YAML -----------------------------------------------------------------------------------------------------
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses a key given twice and reads 5e-4 as a number."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            text = str(key.value)
+            if text in seen:
+                raise StudyError(f"line {key.start_mark.line + 1}: key {text!r} is given twice; keep one of them")
+            if key.tag != "tag:yaml.org,2002:merge":
+                seen.add(text)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        known = ", ".join(sorted(path.name for path in (REPO_ROOT / "studies").glob("*.yaml"))) or "none"
+        raise StudyError(f"{file} is not a file; the study files in {REPO_ROOT / 'studies'} are: {known}")
+    try:
+        data = yaml.load(file.read_text(), _Loader)  # a SafeLoader
+    except StudyError as error:
+        raise StudyError(f"{file}: {error}") from None
+    except yaml.YAMLError as error:
+        raise StudyError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict):
+        raise StudyError(f"{file} must hold the fields {', '.join(TOP_FIELDS)}; it holds {type(data).__name__}")
+    return data
+
+
+# --- fields ---------------------------------------------------------------------------------------------------
+
+
+def check_parameters(values: Any, where: str, problems: list[str]) -> dict[str, Any]:
+    """`values` as Config keeps them; what is unknown or of a wrong type is told in `problems`."""
+    values = _mapping(values, where, problems)
+    for name in values:
+        if name in ELSEWHERE:
+            problems.append(f"{where}: parameter {name!r} cannot be set here; {ELSEWHERE[name]}")
+        elif name not in Config.model_fields:
+            problems.append(f"{where}: unknown parameter {name!r}{_closest(name, Config.model_fields)}")
+    known = {name: value for name, value in values.items() if name in Config.model_fields and name not in ELSEWHERE}
+    try:
+        config = Config(**known)
+    except ValidationError as error:
+        problems.extend(f"{where}: {sentence}" for sentence in _sentences(error, known))
+        return {}
+    return {name: getattr(config, name) for name in known}
+
+
+def _sentences(error: ValidationError, values: dict[str, Any]) -> list[str]:
+    said: dict[str, list[str]] = {}
+    for one in error.errors():
+        text = one["msg"].removeprefix("Value error, ").removeprefix("Input ")
+        said.setdefault(str(one["loc"][0]), []).append(text)
+    return [f"parameter {name!r} is {values[name]!r}: it {' or '.join(texts)}" for name, texts in said.items()]
+
+
+def _closest(name: Any, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(str(name), list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known are: {', '.join(known) or 'none'}"
+
+
+def _only_known(data: dict[str, Any], known: tuple[str, ...], where: str, problems: list[str]) -> None:
+    problems.extend(f"{where}: unknown field {key!r}{_closest(key, known)}" for key in data if key not in known)
+
+
+def _mapping(value: Any, where: str, problems: list[str]) -> dict[str, Any]:
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return value
+    problems.append(f"{where} is {value!r}, but must be a mapping of names to values")
+    return {}
+
+
+def _seeds(value: Any, where: str, problems: list[str]) -> tuple[int, ...]:
+    whole = isinstance(value, list) and all(type(seed) is int and seed >= 0 for seed in value)
+    if whole and value and len(set(value)) == len(value):
+        return tuple(value)
+    problems.append(f"{where} is {value!r}, but must be a list of different whole numbers, for example [0, 1, 2]")
+    return ()
+
+
+def _notebook(value: Any, where: str, problems: list[str]) -> str:
+    if not isinstance(value, str) or not value.endswith(".ipynb"):
+        problems.append(f"{where}: {value!r} is not the path of a notebook (.ipynb)")
+    elif not resolve(value).is_file():
+        problems.append(f"{where}: the notebook {value} does not exist below {REPO_ROOT}")
+    return str(value)
+
+
+def _read_settings(settings: Iterable[str], problems: list[str]) -> dict[str, Any]:
+    """Checked overrides: YAML values where the parameter's type allows it, else the text as it stands."""
+    overrides: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        where = f"--set {setting}"
+        if not equals:
+            problems.append(f"{where}: write KEY=VALUE")
+            continue
+        try:
+            value = yaml.load(text, _Loader)
+        except yaml.YAMLError:
+            value = text
+        if key == "seeds":
+            overrides["seeds"] = _seeds([value] if type(value) is int else value, where, problems)
+            continue
+        as_yaml: list[str] = []
+        checked = check_parameters({key: value}, where, as_yaml) or check_parameters({key: text}, where, [])
+        problems.extend([] if checked else as_yaml)
+        overrides |= checked
+    return overrides
+
+
+# --- rows -----------------------------------------------------------------------------------------------------
+
+
+def _read_row(name: str, fields: Any, problems: list[str]) -> Row:
+    where = f"run {name!r}"
+    if not NAME.fullmatch(name):
+        problems.append(f"{where}: the name becomes a folder's: use letters, digits, '_', '.' and '-'")
+    fields = _mapping(fields, where, problems)
+    _only_known(fields, ROW_FIELDS, where, problems)
+    for key in ("changes", "about"):
+        if not isinstance(fields.get(key, ""), str):
+            problems.append(f"{where}: field {key!r} is {fields[key]!r}, but must be text")
+    if not isinstance(fields.get("init_from", ""), str | None):
+        problems.append(f"{where}: field 'init_from' is {fields['init_from']!r}, but must be a run's name or null")
+    if not isinstance(fields.get("reference", False), bool):
+        problems.append(f"{where}: field 'reference' is {fields['reference']!r}, but must be true or false")
+    return Row(
+        name=name,
+        things=(*(key for key in ("notebook", "init_from") if key in fields), *map(str, fields.get("set") or ())),
+        notebook=_notebook(fields["notebook"], where, problems) if "notebook" in fields else None,
+        set=check_parameters(fields.get("set", {}), f"{where}, field 'set'", problems),
+        init_from=fields.get("init_from"),
+        changes=fields.get("changes"),
+        reference=fields.get("reference") is True,
+        about=fields.get("about"),
+        seeds=_seeds(fields["seeds"], f"{where}: field 'seeds'", problems) if "seeds" in fields else None,
+    )
+
+
+def _check_rows(rows: dict[str, Row], problems: list[str]) -> None:
+    for row in rows.values():
+        where = f"run {row.name!r}"
+        for key in ("changes", "init_from"):
+            other = getattr(row, key)
+            if isinstance(other, str) and other not in rows:
+                problems.append(f"{where}: field {key!r} names the unknown run {other!r}{_closest(other, rows)}")
+        if row.changes is None and "notebook" not in row.things:
+            problems.append(f"{where}: field 'notebook' is missing (or 'changes', to change one thing of another run)")
+        if row.changes is not None and len(row.things) != 1:
+            said = f"{len(row.things)} things ({', '.join(row.things)})" if row.things else "nothing"
+            problems.append(
+                f"{where}: it changes {said} of {row.changes!r}, but must change exactly one: "
+                "notebook, init_from, or one key in set"
+            )
+    folded = [name.casefold() for name in rows]
+    twins = [name for name in rows if folded.count(name.casefold()) > 1]
+    problems.extend(f"run {name!r}: another run differs in capitals only; rename one" for name in twins)
+    references = [row.name for row in rows.values() if row.reference]
+    if len(references) != 1:
+        found = f"there are {len(references)}: {', '.join(references)}" if references else "there is none"
+        problems.append(f"field 'runs': exactly one run must say `reference: true`; {found}")

@@ -1,0 +1,165 @@
+"""`cxr`: every command's answer and exit code."""
+
+import functools
+import subprocess
+import sys
+
+import nbformat
+import pandas as pd
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from lib.cli import app
+from lib.config import REPO_ROOT
+from lib.plan import plan_study
+from lib.results import read_json, write_json
+
+FIGURE = "import matplotlib\nmatplotlib.use('Agg')\nimport matplotlib.pyplot as plt\nfigure, _ = plt.subplots()\n"
+ABLATIONS = [
+    "study = ''\nout = ''",
+    "import pathlib\nout = pathlib.Path(out)\n(out / 'table.csv').write_text('run,auroc\\ngood-s0,0.123456\\n')",
+    FIGURE + "figure.savefig(out / 'ablation.png')\nfigure.savefig(out / 'ablation.svg')\nprint('SEEN')",
+    "from IPython.display import Image\nImage(filename=str(out / 'ablation.png'))",
+]
+
+
+def cxr(*words: object) -> tuple[int, str]:
+    result = CliRunner().invoke(app, [str(word) for word in words], env={"COLUMNS": "200"})
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.output
+
+
+@pytest.fixture
+def file(tmp_path, monkeypatch):
+    """A study of two runs; nothing is executed: a run is complete as soon as it is started, but one with ema fails."""
+
+    def complete(spec: dict) -> str | None:
+        folder = tmp_path / "runs" / "tiny" / spec["folder"].rsplit("/", 1)[-1]
+        write_json(folder / "spec.json", spec)
+        if spec["parameters"]["ema"]:
+            return "kernel killed"
+        planned = read_json(folder.parent / "plan.json")["runs"][folder.name]
+        return write_json(folder / "record.json", {"config_hash": planned["config_hash"]})
+
+    monkeypatch.setattr("lib.plan.plan_study", functools.partial(plan_study, runs_dir=tmp_path / "runs"))
+    monkeypatch.setattr("lib.runner.execute_run", complete)
+    (tmp_path / "n.ipynb").touch()
+    rows = {
+        "good": {"notebook": str(tmp_path / "n.ipynb"), "reference": True},
+        "other": {"changes": "good", "set": {"backbone": "resnet50"}},
+    }
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump({"study": "tiny", "seeds": [0], "runs": rows}, sort_keys=False))
+    return path
+
+
+def test_help_is_quick_to_load_and_loads_nothing_heavy():
+    code = "import sys, lib.cli; sys.exit(bool({'torch', 'pandas', 'papermill'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPO_ROOT).returncode == 0
+
+
+def test_help_says_what_an_override_beats():
+    code, text = cxr("run", "--help")
+    assert code == 0 and "It beats `base` and `notebooks`" in " ".join(text.replace("│", " ").split())
+
+
+# --- run
+
+
+def test_a_dry_run_shows_the_plan_and_writes_nothing(file, tmp_path):
+    code, text = cxr("run", file, "--dry-run", "--set", "epochs=1")
+    assert code == 0 and "good: backbone=resnet50" in text and "reference" in text
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_study_runs_and_the_second_time_nothing_is_left(file):
+    code, text = cxr("run", file)
+    assert code == 0 and "2 done, 0 failed" in text
+    code, text = cxr("run", file)
+    assert code == 0 and "everything is complete (2 runs)" in text
+
+
+def test_a_failed_run_gives_exit_code_1_and_a_table_with_the_reason(file):
+    code, text = cxr("run", file, "--set", "ema=0.5", "--only", "other")
+    assert code == 1 and "1 failed" in text and "kernel killed" in text
+
+
+def test_a_wrong_study_gives_exit_code_1_and_its_sentences(file):
+    file.write_text(file.read_text().replace("resnet50", "[1]"))
+    code, text = cxr("run", file)
+    assert code == 1 and "run 'other', field 'set': parameter 'backbone' is [1]" in text and "Traceback" not in text
+
+
+# --- status and report
+
+
+@pytest.mark.parametrize("name", ["runs/tiny", "tiny.yaml"])
+def test_status_tells_every_run(file, tmp_path, monkeypatch, name):
+    cxr("run", file, "--only", "good")
+    monkeypatch.setattr("lib.report.study_folder.__defaults__", (tmp_path / "runs",), raising=False)
+    code, text = cxr("status", tmp_path / name)
+    assert code == 0 and "done" in text and "new" in text
+
+
+def test_status_of_a_study_that_never_ran_says_what_to_do():
+    code, text = cxr("status", "nothing")
+    assert code == 1 and "run the study first" in text
+
+
+def test_a_report_has_table_figures_and_a_page_that_loads_nothing(file, tmp_path, monkeypatch):
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in ABLATIONS])
+    notebook.cells[0].metadata["tags"] = ["parameters"]
+    nbformat.write(notebook, tmp_path / "ablations.ipynb")
+    monkeypatch.setattr("lib.report.NOTEBOOK", tmp_path / "ablations.ipynb")
+    monkeypatch.setattr("lib.report.publish.__defaults__", (tmp_path / "results",), raising=False)
+    cxr("run", file)
+    code, text = cxr("report", tmp_path / "runs/tiny", "--publish")
+    report = tmp_path / "runs/tiny/report"
+    page = (report / "report.html").read_text()
+    assert code == 0 and "0.1235" in text
+    assert all(str(report / name) in text for name in ("table.csv", "ablation.png", "ablation.svg", "report.html"))
+    assert "SEEN" in page and "data:image/png;base64" in page and "savefig" not in page
+    assert 'src="http' not in page and "src='http" not in page and "cdnjs" not in page
+    assert (tmp_path / "results/tiny/table.csv").read_text() == (report / "table.csv").read_text()
+
+
+def test_a_report_whose_notebook_fails_names_the_cell(file, tmp_path, monkeypatch):
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("raise ValueError('no runs')")])
+    nbformat.write(notebook, tmp_path / "ablations.ipynb")
+    monkeypatch.setattr("lib.report.NOTEBOOK", tmp_path / "ablations.ipynb")
+    cxr("run", file)
+    code, text = cxr("report", tmp_path / "runs/tiny")
+    assert code == 1 and "ValueError: no runs" in text
+
+
+# --- data
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("phantoms") / "data"
+    assert cxr("data", "phantom", folder, "--patients", 4, "--size", 16, "--seed", 1)[0] == 0
+    return folder
+
+
+def test_phantoms_are_written_and_checked(phantoms):
+    code, text = cxr("data", "check", phantoms / "dataset_full")
+    assert code == 0 and "Cardiomegaly" in text and "no problems" in text
+
+
+def test_a_problem_gives_exit_code_1_unless_it_may_be_skipped(phantoms, tmp_path):
+    folder = tmp_path / "dataset_full"
+    folder.mkdir()
+    table = pd.read_csv(next((phantoms / "dataset_full").glob("Data_Entry*.csv")))
+    table.loc[0, "Image Index"] = "99999999_000.png"
+    table.to_csv(folder / "Data_Entry_2017.csv", index=False)
+    (folder / "images").symlink_to(phantoms / "dataset_full" / "images")
+    code, text = cxr("data", "check", folder)
+    assert code == 1 and "99999999_000.png" in text
+    assert cxr("data", "check", folder, "--on-bad", "skip")[0] == 0
+
+
+def test_a_folder_without_a_known_layout_gives_exit_code_1(tmp_path):
+    assert cxr("data", "check", tmp_path, "--on-bad", "skip")[0] == 1

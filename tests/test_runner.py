@@ -1,0 +1,340 @@
+"""The runner: notebooks in processes of their own, resumed, killed, interrupted, failing, several at a time."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import psutil
+import pytest
+import yaml
+from rich.console import Console
+
+from lib.config import REPO_ROOT
+from lib.execute import thread_environment
+from lib.plan import Plan, plan_study
+from lib.progress import clock, state_text, status_table
+from lib.records import read_plan
+from lib.results import is_complete, read_json, read_status, write_json, write_status
+from lib.runner import Summary, run_plan, standing
+from lib.studies import StudyError
+
+PARAMETERS = "run_dir = 'x'\nseed = 9\ndata_root = '.'\nfreeze = 'none'\ninit_from = None"
+START = (
+    "from lib.config import Config\nfrom lib.results import start_run\n"
+    "run = start_run(Config.from_namespace(globals()))"
+)
+FINISH = (
+    "import pandas as pd\nfrom lib.results import finish_run\n"
+    "history = pd.DataFrame({'epoch': [1], 'seconds': [0.1], 'val_auroc': [0.5]})\n"
+    "finish_run(run, history=history, metrics=pd.DataFrame({'finding': ['macro']}))"
+)
+WAIT = "import pathlib, time\nwhile not pathlib.Path(data_root, 'go').exists():\n    time.sleep(0.05)"
+CELLS = {
+    "good": [START, FINISH],
+    "raises": ["1 + 1", "raise ValueError('no such\\nthing')"],
+    "killed": [START, "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", FINISH],
+    "silent": ["1 + 1"],
+    "waits": [START, WAIT, FINISH],
+    "tells": [
+        "import json, os, sys\nprint(json.dumps([sys.executable, os.getcwd(), os.environ['OMP_NUM_THREADS'], seed]))"
+    ],
+}
+RUNNER = """
+import sys
+from pathlib import Path
+from lib.plan import plan_study
+from lib.runner import run_plan
+plan = plan_study(Path(sys.argv[1]), runs_dir=Path(sys.argv[2]))
+summary = run_plan(plan, jobs=2)
+print(summary.text())
+sys.exit(summary.exit_code)
+"""
+
+
+@pytest.fixture
+def study(tmp_path):
+    """Writes tiny notebooks and a study of them; gives a function: rows -> plan."""
+    for name, cells in CELLS.items():
+        notebook = nbformat.v4.new_notebook()
+        notebook.cells = [nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})]
+        notebook.cells += [nbformat.v4.new_code_cell(cell) for cell in cells]
+        nbformat.write(notebook, tmp_path / f"{name}.ipynb")
+
+    def plan(*settings: str, **rows: dict) -> Plan:
+        rows = {name: {**row, "notebook": str(tmp_path / row["notebook"])} for name, row in rows.items()}
+        base = {"data_root": str(tmp_path)}
+        file = tmp_path / "study.yaml"
+        file.write_text(yaml.safe_dump({"study": "tiny", "seeds": [0], "base": base, "runs": rows}, sort_keys=False))
+        return plan_study(file, settings, runs_dir=tmp_path / "runs")
+
+    return plan
+
+
+def run(plan: Plan, **options) -> tuple[Summary, str]:
+    console = Console(force_terminal=False, record=True, width=200)
+    summary = run_plan(plan, console=console, **options)
+    return summary, console.export_text()
+
+
+def row(notebook: str, **fields) -> dict:
+    return {"notebook": f"{notebook}.ipynb", **fields}
+
+
+def start_runner(tmp_path: Path) -> subprocess.Popen:
+    command = [sys.executable, "-c", RUNNER, str(tmp_path / "study.yaml"), str(tmp_path / "runs")]
+    return subprocess.Popen(command, cwd=REPO_ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for(fact, seconds: float = 30.0) -> None:
+    until = time.monotonic() + seconds
+    while not fact():
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.05)
+
+
+def ours(tmp_path: Path) -> list[psutil.Process]:
+    """Processes that execute runs below `tmp_path`: the run's own, and their kernels."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        if (
+            any(str(tmp_path) in word for word in process.info["cmdline"] or [])
+            and "lib.execute" in process.info["cmdline"]
+        ):
+            found += [process, *process.children(recursive=True)]
+    return found
+
+
+TWO = {"good": row("good", reference=True), "slow": row("waits", set={"freeze": "backbone"})}
+
+
+# --- what a run leaves
+
+
+def test_a_run_executes_in_this_interpreter_from_the_repository_with_its_parameters(study):
+    plan = study(tells=row("tells", reference=True))
+    run(plan, jobs=1)
+    notebook = nbformat.read(plan.runs["tells-s0"].folder / "notebook.ipynb", 4)
+    told = json.loads(notebook.cells[-1].outputs[0].text)
+    assert told == [sys.executable, str(REPO_ROOT), thread_environment(1)["OMP_NUM_THREADS"], 0]
+
+
+def test_failures_are_told_with_their_reasons_and_stop_nothing_else(study):
+    plan = study(
+        raises=row("raises", reference=True),
+        killed=row("killed", set={"lr": 0.1}),
+        silent=row("silent", set={"lr": 0.2}),
+        needy=row("good", init_from="raises", set={"ema": 0.3}),
+        good=row("good", set={"lr": 0.4}),
+    )
+    summary, text = run(plan, jobs=2)
+    assert summary.exit_code == 1 and summary.done == ["good-s0"]
+    reasons = summary.failed
+    assert reasons["raises-s0"] == "cell 4: ValueError: no such"
+    assert reasons["killed-s0"].startswith("kernel killed by signal 9 (SIGKILL); often that is out of memory")
+    assert reasons["silent-s0"].startswith("finished without a record")
+    assert reasons["needy-s0"] == "needs raises-s0, which failed"
+    assert not (plan.runs["needy-s0"].folder / "spec.json").exists()
+    assert all(read_status(plan.runs[name].folder)["reason"] == reason for name, reason in reasons.items())
+    assert "good-s0: done" in text and "killed-s0: failed" in text
+    executed = plan.runs["raises-s0"].folder / "notebook.ipynb"
+    assert "ValueError" in executed.read_text() and not executed.with_name("notebook.running.ipynb").exists()
+    assert "no such" in (executed.parent / "papermill.log").read_text()
+
+
+def test_a_chain_runs_in_order_and_the_plan_is_written(study):
+    plan = study(first=row("good", set={"ema": 0.1}), arm=row("good", init_from="first", reference=True))
+    summary, _ = run(plan, jobs=2)
+    assert summary.done == ["first-s0", "arm-s0"] and summary.exit_code == 0
+    assert read_plan(plan.folder) == json.loads(json.dumps(plan.as_json()))
+    record = read_json(plan.runs["arm-s0"].folder / "record.json")
+    assert record["config"]["init_from"] == str(plan.runs["first-s0"].folder)
+    assert record["config_hash"] == plan.runs["arm-s0"].config.hash()
+
+
+def test_two_jobs_run_at_the_same_time(study, tmp_path):
+    both = "import pathlib, time\n(pathlib.Path(data_root) / freeze).touch()\n" + WAIT.replace("'go'", "'none'")
+    notebook = nbformat.read(tmp_path / "waits.ipynb", 4)
+    notebook.cells[2].source = both + "\n" + WAIT.replace("'go'", "'backbone'")
+    nbformat.write(notebook, tmp_path / "waits.ipynb")
+    plan = study(one=row("waits", reference=True), other=row("waits", set={"freeze": "backbone"}))
+    assert run(plan, jobs=2)[0].exit_code == 0
+
+
+# --- again
+
+
+@pytest.fixture
+def complete(study):
+    """A study of two runs, the second from the first, that look complete without having been executed."""
+
+    def plan(**first) -> Plan:
+        made = study(first=row("good", set={"lr": 0.1, **first}), arm=row("good", init_from="first", reference=True))
+        for one in [] if first else made.runs.values():
+            write_json(one.folder / "spec.json", {"lineage": one.lineage})
+            write_json(one.folder / "config.json", one.config.model_dump(mode="json"))
+            write_json(one.folder / "record.json", {"config_hash": one.config.hash()})
+        return made
+
+    return plan
+
+
+@pytest.fixture
+def nothing_executed(monkeypatch):
+    started = []
+    monkeypatch.setattr("lib.runner.execute_run", lambda spec: started.append(Path(spec["folder"]).name))
+    return started
+
+
+def test_nothing_is_started_when_everything_is_complete(complete, nothing_executed):
+    summary, _ = run(complete())
+    assert nothing_executed == [] and summary.exit_code == 0
+    assert summary.text() == "everything is complete (2 runs); nothing to do"
+
+
+def test_a_complete_run_whose_prerequisite_changed_is_set_aside_with_it(complete, nothing_executed):
+    complete()
+    summary, text = run(complete(epochs=7))
+    assert nothing_executed == ["first-s0", "arm-s0"] == summary.done
+    assert text.count("the old run is kept in") == 2
+
+
+def test_a_prerequisite_that_was_run_alone_does_not_hide_that_it_changed(complete, nothing_executed):
+    complete()
+    run(complete(epochs=7), only=["first"])
+    assert standing(complete(epochs=7).runs["arm-s0"]) == "changed"
+
+
+def test_a_broken_run_is_continued_in_its_folder(complete, nothing_executed):
+    plan = complete()
+    folder = plan.runs["arm-s0"].folder
+    (folder / "record.json").unlink()
+    (folder / "last.ckpt").touch()
+    assert standing(plan.runs["arm-s0"]) == "broken"
+    run(plan)
+    assert nothing_executed == ["arm-s0"] and (folder / "last.ckpt").exists()
+
+
+def test_a_config_of_another_version_is_set_aside(complete):
+    plan = complete()
+    folder = plan.runs["arm-s0"].folder
+    (folder / "record.json").unlink()
+    write_json(folder / "config.json", {"gone": 1})
+    assert standing(plan.runs["arm-s0"]) == "changed"
+
+
+def test_only_brings_what_is_needed(study, nothing_executed):
+    rows = {"first": row("good", set={"lr": 0.1}), "other": row("good")}
+    plan = study(**rows, arm=row("good", init_from="first", set={"lr": 0.2}, reference=True))
+    run(plan, only=["arm-s0"])
+    assert nothing_executed[-1] == "arm-s0" and len(nothing_executed) == 2
+    assert "other-s0" not in nothing_executed
+
+
+def test_only_of_an_unknown_run_is_refused(study):
+    with pytest.raises(StudyError, match="--only names unknown runs: none"):
+        run_plan(study(good=row("good", reference=True)), only=["none"])
+
+
+def test_an_error_of_the_executor_fails_the_run_with_its_reason(study, monkeypatch):
+    def broken(spec):
+        raise OSError("disk is full")
+
+    monkeypatch.setattr("lib.runner.execute_run", broken)
+    summary, _ = run(study(good=row("good", reference=True)))
+    assert summary.failed == {"good-s0": "could not be executed: OSError: disk is full"}
+
+
+# --- death
+
+
+def test_a_killed_runner_takes_its_runs_along_and_the_next_one_finishes(study, tmp_path):
+    plan = study(**TWO)
+    runner = start_runner(tmp_path)
+    waiting = plan.runs["slow-s0"].folder
+    wait_for(lambda: is_complete(plan.runs["good-s0"].folder) and read_status(waiting)["state"] == "running")
+    wait_for(lambda: (waiting / "config.json").exists())
+    processes = ours(tmp_path)
+    runner.kill()
+    runner.wait()
+    assert len(processes) >= 2
+    assert psutil.wait_procs(processes, timeout=10)[1] == []
+    assert not is_complete(waiting)
+    (tmp_path / "go").touch()
+    summary, _ = run(plan)
+    assert summary.skipped == ["good-s0"] and summary.done == ["slow-s0"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_runner_ends_its_runs_and_says_how_to_go_on(study, tmp_path, number):
+    plan = study(slow=row("waits", reference=True))
+    runner = start_runner(tmp_path)
+    folder = plan.runs["slow-s0"].folder
+    wait_for(lambda: (folder / "config.json").exists())
+    processes = ours(tmp_path)
+    runner.send_signal(number)
+    said, _ = runner.communicate(timeout=15)
+    assert runner.returncode == 130
+    assert "the same command continues" in said
+    assert psutil.wait_procs(processes, timeout=5)[1] == []
+    assert read_status(folder)["reason"] == "interrupted" and standing(plan.runs["slow-s0"]) == "broken"
+    assert list(plan.folder.glob(".stop*")) == []
+
+
+def test_a_run_whose_process_is_killed_fails_with_the_signal(study, tmp_path):
+    plan = study(slow=row("waits", reference=True))
+    runner = start_runner(tmp_path)
+    folder = plan.runs["slow-s0"].folder
+    wait_for(lambda: (folder / "config.json").exists())
+    process, *kernel = ours(tmp_path)
+    process.kill()
+    runner.communicate(timeout=15)
+    assert runner.returncode == 1
+    assert "killed by signal 9 (SIGKILL)" in read_status(folder)["reason"]
+    assert psutil.wait_procs(kernel, timeout=10)[1] == []
+
+
+def test_one_study_has_one_runner(study, tmp_path):
+    plan = study(slow=row("waits", reference=True))
+    runner = start_runner(tmp_path)
+    wait_for(lambda: (plan.folder / "plan.json").exists())
+    with pytest.raises(RuntimeError, match=f"being run by process {runner.pid}"):
+        run_plan(plan)
+    runner.send_signal(signal.SIGINT)
+    runner.communicate(timeout=15)
+
+
+# --- what is shown
+
+
+def test_the_state_of_a_run_tells_its_epoch(tmp_path):
+    write_status(tmp_path, "running", epoch=2, epochs=5)
+    assert state_text(tmp_path) == "running, epoch 2 of 5"
+
+
+def test_a_run_without_a_heartbeat_is_not_running(tmp_path):
+    write_json(tmp_path / "status.json", {"state": "running", "time": time.time() - 60})
+    assert state_text(tmp_path).startswith("stopped without a word")
+
+
+def test_the_status_table_has_a_row_a_run(study, nothing_executed):
+    plan = study(**TWO)
+    run(plan)
+    assert status_table(plan.folder).row_count == 2
+
+
+def test_threads_are_shared_among_the_jobs(monkeypatch):
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    assert thread_environment(3)["OMP_NUM_THREADS"] == thread_environment(3)["MKL_NUM_THREADS"] == "2"
+    assert thread_environment(20)["OMP_NUM_THREADS"] == "1"
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(4, "4 s"), (100, "2 min"), (7500, "2 h 5 min")])
+def test_durations_are_told_shortly(seconds, text):
+    assert clock(seconds) == text
