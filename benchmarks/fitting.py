@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.timing import Row
 from lib.config import FINDINGS, Config
-from lib.execute import execute_run, thread_environment
+from lib.execute import execute_run, process_environment
 from lib.loaders import Batch, Loader
 from lib.models import build_model
 from lib.training import fit
@@ -61,7 +61,7 @@ def startup_rows(scratch: Path, rounds: int = 5) -> list[Row]:
             folder = scratch / f"start-{len(rows)}-{number}"
             spec = {"notebook": str(notebook), "folder": str(folder), "parameters": {}, "lineage": "bench"}
             start = time.perf_counter()
-            execute_run({**spec, "threads": thread_environment(1), "stop": str(scratch / "stop")})
+            execute_run({**spec, "environment": process_environment(1), "stop": str(scratch / "stop")})
             times += [time.perf_counter() - start] if number else []
             assert json.loads((folder / "status.json").read_text())["reason"].startswith("finished without a record")
         rows.append(Row(f"start-up of a run: {name}", "s", statistics.median(times)))

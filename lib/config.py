@@ -76,7 +76,7 @@ class Config(BaseModel):
     clip_norm: Annotated[float, Field(ge=0)] = 1.0  # 0: none
     pos_weight: Literal["none", "balanced"] = "none"
     augment: Literal["none", "rotate", "full"] = "rotate"
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
 
     @field_validator("data_dir", "findings", mode="before")

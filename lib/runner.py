@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from lib.config import Config, resolve
-from lib.execute import INTERRUPTED, execute_run, thread_environment
+from lib.execute import INTERRUPTED, execute_run, process_environment
 from lib.plan import Plan, PlannedRun
 from lib.progress import StudyProgress
 from lib.results import is_complete, read_json, set_aside, write_json, write_status
@@ -177,7 +177,7 @@ class _Work:
             "folder": str(run.folder.resolve()),
             "parameters": run.config.model_dump(mode="json"),
             "lineage": run.lineage,
-            "threads": thread_environment(self.jobs),
+            "environment": process_environment(self.jobs),
             "stop": str(self.stop.resolve()),
         }
 

@@ -26,16 +26,28 @@ CHECKPOINT = "last.ckpt"
 
 
 def make_fabric(config: Config) -> Fabric:
-    """One device, with the precision that the config asks for."""
-    return Fabric(accelerator=config.accelerator, devices=1, precision=config.precision)
+    """One device, with the precision that the config asks for; `auto` is bf16-mixed where the hardware computes it."""
+    fabric = Fabric(accelerator=config.accelerator, devices=1, precision="32-true")
+    if config.precision == "32-true" or (config.precision == "auto" and not computes_bf16(fabric.device)):
+        return fabric
+    return Fabric(accelerator=config.accelerator, devices=1, precision="bf16-mixed")
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Whether the hardware has bf16 (NVIDIA since Ampere, CPUs with AVX512-BF16 or AMX); without, it is slow."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    features = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
+    return bool(features.get("avx512_bf16") or features.get("amx_bf16"))
 
 
 def describe_device(fabric: Fabric) -> dict[str, Any]:
-    """The device that trains, for the record: its kind, name, threads and peak memory."""
+    """The device that trains, for the record: its kind, name, precision, threads and peak memory."""
+    known = {"kind": fabric.device.type, "precision": str(fabric._precision.precision)}
     if fabric.device.type != "cuda":
-        return {"kind": fabric.device.type, "threads": torch.get_num_threads()}
+        return {**known, "threads": torch.get_num_threads()}
     peak = torch.cuda.max_memory_allocated(fabric.device) / 2**20
-    return {"kind": "cuda", "name": torch.cuda.get_device_name(fabric.device), "peak_memory_mb": round(peak, 1)}
+    return {**known, "name": torch.cuda.get_device_name(fabric.device), "peak_memory_mb": round(peak, 1)}
 
 
 def masked_bce(logits: Tensor, targets: Tensor, pos_weight: Tensor | None = None) -> Tensor:
@@ -61,7 +73,7 @@ def build_optimizer(model: Classifier, config: Config) -> torch.optim.Optimizer:
     head = [weight for weight in model.head.parameters() if weight.requires_grad]
     groups.append({"params": head, "weight_decay": config.weight_decay, "lr_scale": 1.0})
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
-    return kind([group for group in groups if group["params"]], lr=config.lr)
+    return kind([group for group in groups if group["params"]], lr=config.lr, fused=True)
 
 
 def lr_factor(step: int, steps: int, config: Config) -> float:

@@ -15,7 +15,7 @@ import yaml
 from rich.console import Console
 
 from lib.config import REPO_ROOT
-from lib.execute import thread_environment
+from lib.execute import process_environment
 from lib.plan import Plan, plan_study
 from lib.progress import clock, state_text, status_table
 from lib.records import read_plan
@@ -120,7 +120,7 @@ def test_a_run_executes_in_this_interpreter_from_the_repository_with_its_paramet
     run(plan, jobs=1)
     notebook = nbformat.read(plan.runs["tells-s0"].folder / "notebook.ipynb", 4)
     told = json.loads(notebook.cells[-1].outputs[0].text)
-    assert told == [sys.executable, str(REPO_ROOT), thread_environment(1)["OMP_NUM_THREADS"], 0]
+    assert told == [sys.executable, str(REPO_ROOT), process_environment(1)["OMP_NUM_THREADS"], 0]
 
 
 def test_failures_are_told_with_their_reasons_and_stop_nothing_else(study):
@@ -331,8 +331,8 @@ def test_threads_are_shared_among_the_jobs(monkeypatch):
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    assert thread_environment(3)["OMP_NUM_THREADS"] == thread_environment(3)["MKL_NUM_THREADS"] == "2"
-    assert thread_environment(20)["OMP_NUM_THREADS"] == "1"
+    assert process_environment(3)["OMP_NUM_THREADS"] == process_environment(3)["MKL_NUM_THREADS"] == "2"
+    assert process_environment(20)["OMP_NUM_THREADS"] == "1"
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(4, "4 s"), (100, "2 min"), (7500, "2 h 5 min")])
