@@ -27,7 +27,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 demo: $(VENV)/.installed
 	@$(BIN)/cxr data phantom dataset_phantom
-	@$(BIN)/cxr run studies/demo.yaml
+	@$(BIN)/cxr run studies/demo.yaml --jobs 2
 	@$(BIN)/cxr report studies/demo.yaml
 
 test: $(VENV)/.installed

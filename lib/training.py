@@ -25,20 +25,24 @@ from lib.results import whole_file
 CHECKPOINT = "last.ckpt"
 
 
-def make_fabric(config: Config) -> Fabric:
-    """One device, with the precision that the config asks for; `auto` is bf16-mixed where the hardware computes it."""
+def make_fabric(config: Config, model: nn.Module) -> Fabric:
+    """One device, with the precision that the config asks for; `auto` is bf16-mixed where that is faster."""
     fabric = Fabric(accelerator=config.accelerator, devices=1, precision="32-true")
-    if config.precision == "32-true" or (config.precision == "auto" and not computes_bf16(fabric.device)):
+    if config.precision == "32-true" or (config.precision == "auto" and not bf16_helps(fabric.device, model)):
         return fabric
     return Fabric(accelerator=config.accelerator, devices=1, precision="bf16-mixed")
 
 
-def computes_bf16(device: torch.device) -> bool:
-    """Whether the hardware has bf16 (NVIDIA since Ampere, CPUs with AVX512-BF16 or AMX); without, it is slow."""
+def bf16_helps(device: torch.device, model: nn.Module) -> bool:
+    """Whether the hardware has bf16 (NVIDIA since Ampere, CPUs with AVX512-BF16 or AMX) and gains from it.
+
+    On such CPUs depthwise convolutions run at about half speed in bf16, those of EfficientNets for example.
+    """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     features = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
-    return bool(features.get("avx512_bf16") or features.get("amx_bf16"))
+    depthwise = any(isinstance(part, nn.Conv2d) and part.groups == part.in_channels > 1 for part in model.modules())
+    return bool(features.get("avx512_bf16") or features.get("amx_bf16")) and not depthwise
 
 
 def describe_device(fabric: Fabric) -> dict[str, Any]:
@@ -103,7 +107,7 @@ def fit(
     """
     if np.isnan(_mean([auroc(t, np.zeros(len(t))) for t in val.targets.T])):
         raise ValueError("no finding has both a positive and a negative in validation: use more data or val_fraction")
-    fabric = make_fabric(config)
+    fabric = make_fabric(config, model)
     model.to(memory_format=torch.channels_last)
     state = _State(model, fabric, config, len(train) * config.epochs)
     state.load(folder / CHECKPOINT)
@@ -125,7 +129,7 @@ def fit(
 @torch.inference_mode()
 def predict(model: nn.Module, loader: Loader, config: Config) -> np.ndarray:
     """Probabilities (N, F) float32 of a loader's images, in its order; the model is left in evaluation mode."""
-    fabric = make_fabric(config)
+    fabric = make_fabric(config, model)
     model.to(fabric.device, memory_format=torch.channels_last).eval()
     parts = []
     for images, _ in loader.epoch():
