@@ -61,7 +61,8 @@ class Loader:
     def _batch(self, picked: np.ndarray, epoch: int, index: int) -> Batch:
         images = torch.from_numpy(self.store[self.rows[picked]])  # (B, S, S) uint8, copied out of the map
         targets = torch.from_numpy(self.targets[picked]).float()  # (B, F)
-        generator = torch.Generator().manual_seed(hash((self.seed, epoch, index)))
+        seed = np.random.SeedSequence((self.seed, epoch, index)).generate_state(1, np.uint64).item()
+        generator = torch.Generator().manual_seed(seed)
         return augment_batch(images, self.augment, generator), targets
 
 

@@ -70,8 +70,24 @@ def _without_remote_scripts(html: str) -> str:
 
 
 def table_text(folder: Path) -> str:
-    """The table of a study's report as aligned text."""
-    return pd.read_csv(folder / "report" / "table.csv").to_string(index=False, float_format="{:.4f}".format)
+    """The runs of a study's report, the reference marked, as aligned text that fits a terminal."""
+    table = pd.read_csv(folder / "report" / "table.csv")
+    runs = table[~table["prerequisite"]]
+    shown = pd.DataFrame(
+        {
+            "run": runs["run"].where(~runs["is_reference"], runs["run"] + " *"),
+            "AUROC": runs["auroc"],
+            "95 % interval": runs["auroc_low"].map("{:.3f}".format) + runs["auroc_high"].map(" to {:.3f}".format),
+            "avg precision": runs["average_precision"],
+            "F1": runs["f1"],
+            "accuracy": runs["accuracy"],
+            "all-negative": runs["accuracy_all_negative"],
+            "findings": runs["n_auroc"],
+            "seconds": runs["train_seconds"].round().astype(int),
+        }
+    )
+    note = "macro means over `findings`, on the test films; * reference; all-negative: the accuracy of answering no"
+    return f"{shown.to_string(index=False, float_format='{:.3f}'.format)}\n{note}"
 
 
 def publish(folder: Path, results_dir: Path = REPO_ROOT / "results") -> list[Path]:
