@@ -1,5 +1,6 @@
 """In: a model, loaders and a config. Out: the best weights by validation, a history, probabilities; resumes exactly."""
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -30,7 +31,13 @@ def make_fabric(config: Config, model: nn.Module) -> Fabric:
     fabric = Fabric(accelerator=config.accelerator, devices=1, precision="32-true")
     if config.precision == "32-true" or (config.precision == "auto" and not bf16_helps(fabric.device, model)):
         return fabric
-    return Fabric(accelerator=config.accelerator, devices=1, precision="bf16-mixed")
+    logger = logging.getLogger("lightning_fabric.utilities.rank_zero")
+    level = logger.level
+    logger.setLevel(logging.WARNING)  # it announces the precision every time; the record says it once
+    try:
+        return Fabric(accelerator=config.accelerator, devices=1, precision="bf16-mixed")
+    finally:
+        logger.setLevel(level)
 
 
 def bf16_helps(device: torch.device, model: nn.Module) -> bool:
