@@ -57,7 +57,13 @@ def batch_row(paths: list[Path], kind: str, scratch: Path) -> Row:
     store = open_store(_frame(paths), SIZE, folder=scratch / "store", progress=False)
     rows = np.arange(many) % len(paths)
     loader = Loader(store, rows, np.zeros((many, 14), np.float32), BATCH, "rotate", shuffle=True)
-    usual = DataLoader(UsualWay([paths[i % len(paths)] for i in range(few)]), BATCH, shuffle=True, num_workers=1)
+    usual = DataLoader(
+        UsualWay([paths[i % len(paths)] for i in range(few)]),
+        BATCH,
+        shuffle=True,
+        num_workers=1,
+        persistent_workers=True,
+    )
     mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
 
     def ours() -> None:

@@ -28,6 +28,8 @@ FINDINGS: tuple[str, ...] = (
 """The 14 findings of NIH ChestX-ray14, in its order. This order travels with every array and saved model."""
 
 NO_FINDING = "No Finding"
+PHANTOMS = "dataset_phantom"
+"""The `data_root` whose films are drawn when they are missing."""
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -111,7 +113,8 @@ class Config(BaseModel):
 
     def hash(self) -> str:
         """Twelve hex digits that change with any parameter but the run's own folder."""
-        text = json.dumps(self.model_dump(mode="json", exclude={"run_dir"}), sort_keys=True)
+        values = self.model_dump(mode="json", exclude={"run_dir"}) | {"data_root": str(resolve(self.data_root))}
+        text = json.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -35,7 +35,8 @@ class NotebookError(RuntimeError):
 
 def process_environment(jobs: int) -> dict[str, str]:
     """Threads of one of `jobs` parallel runs (its share of the cores) and memory settings; the user's own win."""
-    share = str(max(1, (os.cpu_count() or 1) // jobs))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = str(max(1, cores // jobs))
     wanted = dict.fromkeys(THREAD_VARIABLES, share) | MALLOC_VARIABLES
     return {name: os.environ.get(name, value) for name, value in wanted.items()}
 

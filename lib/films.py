@@ -8,14 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lib.config import FINDINGS, Config, resolve
+from lib.config import FINDINGS, PHANTOMS, Config, resolve
 from lib.datasets import Dataset, read_dataset
 from lib.phantom import write_phantoms
-from lib.results import read_json, write_table
+from lib.results import read_json, write_json, write_table
 from lib.splits import SPLITS, assign_splits, check_inherited, check_leaks
 from lib.store import open_store, without_undecodable
-
-PHANTOMS = "dataset_phantom"
 
 
 @dataclass(frozen=True)
@@ -47,9 +45,20 @@ def read_films(config: Config, folder: Path) -> Films:
     for stage in earlier_stages(config):
         trained = pd.read_csv(stage / "splits.csv", dtype=str).query("split == 'train'")
         check_inherited(trained[config.split_by], frame, config.split_by)
+    films = Films(data, frame, bad_rows, open_store(frame, config.image_size))
+    _drop_stale_checkpoint(folder, _fingerprint(frame))
     write_table(folder / "splits.csv", frame[["image", "patient", "split"]])
     write_table(folder / "bad_rows.csv", bad_rows)
-    return Films(data, frame, bad_rows, open_store(frame, config.image_size))
+    write_json(folder / "data.json", describe_films(films))
+    return films
+
+
+def _drop_stale_checkpoint(folder: Path, fingerprint: str) -> None:
+    """Sets aside the checkpoint of a broken run whose images, labels or splits were others: it is not continued."""
+    known, checkpoint = folder / "data.json", folder / "last.ckpt"
+    if known.exists() and checkpoint.exists() and read_json(known)["fingerprint"] != fingerprint:
+        aside = checkpoint.rename(checkpoint.with_suffix(".of_other_data"))
+        print(f"the data changed since this run began: it begins anew, and its old checkpoint is kept in {aside}")
 
 
 def earlier_stages(config: Config) -> list[Path]:

@@ -1,7 +1,7 @@
 """In: a store of grey films (N, S, S) and targets. Out: shuffled, augmented batches, the same for the same seed."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -66,17 +66,24 @@ class Loader:
         return augment_batch(images, self.augment, generator), targets
 
 
-def make_loaders(frame: pd.DataFrame, store: np.ndarray, config: Config) -> dict[str, Loader]:
-    """A loader for each of train, val, test and submit that `frame` (with column `split`, N rows) holds images of.
+def make_loaders(
+    frame: pd.DataFrame, store: np.ndarray, config: Config, submission: Sequence[str] = ()
+) -> dict[str, Loader]:
+    """Loaders for train, val and test of `frame` (with column `split`, N rows), and submit for the ids in `submission`.
 
     store: (N, S, S), rows as in `frame`. Images without any of the config's findings annotated are left out, but for
-    those to submit. Raises ValueError when there is nothing to train on, to choose with, or to test on.
+    those to submit, which come in the order of `submission`. Raises ValueError when there is nothing to train on, to
+    choose with, or to test on.
     """
     targets = frame[list(config.findings)].to_numpy(np.float32)  # (N, F)
     annotated = ~np.isnan(targets).all(axis=1)
     loaders = {}
-    for split in ("train", "val", "test", "submit"):
-        rows = np.flatnonzero((frame["split"] == split) & (annotated | (split == "submit")))
+    where = {split: np.flatnonzero((frame["split"] == split) & annotated) for split in ("train", "val", "test")}
+    where["submit"] = pd.Index(frame["image"]).get_indexer(list(submission))
+    for split, rows in where.items():
+        if (rows < 0).any():
+            lost = [image for image, row in zip(submission, rows, strict=True) if row < 0]
+            raise ValueError(f"{len(lost)} images of the unlabelled test.csv cannot be answered, as {lost[0]}")
         if len(rows):
             training = {"augment": config.augment, "shuffle": True, "seed": config.seed} if split == "train" else {}
             loaders[split] = Loader(store, rows, targets[rows], config.batch_size, **training)

@@ -33,7 +33,9 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         pixels = (images - self.mean) / self.std  # (B, 3, H, W)
-        return self.head(self.backbone(pixels))  # (B, F)
+        features = self.backbone(pixels)  # (B, head_hidden_size)
+        with torch.autocast(images.device.type, enabled=False):  # bf16 would round probabilities to ties
+            return self.head(features.float())  # (B, F)
 
     def train(self, mode: bool = True) -> "Classifier":
         super().train(mode)

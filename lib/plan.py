@@ -13,7 +13,10 @@ from lib.config import REPO_ROOT, Config
 from lib.studies import Study, StudyError, read_study
 
 INHERITED = ("backbone", "pretrained", "head", "image_size")
-RECIPE = ("optimizer", "lr", "weight_decay", "layer_decay", "drop_path", "batch_size", "precision", "augment")
+RECIPE = (
+    *("optimizer", "lr", "weight_decay", "layer_decay", "drop_path", "warmup", "schedule", "ema"),
+    *("batch_size", "precision", "augment"),
+)
 EVERYWHERE = ("data_root", "on_bad", "accelerator", "epochs")
 """`--set` of these holds for every run, also for one that sets them itself: they say where and how long, not what."""
 

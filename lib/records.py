@@ -41,11 +41,18 @@ def _complete(study_folder: Path) -> dict[str, dict[str, Any]]:
     complete = {}
     for name, planned in plan.items():
         folder = study_folder / name
-        if is_complete(folder) and read_json(folder / "record.json")["config_hash"] == planned["config_hash"]:
+        if is_complete(folder) and _is_planned(folder, planned):
             complete[name] = planned
     if not complete:
         raise ValueError(f"no run of {study_folder} is complete yet ({len(plan)} are planned): cxr run the study first")
     return complete
+
+
+def _is_planned(folder: Path, planned: dict[str, Any]) -> bool:
+    """Whether a complete run was made with the plan's parameters, from a stage made with the plan's, and so on."""
+    spec = folder / "spec.json"
+    same = read_json(folder / "record.json")["config_hash"] == planned["config_hash"]
+    return same and (not spec.exists() or read_json(spec)["lineage"] == planned["lineage"])
 
 
 def read_plan(study_folder: Path) -> dict[str, Any]:

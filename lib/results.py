@@ -106,6 +106,7 @@ def start_run(config: Config, *, wait_seconds: float = 30.0) -> Run:
     Raises RuntimeError when another live process holds the folder for longer than `wait_seconds`.
     """
     folder = resolve(config.run_dir)
+    _release(folder)
     folder.mkdir(parents=True, exist_ok=True)
     lock = _claim(folder, wait_seconds)
     if is_complete(folder) or _config_differs(folder, config):
@@ -114,11 +115,24 @@ def start_run(config: Config, *, wait_seconds: float = 30.0) -> Run:
         folder.mkdir(parents=True)
         lock = _claim(folder, wait_seconds)
     write_json(folder / "config.json", config.model_dump(mode="json"))
-    run = Run(folder, config, time.time(), lock)
+    for partial in folder.glob(".*.partial*"):  # what a kill left half written
+        partial.unlink()
+    run = Run(folder, config, time.time(), lock, progress={"epochs": config.epochs})
     _beat(run)
     run.heart = threading.Thread(target=_keep_beating, args=(run,), daemon=True)
     run.heart.start()
+    _LIVE[folder] = run
     return run
+
+
+_LIVE: dict[Path, Run] = {}  # a notebook that is run again, in the same kernel, takes its folder over
+
+
+def _release(folder: Path) -> None:
+    if run := _LIVE.pop(folder, None):
+        run.stop.set()
+        run.heart.join()
+        run.lock.close()
 
 
 def set_aside(folder: Path) -> Path:
@@ -212,6 +226,7 @@ def finish_run(run: Run, *, history: pd.DataFrame, metrics: pd.DataFrame, **part
     write_table(run.folder / "metrics.csv", metrics)
     run.stop.set()
     run.heart.join()
+    _LIVE.pop(run.folder, None)
     record = {
         "run": run.folder.name,
         "config": run.config.model_dump(mode="json"),

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 from rich.console import Console
 
-from lib.config import Config, resolve
+from lib.config import PHANTOMS, Config, resolve
 from lib.execute import INTERRUPTED, execute_run, process_environment
 from lib.plan import Plan, PlannedRun
 from lib.progress import StudyProgress
@@ -66,6 +66,7 @@ def run_plan(
     with _study_lock(plan.folder):
         write_json(plan.folder / "plan.json", plan.as_json())
         summary = Summary()
+        _check_data(plan, chosen)
         for run in chosen:
             state = standing(run)
             if state == "complete":
@@ -96,6 +97,20 @@ def select(plan: Plan, only: Iterable[str]) -> list[PlannedRun]:
         if run.name in wanted:
             wanted.update(run.needs)
     return [run for run in plan.runs.values() if run.name in wanted]
+
+
+def _check_data(plan: Plan, runs: list[PlannedRun]) -> None:
+    """Raise StudyError, before anything starts or is set aside, for dataset folders that are not there."""
+    missing: dict[Path, str] = {}
+    for run in runs:
+        if run.config.data_root != PHANTOMS and standing(run) != "complete":
+            missing |= {folder: run.name for folder in run.config.data_folders if not folder.is_dir()}
+    if missing:
+        named = "; ".join(f"{folder} (for {name})" for folder, name in missing.items())
+        raise StudyError(
+            f"{plan.file}: no such dataset folder: {named}. Say where the data are with --set data_root=FOLDER, "
+            "or leave those runs out with --only"
+        )
 
 
 def standing(run: PlannedRun) -> str:

@@ -20,9 +20,10 @@ def assign_splits(frame: pd.DataFrame, config: Config) -> pd.Series:
     """The split of each row: a Series named 'split' of SPLITS, with the frame's index.
 
     Official test images are 'test' ('submit' without a label); other images of their patients are 'excluded' in every
-    source, never trained on. Without labelled official test images `test_fraction` of the other patients are 'test'.
-    Of the rest `val_fraction` are 'val'. Both choices depend on the seed and the patient's id alone, so that a patient
-    who is validation in one stage is validation in every stage of that seed, whatever else the data hold.
+    source, never trained on. Where no official test image is labelled, or those leave out a finding of the config that
+    other images know, `test_fraction` of the patients whom no official list names are 'test' too. Of the rest
+    `val_fraction` are 'val'. All choices depend on the seed and the patient's id alone, so that a patient who is
+    validation in one stage is validation in every stage of that seed, whatever else the data hold.
     With config.split_by == 'image' images take the place of patients, which leaks: for showing what that does.
 
     Raises SplitError when train or val would be empty; warns (UserWarning) of excluded rows, and of findings that
@@ -32,20 +33,20 @@ def assign_splits(frame: pd.DataFrame, config: Config) -> pd.Series:
     official = frame["official"].eq("test").fillna(False).astype(bool)
     labelled = frame[list(FINDINGS)].notna().any(axis=1)
     reserved = set(frame.loc[official, by])
-    test_fraction = 0.0 if (official & labelled).any() else config.test_fraction
-    chosen = {
-        unit: _choose(str(unit), config.seed, config.val_fraction, test_fraction)
-        if unit not in reserved
-        else "excluded"
-        for unit in frame[by].unique()
-    }
+    whole = _covers(frame, official, config.findings)
+    listed = set(frame.loc[frame["official"].notna(), by]) if (official & labelled).any() else set()
+    chosen = {}
+    for unit in frame[by].unique():
+        test_fraction = 0.0 if whole or unit in listed else config.test_fraction
+        choice = _choose(str(unit), config.seed, config.val_fraction, test_fraction)
+        chosen[unit] = "excluded" if unit in reserved else choice
     split = frame[by].map(chosen).astype("str").rename("split")
     split[official & labelled] = "test"
     split[official & ~labelled] = "submit"
     check_leaks(frame.assign(split=split), by)
     for part in ("train", "val"):
         if not (split == part).any():
-            fractions = f"val_fraction {config.val_fraction:.3g}, test_fraction {test_fraction:.3g}"
+            fractions = f"val_fraction {config.val_fraction:.3g}, test_fraction {config.test_fraction:.3g}"
             raise SplitError(
                 f"no image is left for {part}: {len(frame):,} images, {frame[by].nunique():,} {by}s, "
                 f"seed {config.seed}, {fractions}. Use more data, another seed, or other fractions."
@@ -53,6 +54,12 @@ def assign_splits(frame: pd.DataFrame, config: Config) -> pd.Series:
     for note in split_notes(frame, split, config.findings):
         warnings.warn(note, stacklevel=2)
     return split
+
+
+def _covers(frame: pd.DataFrame, official: pd.Series, findings: Sequence[str]) -> bool:
+    """Whether the official test images annotate every one of `findings` that any image annotates."""
+    known = frame[list(findings)].notna()
+    return bool(known[official].any()[known.any()].all()) and bool(known[official].any().any())
 
 
 def unit_hash(seed: int, purpose: str, unit: str) -> float:

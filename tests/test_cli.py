@@ -16,9 +16,14 @@ from lib.plan import plan_study
 from lib.results import read_json, write_json
 
 FIGURE = "import matplotlib\nmatplotlib.use('Agg')\nimport matplotlib.pyplot as plt\nfigure, _ = plt.subplots()\n"
+TABLE = """run,prerequisite,is_reference,auroc,auroc_low,auroc_high,average_precision,f1,accuracy,\
+accuracy_all_negative,n_auroc,train_seconds
+first-s0,True,False,0.9,0.8,0.95,0.7,0.6,0.9,0.5,1,3.2
+good-s0,False,True,0.123456,0.1,0.2,0.05,0.01,0.9,0.94,14,12.3
+"""
 ABLATIONS = [
     "study = ''\nout = ''",
-    "import pathlib\nout = pathlib.Path(out)\n(out / 'table.csv').write_text('run,auroc\\ngood-s0,0.123456\\n')",
+    "import pathlib\nout = pathlib.Path(out)\n(out / 'table.csv').write_text(" + repr(TABLE) + ")",
     FIGURE + "figure.savefig(out / 'ablation.png')\nfigure.savefig(out / 'ablation.svg')\nprint('SEEN')",
     "from IPython.display import Image\nImage(filename=str(out / 'ablation.png'))",
 ]
@@ -118,7 +123,7 @@ def test_a_report_has_table_figures_and_a_page_that_loads_nothing(file, tmp_path
     code, text = cxr("report", tmp_path / "runs/tiny", "--publish")
     report = tmp_path / "runs/tiny/report"
     page = (report / "report.html").read_text()
-    assert code == 0 and "0.1235" in text
+    assert code == 0 and "good-s0 *" in text and "0.100 to 0.200" in text and "first-s0" not in text
     assert all(str(report / name) in text for name in ("table.csv", "ablation.png", "ablation.svg", "report.html"))
     assert "SEEN" in page and "data:image/png;base64" in page and "savefig" not in page
     assert 'src="http' not in page and "src='http" not in page and "cdnjs" not in page

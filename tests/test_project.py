@@ -1,16 +1,19 @@
 """The project's own rules: dependencies in step, imports one way, notebooks that keep the skeleton."""
 
+import ast
+import re
 import subprocess
 import sys
 import tomllib
 
+import pandas as pd
 import pytest
 import yaml
 
 from lib.config import REPO_ROOT
 
 PROJECT = tomllib.loads((REPO_ROOT / "pyproject.toml").read_text())["project"]
-OWNERS_PACKAGES = {"jupyterlab", "torch", "torchvision", "timm", "matplotlib", "scikit-learn", "pandas", "papermill"}
+CORE_PACKAGES = {"jupyterlab", "torch", "torchvision", "timm", "matplotlib", "scikit-learn", "pandas", "papermill"}
 
 
 def names(requirements: list[str]) -> set[str]:
@@ -22,7 +25,7 @@ def test_environment_yml_installs_what_pyproject_says():
     python, pip, rest = environment["dependencies"]
     assert python == "python" + PROJECT["requires-python"] and pip == "pip"
     assert rest["pip"] == ["-c constraints.txt", "-e .[dev]"] and "dev" in PROJECT["optional-dependencies"]
-    assert names(PROJECT["dependencies"]) >= OWNERS_PACKAGES
+    assert names(PROJECT["dependencies"]) >= CORE_PACKAGES
 
 
 def test_constraints_name_an_exact_version_of_every_dependency_and_nothing_else():
@@ -36,3 +39,25 @@ def test_constraints_name_an_exact_version_of_every_dependency_and_nothing_else(
 def test_modules_that_must_stay_light_import_no_torch(module):
     code = f"import sys, lib.{module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=REPO_ROOT).returncode == 0
+
+
+def test_the_library_imports_neither_tests_nor_benchmarks():
+    for path in (REPO_ROOT / "lib").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not [name for name in names if name.split(".")[0] in ("tests", "benchmarks")], path
+
+
+def test_every_file_that_the_readme_links_to_is_there():
+    text = (REPO_ROOT / "README.md").read_text()
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
+    assert links and [link for link in links if not (REPO_ROOT / link).exists()] == []
+    assert "PLACEHOLDER" not in text
+
+
+def test_the_demo_of_record_lies_in_the_band_that_makes_phantoms_useful():
+    table = pd.read_csv(REPO_ROOT / "results" / "demo" / "table.csv")
+    assert table["phantom"].all()
+    adaptive = table.loc[table["is_reference"], "auroc"]
+    assert len(adaptive) == 2 and adaptive.between(0.75, 0.97).all()

@@ -133,3 +133,20 @@ def test_the_frame_is_left_as_it_was():
     before = frame.copy()
     assign_splits(frame, Config())
     pd.testing.assert_frame_equal(frame, before)
+
+
+def test_an_official_test_of_one_finding_leaves_room_for_a_test_of_the_others():
+    frame = frame_of(MANY, ["test"] * 50 + ["train"] * 450 + [None] * 1500)
+    others = [name for name in FINDINGS if name != "Cardiomegaly"]
+    frame.loc[:999, others] = np.nan  # the Cardiomegaly set: 500 patients, the rest knows all findings
+    split = assign_splits(frame, Config())
+    tested = frame[(split == "test").to_numpy()]
+    assert tested["Hernia"].notna().sum() / 3000 == pytest.approx(0.2, abs=0.04)
+    assert set(split[100:1000]) == {"train", "val"}  # whom the earlier stage trains on is not tested on here
+
+
+def test_an_official_test_stands_alone_where_it_knows_every_finding_asked_for():
+    frame = frame_of(MANY, ["test"] * 50 + ["train"] * 450 + [None] * 1500)
+    frame.loc[:999, [name for name in FINDINGS if name != "Cardiomegaly"]] = np.nan
+    split = assign_splits(frame, Config(findings=("Cardiomegaly",)))
+    assert (split == "test").sum() == 100

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lib.config import Config
+from lib.config import REPO_ROOT, Config
 from lib.plan import Plan, plan_study
 from lib.studies import StudyError
 
@@ -285,3 +285,31 @@ def test_a_file_that_is_no_study_is_refused(study, text):
 def test_a_file_that_does_not_exist_is_refused(tmp_path):
     with pytest.raises(StudyError, match=r"none\.yaml is not a file"):
         plan_study(tmp_path / "none.yaml")
+
+
+# --- the studies that ship
+
+
+@pytest.mark.parametrize("name", ["demo", "seed", "small"])
+def test_a_shipped_study_plans_and_names_backbones_that_timm_knows(name):
+    timm = pytest.importorskip("timm")
+    plan = plan_study(REPO_ROOT / "studies" / f"{name}.yaml")
+    assert {run.config.backbone for run in plan.runs.values() if not timm.is_model(run.config.backbone)} == set()
+    assert {"adaptive", "direct", "frozen", "vit"} <= {run.arm for run in plan.runs.values()}
+    assert plan.reference == "adaptive" and plan.seeds == ((0, 1, 2) if name == "seed" else (0, 1))
+
+
+def test_the_full_size_study_asks_every_question_of_the_method():
+    arms = {run.arm: run.config for run in plan_study(REPO_ROOT / "studies" / "seed.yaml").runs.values()}
+    backbones = {config.backbone.split(".")[0] for config in arms.values()}
+    method = {
+        "tf_efficientnet_b4",
+        "vgg16_bn",
+        "resnet50",
+        "darknet53",
+        "vit_base_patch16_224",
+        "vit_large_patch16_224",
+    }
+    assert method <= backbones and all(config.pretrained is True for config in arms.values())
+    assert arms["linear"].head == "linear" and arms["single_task"].findings == ("Cardiomegaly",)
+    assert "pneumonia" in arms["cardiomegaly_after_pneumonia"].init_from

@@ -134,6 +134,24 @@ def test_a_killed_training_ends_with_the_same_weights_bit_for_bit(tmp_path):
     assert (killed / "history.csv").read_text() == (whole / "history.csv").read_text()
 
 
+def test_kills_at_random_moments_change_nothing(tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir(), killed.mkdir()
+    wanted = train_in(whole)
+    command = [sys.executable, "-c", f"from pathlib import Path; from tests.test_training import train_in; "
+               f"train_in(Path({str(killed)!r}))"]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(REPO_ROOT), "OMP_NUM_THREADS": "1"}
+    rng = np.random.default_rng(int(time.time()))
+    for _ in range(2):
+        process = subprocess.Popen(command, cwd=REPO_ROOT, env=environment)
+        time.sleep(rng.uniform(3, 7))  # from before the first batch to after the last
+        process.kill()
+        process.wait()
+    subprocess.run(command, cwd=REPO_ROOT, env=environment, check=True)
+    found = safetensors.torch.load_file(killed / "model.safetensors")
+    assert all(torch.equal(found[key], value) for key, value in wanted.items())
+
+
 def test_resume_refuses_a_checkpoint_of_other_parameters(tmp_path):
     fit(build_model(CONFIG), *loaders(CONFIG), CONFIG, tmp_path)
     other = CONFIG.model_copy(update={"lr": 0.5})

@@ -1,0 +1,112 @@
+"""A run's folder: claimed by one, complete only at the end, set aside instead of overwritten, never of other data."""
+
+import json
+import threading
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lib.config import Config
+from lib.films import read_films
+from lib.results import (
+    finish_run,
+    is_complete,
+    read_json,
+    read_status,
+    start_run,
+    whole_file,
+    write_json,
+    write_submission,
+)
+
+HISTORY = pd.DataFrame({"epoch": [1, 2], "val_auroc": [0.7, 0.6], "seconds": [1.5, 2.5]})
+METRICS = pd.DataFrame({"finding": ["Mass", "macro"], "auroc": [0.8, np.nan]})
+
+
+def config(folder, **changes) -> Config:
+    return Config(run_dir=str(folder), **changes)
+
+
+def test_a_run_is_complete_when_its_record_exists_and_not_before(tmp_path):
+    run = start_run(config(tmp_path / "run"))
+    assert not is_complete(run.folder) and read_status(run.folder)["state"] == "running"
+    finish_run(run, history=HISTORY, metrics=METRICS, parameters={"all": 3})
+    record = read_json(run.folder / "record.json")
+    assert is_complete(run.folder) and read_status(run.folder)["state"] == "done"
+    assert record["best_epoch"] == 1 and record["train_seconds"] == 4 and record["parameters"] == {"all": 3}
+    assert record["metrics"][1]["auroc"] is None  # NaN is missing, never a number
+    assert record["config_hash"] == run.config.hash() and record["versions"]["torch"]
+
+
+def test_the_status_tells_how_many_epochs_there_are(tmp_path):
+    run = start_run(config(tmp_path / "run", epochs=7))
+    assert read_status(run.folder)["epochs"] == 7
+
+
+def test_a_complete_run_is_set_aside_and_not_overwritten(tmp_path):
+    finish_run(start_run(config(tmp_path / "run")), history=HISTORY, metrics=METRICS)
+    start_run(config(tmp_path / "run"))
+    kept = list(tmp_path.glob("run.replaced-*"))
+    assert len(kept) == 1 and is_complete(kept[0]) and not is_complete(tmp_path / "run")
+
+
+def test_a_broken_run_is_continued_and_one_of_another_config_set_aside(tmp_path):
+    run = start_run(config(tmp_path / "run"))
+    (run.folder / "last.ckpt").touch()
+    assert (start_run(config(tmp_path / "run")).folder / "last.ckpt").exists()
+    start_run(config(tmp_path / "run", lr=0.1))
+    assert not (tmp_path / "run" / "last.ckpt").exists() and len(list(tmp_path.glob("run.replaced-*"))) == 1
+
+
+def test_a_notebook_run_again_in_the_same_kernel_takes_its_folder_over(tmp_path):
+    first = start_run(config(tmp_path / "run"))
+    second = start_run(config(tmp_path / "run"), wait_seconds=0)
+    assert first.stop.is_set() and not first.heart.is_alive() and second.heart.is_alive()
+
+
+def test_what_a_kill_left_half_written_is_cleared(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / ".last.1-2.partial.ckpt").write_bytes(b"half")
+    start_run(config(folder))
+    assert list(folder.glob(".*partial*")) == []
+
+
+def test_a_file_is_whole_or_not_there(tmp_path):
+    with pytest.raises(ZeroDivisionError), whole_file(tmp_path / "a.txt") as partial:
+        partial.write_text("half")
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_threads_may_write_one_file(tmp_path):
+    threads = [
+        threading.Thread(target=lambda n=n: [write_json(tmp_path / "a.json", n) for _ in range(50)]) for n in range(4)
+    ]
+    [thread.start() for thread in threads], [thread.join() for thread in threads]
+    assert json.loads((tmp_path / "a.json").read_text()) in range(4) and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_submission_joins_findings_and_says_no_finding(tmp_path):
+    probs = np.array([[0.9, 0.2], [0.1, 0.1], [0.6, 0.5]])
+    images = pd.Series(["a.png", "b.png", "c.png"])
+    write_submission(tmp_path / "s.csv", images, probs, np.array([0.5, np.nan]), ("Mass", "Nodule"))
+    assert (tmp_path / "s.csv").read_text().split() == [
+        "imageID,disease",
+        "a.png,Mass",
+        "b.png,No",
+        "Finding",
+        "c.png,Mass|Nodule",
+    ]
+
+
+def test_a_checkpoint_of_other_data_is_not_continued(tmp_path, tiny_phantoms):
+    folder = tmp_path / "run"
+    wanted = Config(data_root=str(tiny_phantoms), image_size=16, val_fraction=0.3)
+    read_films(wanted, folder)
+    (folder / "last.ckpt").touch()
+    read_films(wanted, folder)
+    assert (folder / "last.ckpt").exists()
+    read_films(wanted.model_copy(update={"data_dir": ("dataset_full", "dataset_cardiomegaly")}), folder)
+    assert not (folder / "last.ckpt").exists() and (folder / "last.of_other_data").exists()
