@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,9 @@ class Classifier(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         pixels = (images - self.mean) / self.std  # (B, 3, H, W)
         features = self.backbone(pixels)  # (B, head_hidden_size)
-        with torch.autocast(images.device.type, enabled=False):  # bf16 would round probabilities to ties
+        device = images.device.type
+        full = torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+        with full:  # in bf16, probabilities would be rounded to ties
             return self.head(features.float())  # (B, F)
 
     def train(self, mode: bool = True) -> "Classifier":

@@ -70,6 +70,13 @@ def test_grey_films_are_normalised_as_the_backbone_expects():
     assert torch.allclose(model(film), by_hand)
 
 
+def test_probabilities_are_not_rounded_by_bf16():
+    model = build_model(small(head="linear")).eval()
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.inference_mode():
+        logits = model(torch.rand(64, 1, 32, 32))
+    assert logits.dtype == torch.float32 and logits[:, 0].unique().numel() > 60
+
+
 @pytest.mark.parametrize("what", ["none", 2, "backbone"])
 def test_frozen_weights_and_batch_norm_stay_as_they_are(what):
     model = build_model(small(freeze=what))
