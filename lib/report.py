@@ -1,7 +1,9 @@
 """In: the folder of a study that was run. Out: its report folder: table.csv, ablation.png and .svg, report.html."""
 
+import os
 import re
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
@@ -91,7 +93,19 @@ def table_text(folder: Path) -> str:
 
 
 def publish(folder: Path, results_dir: Path = REPO_ROOT / "results") -> list[Path]:
-    """Copies the table and the figures of a study's report to `results/<study>/`, where they are committed."""
-    target = results_dir / read_plan(folder)["study"]
+    """Copies table and figures of a study's report to `results/<study>/`, where they are committed, and logs it.
+
+    The line in `results/LOG.md` says when, of how many runs, by which commits, packages and devices.
+    """
+    study, table = read_plan(folder)["study"], pd.read_csv(folder / "report" / "table.csv")
+    target = results_dir / study
     target.mkdir(parents=True, exist_ok=True)
-    return [Path(shutil.copy2(folder / "report" / name, target / name)) for name in PUBLISHED]
+    paths = [Path(shutil.copy2(folder / "report" / name, target / name)) for name in PUBLISHED]
+    told = {name: ", ".join(sorted(table[name].astype(str).unique())) for name in ("commit", "torch", "device")}
+    log = results_dir / "LOG.md"
+    with log.open("a") as file:
+        file.write(
+            f"- {datetime.now(UTC):%Y-%m-%d} `{study}`: {len(table)} runs, "
+            f"{table['train_seconds'].sum() / 60:.0f} minutes of training on {told['device']} ({os.cpu_count()} cores), torch {told['torch']}, commit {told['commit']}\n"
+        )
+    return [*paths, log]

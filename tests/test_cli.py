@@ -17,9 +17,9 @@ from lib.results import read_json, write_json
 
 FIGURE = "import matplotlib\nmatplotlib.use('Agg')\nimport matplotlib.pyplot as plt\nfigure, _ = plt.subplots()\n"
 TABLE = """run,prerequisite,is_reference,auroc,auroc_low,auroc_high,average_precision,f1,accuracy,\
-accuracy_all_negative,n_auroc,train_seconds
-first-s0,True,False,0.9,0.8,0.95,0.7,0.6,0.9,0.5,1,3.2
-good-s0,False,True,0.123456,0.1,0.2,0.05,0.01,0.9,0.94,14,12.3
+accuracy_all_negative,n_auroc,train_seconds,commit,torch,device
+first-s0,True,False,0.9,0.8,0.95,0.7,0.6,0.9,0.5,1,3.2,abc,2.15,cpu
+good-s0,False,True,0.123456,0.1,0.2,0.05,0.01,0.9,0.94,14,12.3,abc,2.15,cpu
 """
 ABLATIONS = [
     "study = ''\nout = ''",
@@ -128,6 +128,7 @@ def test_a_report_has_table_figures_and_a_page_that_loads_nothing(file, tmp_path
     assert "SEEN" in page and "data:image/png;base64" in page and "savefig" not in page
     assert 'src="http' not in page and "src='http" not in page and "cdnjs" not in page
     assert (tmp_path / "results/tiny/table.csv").read_text() == (report / "table.csv").read_text()
+    assert "`tiny`: 2 runs" in (tmp_path / "results/LOG.md").read_text()
 
 
 def test_a_report_whose_notebook_fails_names_the_cell(file, tmp_path, monkeypatch):
