@@ -106,6 +106,7 @@ def publish(folder: Path, results_dir: Path = REPO_ROOT / "results") -> list[Pat
     with log.open("a") as file:
         file.write(
             f"- {datetime.now(UTC):%Y-%m-%d} `{study}`: {len(table)} runs, "
-            f"{table['train_seconds'].sum() / 60:.0f} minutes of training on {told['device']} ({os.cpu_count()} cores), torch {told['torch']}, commit {told['commit']}\n"
+            f"{table['train_seconds'].sum() / 60:.0f} minutes of training on {told['device']} "
+            f"({os.cpu_count()} cores), torch {told['torch']}, commit {told['commit']}\n"
         )
     return [*paths, log]
