@@ -77,6 +77,11 @@ class Listing:
     boxes: list[tuple[int, list[str]]] = field(default_factory=list)  # (line, fields) of BBox_List_2017.csv
 
 
+def find_layout(folder: Path) -> str:
+    """The name of the layout of `folder`. Raises DatasetError, saying what was looked for, where it is none."""
+    return _detect(folder)[0][0]
+
+
 def read_listing(folder: Path) -> Listing:
     """Everything that `folder` lists. Raises DatasetError where the folder, or a table, cannot be read at all."""
     found = _detect(folder)

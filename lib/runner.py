@@ -16,6 +16,7 @@ from rich.console import Console
 
 from lib.config import PHANTOMS, Config, resolve
 from lib.execute import INTERRUPTED, execute_run, process_environment
+from lib.layouts import DatasetError, find_layout
 from lib.plan import Plan, PlannedRun
 from lib.progress import StudyProgress
 from lib.results import is_complete, read_json, set_aside, write_json, write_status
@@ -100,17 +101,20 @@ def select(plan: Plan, only: Iterable[str]) -> list[PlannedRun]:
 
 
 def _check_data(plan: Plan, runs: list[PlannedRun]) -> None:
-    """Raise StudyError, before anything starts or is set aside, for dataset folders that are not there."""
-    missing: dict[Path, str] = {}
+    """Raise StudyError, before anything starts or is set aside, for folders that hold no dataset."""
+    needed: dict[Path, str] = {}
     for run in runs:
         if run.config.data_root != PHANTOMS and standing(run) != "complete":
-            missing |= {folder: run.name for folder in run.config.data_folders if not folder.is_dir()}
-    if missing:
-        named = "; ".join(f"{folder} (for {name})" for folder, name in missing.items())
-        raise StudyError(
-            f"{plan.file}: no such dataset folder: {named}. Say where the data are with --set data_root=FOLDER, "
-            "or leave those runs out with --only"
-        )
+            needed |= {folder: run.name for folder in reversed(run.config.data_folders) if folder not in needed}
+    problems = []
+    for folder, name in needed.items():
+        try:
+            find_layout(folder)
+        except DatasetError as error:
+            problems.append(f"run {name!r} and others: {error}" if len(runs) > 1 else f"run {name!r}: {error}")
+    if problems:
+        advice = "Say where the data are with --set data_root=FOLDER, or leave runs out with --only."
+        raise StudyError("\n".join([f"{plan.file}: nothing was started", *problems, advice]))
 
 
 def standing(run: PlannedRun) -> str:

@@ -51,12 +51,15 @@ def file(tmp_path, monkeypatch):
     monkeypatch.setattr("lib.plan.plan_study", functools.partial(plan_study, runs_dir=tmp_path / "runs"))
     monkeypatch.setattr("lib.runner.execute_run", complete)
     (tmp_path / "n.ipynb").touch()
+    (tmp_path / "dataset_full").mkdir()
+    (tmp_path / "dataset_full" / "train.csv").touch()
     rows = {
         "good": {"notebook": str(tmp_path / "n.ipynb"), "reference": True},
         "other": {"changes": "good", "set": {"backbone": "resnet50"}},
     }
     path = tmp_path / "tiny.yaml"
-    path.write_text(yaml.safe_dump({"study": "tiny", "seeds": [0], "runs": rows}, sort_keys=False))
+    base = {"data_root": str(tmp_path)}
+    path.write_text(yaml.safe_dump({"study": "tiny", "seeds": [0], "base": base, "runs": rows}, sort_keys=False))
     return path
 
 

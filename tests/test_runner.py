@@ -58,7 +58,9 @@ sys.exit(summary.exit_code)
 
 @pytest.fixture
 def study(tmp_path):
-    """Writes tiny notebooks and a study of them; gives a function: rows -> plan."""
+    """Writes tiny notebooks, a dataset by name, and a study of them; gives a function: rows -> plan."""
+    (tmp_path / "dataset_full").mkdir()
+    (tmp_path / "dataset_full" / "train.csv").touch()
     for name, cells in CELLS.items():
         notebook = nbformat.v4.new_notebook()
         notebook.cells = [nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})]
@@ -338,3 +340,11 @@ def test_threads_are_shared_among_the_jobs(monkeypatch):
 @pytest.mark.parametrize(("seconds", "text"), [(4, "4 s"), (100, "2 min"), (7500, "2 h 5 min")])
 def test_durations_are_told_shortly(seconds, text):
     assert clock(seconds) == text
+
+
+def test_a_folder_without_a_dataset_is_refused_before_anything_starts_or_is_set_aside(study, tmp_path):
+    done, _ = run(study(a=row("good", reference=True)))
+    assert done.done == ["a-s0"]
+    with pytest.raises(StudyError, match=r"nothing was started\n.*elsewhere/dataset_full: no such folder"):
+        run(study(f"data_root={tmp_path / 'elsewhere'}", a=row("good", reference=True)))
+    assert is_complete(tmp_path / "runs" / "tiny" / "a-s0")
