@@ -67,6 +67,7 @@ def wait_for(path: Path, runner: subprocess.Popen) -> None:
     assert path.exists()
 
 
+@pytest.mark.timeout(900)
 def test_killing_runner_kernel_and_process_changes_no_number(study, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert start(study, whole).wait() == 0
