@@ -332,7 +332,7 @@ def test_the_status_table_has_a_row_a_run(study, nothing_executed):
 def test_threads_are_shared_among_the_jobs(monkeypatch):
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
     assert process_environment(3)["OMP_NUM_THREADS"] == process_environment(3)["MKL_NUM_THREADS"] == "2"
     assert process_environment(20)["OMP_NUM_THREADS"] == "1"
 
