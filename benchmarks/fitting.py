@@ -20,7 +20,7 @@ from lib.training import fit
 class ConstantLoader(Loader):
     """The first batch, again and again: what training costs when data are free."""
 
-    def epoch(self, number: int = 0) -> Iterator[Batch]:
+    def epoch(self, number: int = 0, *, ahead: bool = False) -> Iterator[Batch]:
         batch = next(super().epoch(number))
         for _ in range(len(self)):
             yield batch

@@ -42,19 +42,23 @@ class Loader:
     def __len__(self) -> int:
         return math.ceil(len(self.rows) / self.batch_size)
 
-    def epoch(self, number: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch; the next one is made in a thread while the caller uses this one.
+    def epoch(self, number: int = 0, *, ahead: bool = False) -> Iterator[Batch]:
+        """The batches of one epoch; `ahead`: a thread makes the next one while the caller uses this one.
 
-        Batches differ by at most one image, so that no tiny last batch upsets batch norm.
+        That is for accelerators: on a CPU the thread only takes cores from the training. Batches differ by at most one
+        image, so that no tiny last batch upsets batch norm.
         """
         order = np.arange(len(self.rows))
         if self.shuffle:
             order = np.random.default_rng((self.seed, number)).permutation(order)
         parts = np.array_split(order, len(self))
-        with ThreadPoolExecutor(1) as ahead:
-            waiting = ahead.submit(self._batch, parts[0], number, 0)
+        if not ahead:
+            yield from (self._batch(part, number, index) for index, part in enumerate(parts))
+            return
+        with ThreadPoolExecutor(1) as thread:
+            waiting = thread.submit(self._batch, parts[0], number, 0)
             for index in range(1, len(parts)):
-                ready, waiting = waiting, ahead.submit(self._batch, parts[index], number, index)
+                ready, waiting = waiting, thread.submit(self._batch, parts[index], number, index)
                 yield ready.result()
             yield waiting.result()
 

@@ -139,7 +139,7 @@ def predict(model: nn.Module, loader: Loader, config: Config) -> np.ndarray:
     fabric = make_fabric(config, model)
     model.to(fabric.device, memory_format=torch.channels_last).eval()
     parts = []
-    for images, _ in loader.epoch():
+    for images, _ in loader.epoch(ahead=fabric.device.type != "cpu"):
         images = images.to(fabric.device, memory_format=torch.channels_last)
         with fabric.autocast():
             logits = model(images)
@@ -211,7 +211,7 @@ def _train_epoch(state: _State, train: Loader, epoch: int, bar: tqdm) -> float:
     pos_weight = balanced_pos_weight(train.targets).to(device) if weighted else None
     state.net.train()
     losses = []
-    for images, targets in train.epoch(epoch):
+    for images, targets in train.epoch(epoch, ahead=device.type != "cpu"):
         factor = lr_factor(state.step, state.steps, config)
         for group in state.optimizer.param_groups:
             group["lr"] = config.lr * group["lr_scale"] * factor

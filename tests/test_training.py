@@ -182,6 +182,13 @@ def test_batches_cover_every_image_once_and_differ_by_at_most_one():
     assert {len(images) for images in batches} == {6, 7} and len(batches) == len(loader)
 
 
+def test_batches_made_ahead_are_the_same():
+    store, targets = films()
+    loader = Loader(store, np.arange(40), targets, 8, "full", shuffle=True, seed=1)
+    pairs = zip(loader.epoch(2), loader.epoch(2, ahead=True), strict=True)
+    assert all(torch.equal(a, b) and torch.equal(s.nan_to_num(9), t.nan_to_num(9)) for (a, s), (b, t) in pairs)
+
+
 def test_an_epoch_is_the_same_for_the_same_seed_and_another_for_another():
     store, targets = films()
     first, again, other = (
