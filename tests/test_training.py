@@ -66,6 +66,13 @@ def train_in(folder: Path) -> dict[str, torch.Tensor]:
     return state
 
 
+def start_training(folder: Path, **environment: str) -> subprocess.Popen:
+    """`train_in(folder)` in a process of its own, that can be killed."""
+    code = f"from pathlib import Path; from tests.test_training import train_in; train_in(Path({str(folder)!r}))"
+    environment = {**os.environ, "PYTHONPATH": str(REPO_ROOT), "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.Popen([sys.executable, "-c", code], cwd=REPO_ROOT, env=environment)
+
+
 def test_loss_is_the_mean_over_known_labels_only():
     logits = torch.tensor([[0.0, 2.0], [1.0, -1.0]])
     targets = torch.tensor([[1.0, float("nan")], [0.0, float("nan")]])
@@ -119,16 +126,13 @@ def test_a_killed_training_ends_with_the_same_weights_bit_for_bit(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir(), killed.mkdir()
     wanted = train_in(whole)
-    command = [sys.executable, "-c", f"from pathlib import Path; from tests.test_training import train_in; "
-               f"train_in(Path({str(killed)!r}))"]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": str(REPO_ROOT), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, cwd=REPO_ROOT, env={**environment, "PAUSE_AFTER_EPOCH": "30"})
+    process = start_training(killed, PAUSE_AFTER_EPOCH="30")
     until = time.monotonic() + 120
     while not (killed / "last.ckpt").exists() and time.monotonic() < until:
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL and (killed / "last.ckpt").exists()
-    subprocess.run(command, cwd=REPO_ROOT, env=environment, check=True)
+    assert start_training(killed).wait() == 0
     found = safetensors.torch.load_file(killed / "model.safetensors")
     assert all(torch.equal(found[key], value) for key, value in wanted.items())
     assert (killed / "history.csv").read_text() == (whole / "history.csv").read_text()
@@ -138,16 +142,13 @@ def test_kills_at_random_moments_change_nothing(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir(), killed.mkdir()
     wanted = train_in(whole)
-    command = [sys.executable, "-c", f"from pathlib import Path; from tests.test_training import train_in; "
-               f"train_in(Path({str(killed)!r}))"]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": str(REPO_ROOT), "OMP_NUM_THREADS": "1"}
     rng = np.random.default_rng(int(time.time()))
     for _ in range(2):
-        process = subprocess.Popen(command, cwd=REPO_ROOT, env=environment)
+        process = start_training(killed)
         time.sleep(rng.uniform(3, 7))  # from before the first batch to after the last
         process.kill()
         process.wait()
-    subprocess.run(command, cwd=REPO_ROOT, env=environment, check=True)
+    assert start_training(killed).wait() == 0
     found = safetensors.torch.load_file(killed / "model.safetensors")
     assert all(torch.equal(found[key], value) for key, value in wanted.items())
 
