@@ -81,9 +81,9 @@ def run_plan(
         for run in waiting.values():
             write_status(run.folder, "queued")
         work = _Work(plan, waiting, summary, jobs, StudyProgress(plan.study, len(chosen), jobs, console))
-        with _as_interrupt(signal.SIGTERM), work.progress:
+        with _interrupts() as interrupted, work.progress:
             work.progress.skip(len(summary.skipped))
-            work.execute(executor)
+            work.execute(executor, interrupted)
         return summary
 
 
@@ -156,19 +156,18 @@ class _Work:
     def stop(self) -> Path:
         return self.plan.folder / f".stop-{os.getpid()}"
 
-    def execute(self, executor: Executor | None) -> None:
-        """Runs everything; Ctrl-C ends the runs under way, which are then failed as interrupted."""
+    def execute(self, executor: Executor | None, interrupted: threading.Event) -> None:
+        """Runs everything; once `interrupted` is set, ends the runs under way, which then failed as interrupted."""
         self.stop.unlink(missing_ok=True)
         with contextlib.ExitStack() as stack:
             stack.callback(self.stop.unlink, missing_ok=True)
             pool = executor or stack.enter_context(ThreadPoolExecutor(self.jobs, thread_name_prefix="run"))
-            try:
-                while self.waiting or self.running:
-                    self._start_ready(pool)
-                    finished, _ = wait(self.running, timeout=0.5, return_when=FIRST_COMPLETED)
-                    self._collect(finished)
-                    self.progress.refresh([run.folder for run in self.running.values()], len(self.waiting))
-            except KeyboardInterrupt:
+            while (self.waiting or self.running) and not interrupted.is_set():
+                self._start_ready(pool)
+                finished, _ = wait(self.running, timeout=0.5, return_when=FIRST_COMPLETED)
+                self._collect(finished)
+                self.progress.refresh([run.folder for run in self.running.values()], len(self.waiting))
+            if self.waiting or self.running:
                 self.stop.touch()
                 self.summary.interrupted = True
                 self._collect(wait(self.running).done)
@@ -236,13 +235,28 @@ def _study_lock(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _as_interrupt(number: signal.Signals) -> Iterator[None]:
-    """Treats the signal like Ctrl-C, so that a scheduler's SIGTERM leaves everything resumable too."""
+def _interrupts() -> Iterator[threading.Event]:
+    """An event that Ctrl-C, or a scheduler's SIGTERM, sets; a second one has its usual effect.
+
+    A KeyboardInterrupt could fall between the start of a run and its registration, and leave it running unseen.
+    """
+    event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield event
         return
-    before = signal.signal(number, signal.default_int_handler)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def first(number: int, frame: Any) -> None:
+        restore()
+        event.set()
+
+    for number in before:
+        signal.signal(number, first)
     try:
-        yield
+        yield event
     finally:
-        signal.signal(number, before)
+        restore()

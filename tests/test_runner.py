@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -46,6 +47,7 @@ CELLS = {
 }
 RUNNER = """
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from lib.plan import plan_study
 from lib.runner import run_plan
@@ -264,7 +266,7 @@ def test_a_killed_runner_takes_its_runs_along_and_the_next_one_finishes(study, t
     runner.kill()
     runner.wait()
     assert len(processes) >= 2
-    assert psutil.wait_procs(processes, timeout=10)[1] == []
+    assert psutil.wait_procs(processes, timeout=60)[1] == []
     assert not is_complete(waiting)
     (tmp_path / "go").touch()
     summary, _ = run(plan)
@@ -279,10 +281,10 @@ def test_an_interrupted_runner_ends_its_runs_and_says_how_to_go_on(study, tmp_pa
     wait_for(lambda: (folder / "config.json").exists())
     processes = ours(tmp_path)
     runner.send_signal(number)
-    said, _ = runner.communicate(timeout=15)
+    said, _ = runner.communicate(timeout=120)
     assert runner.returncode == 130
     assert "the same command continues" in said
-    assert psutil.wait_procs(processes, timeout=5)[1] == []
+    assert psutil.wait_procs(processes, timeout=60)[1] == []
     assert read_status(folder)["reason"] == "interrupted" and standing(plan.runs["slow-s0"]) == "broken"
     assert list(plan.folder.glob(".stop*")) == []
 
@@ -294,10 +296,22 @@ def test_a_run_whose_process_is_killed_fails_with_the_signal(study, tmp_path):
     wait_for(lambda: (folder / "config.json").exists())
     process, *kernel = ours(tmp_path)
     process.kill()
-    runner.communicate(timeout=15)
+    runner.communicate(timeout=120)
     assert runner.returncode == 1
     assert "killed by signal 9 (SIGKILL)" in read_status(folder)["reason"]
-    assert psutil.wait_procs(kernel, timeout=10)[1] == []
+    assert psutil.wait_procs(kernel, timeout=60)[1] == []
+
+
+def test_an_interrupt_while_a_run_is_being_started_loses_no_run(study):
+    class Interrupting(ThreadPoolExecutor):
+        def submit(self, *arguments):
+            os.kill(os.getpid(), signal.SIGINT)
+            return super().submit(*arguments)
+
+    plan = study(slow=row("waits", reference=True))
+    with Interrupting(1) as pool:
+        summary = run_plan(plan, executor=pool)
+    assert summary.interrupted and summary.failed == {"slow-s0": "interrupted"}
 
 
 def test_one_study_has_one_runner(study, tmp_path):
@@ -307,7 +321,7 @@ def test_one_study_has_one_runner(study, tmp_path):
     with pytest.raises(RuntimeError, match=f"being run by process {runner.pid}"):
         run_plan(plan)
     runner.send_signal(signal.SIGINT)
-    runner.communicate(timeout=15)
+    runner.communicate(timeout=120)
 
 
 # --- what is shown
