@@ -1,6 +1,7 @@
 """In: a command line. Out: the library's answer on the terminal and an exit code; every decision is made elsewhere."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,7 +11,10 @@ import typer
 # What a command needs is imported in it: `cxr --help` stays quick, and nothing loads torch.
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Chest X-ray studies."
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Chest X-ray studies. With CXR_DEBUG=1 in the environment, errors come with their traceback.",
 )
 data = typer.Typer(no_args_is_help=True, help="Look at a dataset folder, or make a synthetic one.")
 app.add_typer(data, name="data")
@@ -126,6 +130,8 @@ def _told() -> Iterator[None]:
         typer.echo("interrupted", err=True)
         raise typer.Exit(130) from None
     except (OSError, RuntimeError, ValueError) as error:
+        if os.environ.get("CXR_DEBUG"):
+            raise
         typer.echo(f"{error}", err=True)
         raise typer.Exit(1) from error
 

@@ -42,13 +42,12 @@ def read_dataset(
     folders: Sequence[Path | str] | Path | str,
     *,
     on_bad: Literal["raise", "skip"] = "raise",
-    bad_rows_csv: Path | None = None,
 ) -> Dataset:
     """Read and merge dataset folders; where several hold an image, the one that annotates most findings wins.
 
     Checks that every listed file is there, is not empty and starts like an image; whether it decodes to its end shows
-    when the store is built (`lib.store`). With on_bad='skip' rows that cannot be used are left out, returned as
-    `bad_rows` and written to `bad_rows_csv`. Raises DatasetError: with on_bad='raise' for any such row (one error for
+    when the store is built (`lib.store`). With on_bad='skip' rows that cannot be used are left out and
+    returned as `bad_rows`. Raises DatasetError: with on_bad='raise' for any such row (one error for
     all), always for a folder without a known layout, a table that cannot be read, or when no row is left.
     """
     if on_bad not in ("raise", "skip"):
@@ -60,8 +59,6 @@ def read_dataset(
     if errors and on_bad == "raise":
         raise DatasetError(f"{errors}\nRepair the data, or leave these rows out and have them listed: on_bad=skip.")
     bad = pd.concat([part.bad for part in parts], ignore_index=True)
-    if bad_rows_csv is not None:
-        bad.to_csv(bad_rows_csv, index=False)
     if not any(len(part.frame) for part in parts):
         raise DatasetError(f"{', '.join(map(str, paths))}: no image that can be used.\n{errors}".rstrip())
     frame, merge_notes = _merge([part.frame for part in parts])

@@ -17,6 +17,7 @@ FAMILIES = (  # the first that the backbone's name contains; colours of Okabe an
     ("efficientnet", "#56B4E9"),
     ("vit_large", "#332288"),
     ("vit_base", "#CC79A7"),
+    ("vit_small", "#B8860B"),
     ("vit", "#661100"),
     ("resnet50", "#D55E00"),
     ("resnet", "#E69F00"),
