@@ -89,6 +89,34 @@ def report(
             typer.echo(path)
 
 
+@app.command()
+def compare(
+    folders: Annotated[
+        list[str],
+        typer.Argument(help="Runs (runs/STUDY/RUN) or studies; the first is the reference.", metavar="RUN_OR_STUDY"),
+    ],
+) -> None:
+    """Tells which of two or more complete runs is better on their shared test images, or that the data cannot tell.
+
+    A study stands for its reference arm with all its seeds; one study alone: its arms against its reference.
+    """
+    with _told():
+        from lib.report import run_or_study_folder, verdict_text
+        from lib.verdicts import compare_folders
+
+        typer.echo(verdict_text(compare_folders([run_or_study_folder(name) for name in folders])))
+
+
+@app.command()
+def power(study: StudyRun) -> None:
+    """Tells the smallest difference that a study's test images and seeds can show, per metric."""
+    with _told():
+        from lib.report import power_text, study_folder
+        from lib.verdicts import compare_study
+
+        typer.echo(power_text(compare_study(study_folder(study))))
+
+
 @data.command()
 def check(
     folder: Folder,

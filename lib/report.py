@@ -10,9 +10,11 @@ import pandas as pd
 
 from lib.config import REPO_ROOT
 from lib.execute import run_notebook
+from lib.metrics import MACRO
 from lib.records import read_plan
 from lib.results import whole_file
 from lib.studies import StudyError, read_study
+from lib.verdicts import NAMES, Verdicts, power_table
 
 NOTEBOOK = REPO_ROOT / "notebooks" / "ablations.ipynb"
 PUBLISHED = ("table.csv", "ablation.png", "ablation.svg")
@@ -31,6 +33,14 @@ def study_folder(study: str, runs_dir: Path = REPO_ROOT / "runs") -> Path:
     if not (path / "plan.json").exists():
         raise StudyError(f"{path} holds no plan.json, so there is nothing to tell: run the study first (cxr run FILE)")
     return path.resolve()
+
+
+def run_or_study_folder(name: str, runs_dir: Path = REPO_ROOT / "runs") -> Path:
+    """The folder of a complete run (`demo/direct-s0`, or its path), else of a study as `study_folder` finds it."""
+    for path in (Path(name), runs_dir / name):
+        if (path / "record.json").exists():
+            return path.resolve()
+    return study_folder(name, runs_dir)
 
 
 def make_report(folder: Path) -> list[Path]:
@@ -90,6 +100,34 @@ def table_text(folder: Path) -> str:
     )
     note = "macro means over `findings`, on the test films; * reference; all-negative: the accuracy of answering no"
     return f"{shown.to_string(index=False, float_format='{:.3f}'.format)}\n{note}"
+
+
+def verdict_text(verdicts: Verdicts) -> str:
+    """The scores of the arms and one sentence a comparison, for a terminal."""
+    macro = verdicts.scores[verdicts.scores["finding"] == MACRO]
+    rows = []
+    for arm, group in macro.groupby("arm", sort=False):
+        row = {"arm": arm + " *" * (arm == verdicts.reference), "seeds": group["seeds"].iloc[0]}
+        for one in group.itertuples():
+            row[f"macro {NAMES[one.metric]} (95 %)"] = f"{one.value:.3f} ({one.low:.3f} to {one.high:.3f})"
+        rows.append(row)
+    told = [line for metric in NAMES for line in verdicts.sentences(metric)]
+    return "\n".join([pd.DataFrame(rows).to_string(index=False), "* the reference", "", *dict.fromkeys(told)])
+
+
+def power_text(verdicts: Verdicts) -> str:
+    """The table of `verdicts.power_table` with what it says."""
+    table = power_table(verdicts)
+    if table.empty:
+        return (
+            "no arm compares with the reference yet, so the noise of a difference is not known: run more of the study"
+        )
+    patients = verdicts.changes["patients"].max()
+    return (
+        f"{table.to_string(float_format='{:.3f}'.format)}\n"
+        f"the smallest true difference that {patients} test patients and so many seeds show with 80 % power "
+        "(two-sided, 5 %, before any correction); endless seeds: what only more test patients would lower"
+    )
 
 
 def publish(folder: Path, results_dir: Path = REPO_ROOT / "results") -> list[Path]:

@@ -1,0 +1,168 @@
+"""In: the runs of a study, or folders named by hand. Out: each arm against the reference, in tables and sentences."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lib.comparisons import (
+    Answers,
+    ComparisonError,
+    arm_scores,
+    detectable,
+    differences,
+    holm,
+    read_answers,
+    training_noise,
+)
+from lib.metrics import MACRO
+from lib.records import read_plan, read_runs
+
+NAMES = {"auroc": "AUROC", "average_precision": "average precision", "f1": "F1"}
+ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """Arms compared with `reference`: `scores` and `changes` have a row an arm, metric and finding, macro included.
+
+    `changes` are those of `comparisons.differences` with p_holm (corrected over the arms, per metric and finding)
+    and detectable (the smallest true difference found with 80 % power). `refused`: why an arm does not compare.
+    """
+
+    reference: str
+    scores: pd.DataFrame
+    changes: pd.DataFrame
+    refused: dict[str, str]
+
+    def macro(self, metric: str = "auroc") -> pd.DataFrame:
+        """The rows of `changes` that hold the means over findings."""
+        return self.changes[(self.changes["metric"] == metric) & (self.changes["finding"] == MACRO)]
+
+    def sentences(self, metric: str = "auroc") -> list[str]:
+        """One sentence an arm, written from the numbers; those that do not compare say why."""
+        told = [sentence(row, self.reference) for _, row in self.macro(metric).iterrows()]
+        return told + [f"{arm} is not compared: {reason}." for arm, reason in self.refused.items()]
+
+
+def compare_arms(arms: Mapping[str, Sequence[Answers]], reference: str) -> Verdicts:
+    """Every arm against `reference`, on the test images and findings that both answer for."""
+    noise = training_noise([arms[reference], *(runs for arm, runs in arms.items() if arm != reference)])
+    scores, changes, refused = [], [], {}
+    for arm, runs in arms.items():
+        scores.append(arm_scores(runs, noise).assign(arm=arm))
+        if arm == reference:
+            continue
+        try:
+            table = differences(runs, arms[reference], noise)
+        except ComparisonError as error:
+            refused[arm] = str(error)
+            continue
+        changes.append(table.assign(arm=arm, findings=len(table["finding"].unique()) - 1))
+    columns = ["arm", "metric", "finding", "difference", "low", "high", "p", "p_holm", "detectable"]
+    if not changes:
+        return Verdicts(reference, pd.concat(scores, ignore_index=True), pd.DataFrame(columns=columns), refused)
+    table = pd.concat(changes, ignore_index=True)
+    table["p_holm"] = table.groupby(["metric", "finding"])["p"].transform(holm)
+    table["detectable"] = [_detectable(row) for row in table.itertuples()]
+    return Verdicts(reference, pd.concat(scores, ignore_index=True), table, refused)
+
+
+def compare_study(folder: Path) -> Verdicts:
+    """The complete arms of a study against its reference; raises ComparisonError when the reference is not complete."""
+    runs = read_runs(folder)
+    runs = runs[~runs["prerequisite"]]
+    reference = next(run["arm"] for run in read_plan(folder)["runs"].values() if run["reference"])
+    arms: dict[str, list[Answers]] = {}
+    for name, arm in zip(runs["run"], runs["arm"], strict=True):
+        arms.setdefault(arm, []).append(read_answers(folder / name))
+    if reference not in arms:
+        raise ComparisonError(f"{folder}: no run of the reference arm {reference} is complete, so nothing compares")
+    return compare_arms(arms, reference)
+
+
+def compare_folders(folders: Sequence[Path]) -> Verdicts:
+    """Runs and studies named by hand, the first the reference: a folder of a run is an arm, a study's its reference.
+
+    With one study alone, its arms. Raises ComparisonError where there are not two arms, or test images differ.
+    """
+    if len(folders) == 1 and (folders[0] / "plan.json").exists():
+        return compare_study(folders[0])
+    arms = {}
+    for folder in folders:
+        name = folder.name if folder.name not in arms else f"{folder.parent.name}/{folder.name}"
+        arms[name] = _reference_runs(folder) if (folder / "plan.json").exists() else [read_answers(folder)]
+    if len(arms) < 2:
+        raise ComparisonError("name at least two different runs or studies, or one study, to compare")
+    verdicts = compare_arms(arms, next(iter(arms)))
+    if verdicts.refused:
+        raise ComparisonError("; ".join(verdicts.refused.values()))
+    return verdicts
+
+
+def _reference_runs(folder: Path) -> list[Answers]:
+    runs = read_runs(folder)
+    names = runs.loc[runs["is_reference"].astype(bool), "run"]
+    if names.empty:
+        raise ComparisonError(f"{folder}: no run of its reference arm is complete")
+    return [read_answers(folder / name) for name in names]
+
+
+def sentence(row: pd.Series, reference: str) -> str:
+    """What one row of `changes` says: better, worse, or that the data cannot tell, with the numbers for it."""
+    what = f"macro {NAMES[row['metric']]}" if row["findings"] > 1 else f"{NAMES[row['metric']]} of one shared finding"
+    seeds = _count(row["seeds"], "seed")
+    if row["seeds"] != row["reference_seeds"]:
+        seeds = f"{row['seeds']} against {_count(row['reference_seeds'], 'seed')}"
+    elif row["seeds"] == 1 and row["se_seeds"] == 0:
+        seeds = "1 seed, so that chance in training is not covered"
+    counts = f"{seeds}, {_count(row['patients'], 'patient')}"
+    if np.isnan(row["p_holm"]):
+        return f"{row['arm']} and {reference} cannot be compared by {what}: a class is missing ({counts})."
+    numbers = f"({row['low']:.3f} to {row['high']:.3f}, {p_text(row['p_holm'])} corrected, {counts})"
+    if row["p_holm"] >= ALPHA:
+        return (
+            f"{row['arm']} and {reference} cannot be told apart: {what} differs by {row['difference']:+.3f} {numbers}; "
+            f"only differences over about {row['detectable']:.3f} would show."
+        )
+    size, ends = abs(row["difference"]), sorted([abs(row["low"]), abs(row["high"])])
+    numbers = f"({ends[0]:.3f} to {ends[1]:.3f}, {p_text(row['p_holm'])} corrected, {counts})"
+    verdict = "better" if row["difference"] > 0 else "worse"
+    return f"{row['arm']} is {verdict} than {reference} by {size:.3f} {what} {numbers}."
+
+
+def p_text(p: float) -> str:
+    """A p-value as papers print it: 'p < 0.001', or two significant digits."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+
+
+def power_table(verdicts: Verdicts, seeds: Sequence[int] = (1, 2, 3, 5, 10)) -> pd.DataFrame:
+    """The smallest true difference in a macro metric that this test set finds with 80 % power, by number of seeds.
+
+    One row a metric: the median over the arms, with as many seeds for either arm. Patients are those of the test set:
+    more seeds shrink only what comes from training, never what comes from few patients (the column inf).
+    """
+    rows = {}
+    for metric, name in NAMES.items():
+        macro = verdicts.macro(metric).dropna(subset=["p"])
+        if macro.empty:
+            continue
+        single = macro["se_seeds"] ** 2 / (1 / macro["seeds"] + 1 / macro["reference_seeds"])  # of one run
+        patients = macro["se_patients"] ** 2
+        found = {f"{k} seed{'s' * (k > 1)}": _median(patients, single * 2 / k) for k in seeds}
+        rows[f"macro {name}"] = {**found, "endless seeds": _median(patients, single * 0)}
+    return pd.DataFrame(rows).T
+
+
+def _median(patients: pd.Series, spread: pd.Series) -> float:
+    return float(np.median([detectable(a, b, 0) for a, b in zip(patients, spread, strict=True)]))
+
+
+def _detectable(row: tuple) -> float:
+    return detectable(row.se_patients**2, row.se_seeds**2, 0) if np.isfinite(row.p) else np.nan
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"
