@@ -50,8 +50,13 @@ class Answers:
         kept = ~np.isnan(self.targets[:, columns]).all(axis=1)
         if tuple(findings) == self.findings and kept.all():
             return self  # with what it has computed
-        parts = (self.images[kept], self.patients[kept], self.targets[kept][:, columns], self.probs[kept][:, columns])
-        return Answers(self.run, self.seed, tuple(findings), *parts, self.thresholds[columns], self.fingerprint)
+        parts = (self.images, self.patients, self.targets[:, columns], self.probs[:, columns], self.thresholds[columns])
+        return Answers(self.run, self.seed, tuple(findings), *parts, self.fingerprint).rows(kept)
+
+    def rows(self, kept: np.ndarray) -> "Answers":
+        """The same for the images where kept (N,) is true."""
+        parts = (self.images[kept], self.patients[kept], self.targets[kept], self.probs[kept])
+        return Answers(self.run, self.seed, self.findings, *parts, self.thresholds, self.fingerprint)
 
     @cached_property
     def points(self) -> dict[str, np.ndarray]:
