@@ -1,11 +1,12 @@
 """In: the folders of complete runs. Out: arms and their differences, with intervals over patients and over seeds.
 
 The scheme. The score of an arm is the mean of its runs, one a seed; two arms are compared on the same test images.
-Patients: the cluster bootstrap of `lib.intervals`, with the same resamples for every run, gives the variance of that
-mean, or of the difference of two, over test patients. Seeds: the spread of the runs of an arm gives the variance over
-trainings. Both are added, like cases and readers in reading studies (Obuchowski and Rockette 1995; Hillis 2007), and
-the interval is Student's with Satterthwaite's degrees of freedom. Two or three seeds know their own spread badly, so
-it is pooled over the arms of a study (`training_noise`), and the larger of the pooled and the arms' own counts.
+Patients: the cluster bootstrap of `lib.intervals`, with the same resamples for every run, gives the covariance of runs
+over test patients: what their patients have in common. Seeds: the spread of the runs of an arm gives the variance
+over trainings, and how each training meets these patients. Both are added, like cases and readers in reading studies
+(Obuchowski and Rockette 1995; Hillis 2007), and the interval is Student's with Satterthwaite's degrees of freedom.
+Two or three seeds know their own spread badly, so it is pooled over the arms of a study (`training_noise`), and the
+larger of the pooled and the arms' own counts.
 With a single seed and no study nothing is known of the second part, and the table says seeds 1.
 """
 
@@ -19,11 +20,11 @@ import pandas as pd
 from scipy import stats
 
 from lib.intervals import INTERVAL_METRICS, bootstrap_scores
-from lib.metrics import MACRO, evaluate
+from lib.metrics import HALF, MACRO, auroc, average_precision, f1
 from lib.results import is_complete, read_json
+from lib.significance import LEVEL, satterthwaite
 
 RESAMPLES = 1000
-LEVEL = 0.95
 
 
 class ComparisonError(ValueError):
@@ -61,8 +62,14 @@ class Answers:
     @cached_property
     def points(self) -> dict[str, np.ndarray]:
         """metric -> (F + 1,): each finding, then macro."""
-        table = evaluate(self.targets, self.probs, self.findings, self.thresholds)
-        return {metric: table[metric].to_numpy(float) for metric in INTERVAL_METRICS}
+        cut = np.where(np.isnan(self.thresholds), HALF, self.thresholds)
+        columns = list(zip(self.targets.T, self.probs.T, cut, strict=True))
+        scores = {
+            "auroc": [auroc(y, p) for y, p, _ in columns],
+            "average_precision": [average_precision(y, p) for y, p, _ in columns],
+            "f1": [f1(y, p, t) for y, p, t in columns],
+        }
+        return {metric: np.append(values, _mean(np.array(values))) for metric, values in scores.items()}
 
     @cached_property
     def resampled(self) -> dict[str, np.ndarray]:
@@ -112,24 +119,30 @@ def common_findings(runs: Sequence[Answers]) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Noise:
-    """Variance of a run's score over trainings: metric -> (F + 1,), each finding and macro; df: degrees of freedom."""
+    """Variance of a run's score over trainings: metric -> (F + 1,), each finding and macro; df: degrees of freedom.
+
+    `interaction` is the part of it that resampling patients shows too: runs that meet the same patients differently.
+    """
 
     findings: tuple[str, ...]
     variance: dict[str, np.ndarray]
+    interaction: dict[str, np.ndarray]
     df: int
 
 
 def training_noise(arms: Sequence[Sequence[Answers]]) -> Noise:
     """The spread over seeds, pooled over arms (each its runs) that answer for the same findings."""
     findings = arms[0][0].findings
-    groups = [[run.points for run in arm] for arm in arms if arm[0].findings == findings]
+    groups = [arm for arm in arms if arm[0].findings == findings]
     df = sum(len(group) - 1 for group in groups)
-    variance = {}
+    variance, interaction = {}, {}
     for metric in INTERVAL_METRICS:
-        scores = [np.array([points[metric] for points in group]) for group in groups]  # (S, F + 1) each
-        squares = sum(((arm - arm.mean(axis=0)) ** 2).sum(axis=0) for arm in scores)
-        variance[metric] = squares / max(df, 1)
-    return Noise(findings, variance, df)
+        scores = [np.array([run.points[metric] for run in group]) for group in groups]  # (S, F + 1) each
+        variance[metric] = sum(map(_squares, scores)) / max(df, 1)
+        several = [group for group in groups if len(group) > 1]
+        shown = [(len(group) - 1) * _interaction(group, metric) for group in several]
+        interaction[metric] = sum(shown, np.zeros(len(findings) + 1)) / max(df, 1)
+    return Noise(findings, variance, interaction, df)
 
 
 def arm_scores(runs: Sequence[Answers], noise: Noise | None = None) -> pd.DataFrame:
@@ -139,13 +152,7 @@ def arm_scores(runs: Sequence[Answers], noise: Noise | None = None) -> pd.DataFr
     """
     findings = common_findings(runs)
     runs = [run.on(findings) for run in runs]
-    tables = []
-    for metric in INTERVAL_METRICS:
-        points = np.array([run.points[metric] for run in runs])  # (S, F + 1)
-        resampled = _mean(np.array([run.resampled[metric] for run in runs]), axis=0)  # (RESAMPLES, F + 1)
-        own = points.var(axis=0, ddof=1) / len(runs) if len(runs) > 1 else np.zeros(points.shape[1])
-        spread = _larger(own, len(runs) - 1, noise, findings, metric, 1 / len(runs))
-        tables.append(_estimate(points.mean(axis=0), resampled, *spread, runs[0], metric))
+    tables = [_estimate([(1, runs)], noise, metric) for metric in INTERVAL_METRICS]
     table = pd.concat(tables, ignore_index=True).rename(columns={"difference": "value"}).drop(columns="p")
     return table.assign(low=table["low"].clip(0, 1), high=table["high"].clip(0, 1), seeds=len(runs))
 
@@ -158,75 +165,58 @@ def differences(runs: Sequence[Answers], reference: Sequence[Answers], noise: No
     """
     findings = common_findings([*reference, *runs])
     runs, reference = ([run.on(findings) for run in group] for group in (runs, reference))
-    share = 1 / len(runs) + 1 / len(reference)
-    tables = []
-    for metric in INTERVAL_METRICS:
-        ours, theirs = (np.array([run.points[metric] for run in group]) for group in (runs, reference))  # (S, F + 1)
-        resampled = [_mean(np.array([run.resampled[metric] for run in group]), axis=0) for group in (runs, reference)]
-        squares = sum(((group - group.mean(axis=0)) ** 2).sum(axis=0) for group in (ours, theirs))
-        df = len(ours) + len(theirs) - 2
-        spread = _larger(squares / max(df, 1) * share, df, noise, findings, metric, share)
-        change = ours.mean(axis=0) - theirs.mean(axis=0)
-        tables.append(_estimate(change, resampled[0] - resampled[1], *spread, runs[0], metric))
+    tables = [_estimate([(1, runs), (-1, reference)], noise, metric) for metric in INTERVAL_METRICS]
     return pd.concat(tables, ignore_index=True).assign(seeds=len(runs), reference_seeds=len(reference))
 
 
-def holm(p: Sequence[float]) -> np.ndarray:
-    """p-values corrected for their number by Holm (1979); NaN stays NaN and is not counted."""
-    p = np.asarray(p, dtype=float)
-    known = np.flatnonzero(~np.isnan(p))
-    order = known[np.argsort(p[known], kind="stable")]
-    corrected = np.full(len(p), np.nan)
-    steps = p[order] * np.arange(len(order), 0, -1)
-    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0) if len(order) else steps
-    return corrected
-
-
-def detectable(variance_patients: float, variance_seeds: float, df_seeds: float, power: float = 0.8) -> float:
-    """The smallest true difference that a two-sided 5 % test finds with this power: (t.975 + t.power) standard errors.
-
-    The variances are those of the difference of two means; Satterthwaite's degrees of freedom as in the intervals.
-    """
-    df = _satterthwaite(variance_patients, variance_seeds, df_seeds)
-    tail = (1 + LEVEL) / 2
-    return float((stats.t.ppf(tail, df) + stats.t.ppf(power, df)) * np.sqrt(variance_patients + variance_seeds))
-
-
-def _estimate(
-    value: np.ndarray, resampled: np.ndarray, spread: np.ndarray, df_seeds: int, run: Answers, metric: str
-) -> pd.DataFrame:
-    """Student's interval and p-value around value (F + 1,) from both variances; df_seeds 0: seeds are not known."""
+def _estimate(groups: Sequence[tuple[int, list[Answers]]], noise: Noise | None, metric: str) -> pd.DataFrame:
+    """The signed sum of the groups' means (one arm, or two with signs 1 and -1) with Student's interval and p-value."""
+    first, known = groups[0][1][0], noise is not None and noise.findings == groups[0][1][0].findings
+    scores = [np.array([run.points[metric] for run in runs]) for _, runs in groups]  # (S, F + 1) each
+    value = sum(sign * points.mean(axis=0) for (sign, _), points in zip(groups, scores, strict=True))
+    resampled = sum(sign * _resampled(runs, metric) for sign, runs in groups)  # (RESAMPLES, F + 1)
     counted = (~np.isnan(resampled)).sum(axis=0) > 1
     patients = np.full(len(value), np.nan)
     patients[counted] = np.nanvar(resampled[:, counted], axis=0, ddof=1)
-    error = np.sqrt(patients + spread)
-    df = np.array([_satterthwaite(a, b, df_seeds) for a, b in zip(patients, spread, strict=True)])
-    reach = stats.t.ppf((1 + LEVEL) / 2, df) * error
+    share = sum(1 / len(runs) for _, runs in groups)
+    df = sum(len(runs) - 1 for _, runs in groups)
+    seeds = sum(map(_squares, scores)) / max(df, 1) * share  # (F + 1,)
+    if known and noise.df > df:
+        seeds, df = np.fmax(seeds, noise.variance[metric] * share), noise.df
+    for _, runs in groups:  # counted with the seeds
+        apart = _interaction(runs, metric) if len(runs) > 1 else noise.interaction[metric] if known else 0.0
+        patients = np.fmax(patients - apart / len(runs), 0.0) if df else patients
+    patients[~counted] = np.nan
+    error = np.sqrt(patients + seeds)
+    freedom = np.array([satterthwaite(a, b, df) for a, b in zip(patients, seeds, strict=True)])
+    reach = stats.t.ppf((1 + LEVEL) / 2, freedom) * error
     with np.errstate(invalid="ignore", divide="ignore"):
-        p = np.where(error > 0, 2 * stats.t.sf(np.abs(value) / error, df), np.where(value == 0, 1.0, np.nan))
-    positives = (run.targets == 1).sum(axis=0)
+        p = np.where(error > 0, 2 * stats.t.sf(np.abs(value) / error, freedom), np.where(value == 0, 1.0, np.nan))
+    positives = (first.targets == 1).sum(axis=0)
     return pd.DataFrame(
-        {"metric": metric, "finding": [*run.findings, MACRO], "difference": value, "low": value - reach}
-        | {"high": value + reach, "p": p, "se_patients": np.sqrt(patients), "se_seeds": np.sqrt(spread), "df": df}
-        | {"patients": len(np.unique(run.patients)), "images": len(run.images)}
+        {"metric": metric, "finding": [*first.findings, MACRO], "difference": value, "low": value - reach}
+        | {"high": value + reach, "p": p, "se_patients": np.sqrt(patients), "se_seeds": np.sqrt(seeds), "df": freedom}
+        | {"patients": len(np.unique(first.patients)), "images": len(first.images)}
         | {"positives": [*positives, positives.sum()]}
     )
 
 
-def _satterthwaite(patients: float, seeds: float, df_seeds: float) -> float:
-    """Degrees of freedom of the sum of two variances, the first of them known well (Satterthwaite 1946)."""
-    if seeds <= 0 or df_seeds <= 0 or np.isnan(patients + seeds):
-        return np.inf
-    return float(df_seeds * ((patients + seeds) / seeds) ** 2)
+def _resampled(runs: list[Answers], metric: str) -> np.ndarray:
+    """The mean of the runs in each resample: (RESAMPLES, F + 1)."""
+    return _mean(np.array([run.resampled[metric] for run in runs]), axis=0)
 
 
-def _larger(
-    own: np.ndarray, df: int, noise: Noise | None, findings: tuple[str, ...], metric: str, share: float
-) -> tuple[np.ndarray, int]:
-    """Variance over seeds (F + 1,) and its df: the arms' own, or the study's where that is known and larger."""
-    if noise is None or noise.df <= df or noise.findings != findings:
-        return own, df
-    return np.fmax(own, noise.variance[metric] * share), noise.df
+def _squares(scores: np.ndarray) -> np.ndarray:
+    """Sum of squares of scores (S, F + 1) around their mean: (F + 1,)."""
+    return ((scores - scores.mean(axis=0)) ** 2).sum(axis=0)
+
+
+def _interaction(runs: list[Answers], metric: str) -> np.ndarray:
+    """Variance over patients of a run's deviation from the mean of the runs of its arm: (F + 1,)."""
+    each = np.array([run.resampled[metric] for run in runs])  # (S, RESAMPLES, F + 1)
+    apart = each - _mean(each, axis=0)
+    squares = _mean((apart - _mean(apart, axis=1)[:, None]) ** 2, axis=1)  # (S, F + 1)
+    return squares.sum(axis=0) / (len(runs) - 1)
 
 
 def _mean(values: np.ndarray, axis: int = -1) -> np.ndarray:

@@ -7,18 +7,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lib.comparisons import (
-    Answers,
-    ComparisonError,
-    arm_scores,
-    detectable,
-    differences,
-    holm,
-    read_answers,
-    training_noise,
-)
+from lib.comparisons import Answers, ComparisonError, arm_scores, differences, read_answers, training_noise
 from lib.metrics import MACRO
 from lib.records import read_plan, read_runs
+from lib.significance import detectable, holm
 
 NAMES = {"auroc": "AUROC", "average_precision": "average precision", "f1": "F1"}
 ALPHA = 0.05
@@ -165,4 +157,4 @@ def _detectable(row: tuple) -> float:
 
 
 def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'s' * (number != 1)}"
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
