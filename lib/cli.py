@@ -25,6 +25,14 @@ SET_HELP = (
     "accelerator and epochs: these hold everywhere but in a run that changes just them. "
     "`seeds` may be set too: 0 or [0, 1]."
 )
+TRACK_HELP = (
+    "Logs each run that is complete or fails, once: parameters, metrics, and the small files of its folder, neither "
+    "weights nor predictions. When that fails it is said, and the runs go on. Needs the extra `track`."
+)
+URI_HELP = (
+    "Where --track logs to: a server (http://host:5000) or a store (sqlite:////folder/file.db). "
+    "By default MLFLOW_TRACKING_URI, else runs/mlflow.db."
+)
 StudyFile = Annotated[Path, typer.Argument(help="A study file, for example studies/demo.yaml.", metavar="STUDY")]
 StudyRun = Annotated[
     str, typer.Argument(help="A study that was run: its file, its name, or its folder.", metavar="STUDY")
@@ -41,6 +49,8 @@ def run(
         list[str] | None, typer.Option(help="An arm or a run; brings what it needs. May be given again.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Shows the plan and starts nothing.")] = False,
+    track: Annotated[Literal["mlflow"] | None, typer.Option(help=TRACK_HELP)] = None,
+    tracking_uri: Annotated[str | None, typer.Option(metavar="URI", help=URI_HELP)] = None,
 ) -> None:
     """Runs a study: checks it whole, then executes its notebooks, what is needed first.
 
@@ -48,15 +58,20 @@ def run(
     bit for bit only with the same number of threads, which is the number of cores divided by --jobs.
     """
     with _told():
+        from rich.console import Console
+
         from lib.plan import plan_study
         from lib.progress import failure_table, plan_table
         from lib.runner import run_plan, select, standing
+        from lib.track import tracking
 
         plan = plan_study(study, settings or ())
         if dry_run:
             _print(plan_table(plan, [(run, standing(run)) for run in select(plan, only or ())]))
             return
-        summary = run_plan(plan, only=only or (), jobs=jobs)
+        console = Console()
+        with tracking(plan.study, track, tracking_uri, console) as on_end:
+            summary = run_plan(plan, only=only or (), jobs=jobs, console=console, on_end=on_end)
         if summary.failed:
             _print(failure_table(summary.failed))
         typer.echo(summary.text())

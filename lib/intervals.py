@@ -54,21 +54,27 @@ def bootstrap_scores(
     patient is missing.
     """
     targets, probs = checked(targets, probs)
-    codes, names = pd.factorize(np.asarray(patients, dtype=object), sort=True)
-    if len(codes) != len(targets) or (codes < 0).any():
-        raise ValueError(
-            f"patients must name one patient for each of the {len(targets)} images; got {len(codes)}, "
-            f"{int((codes < 0).sum())} of them missing"
-        )
-    if len(names) < 2:  # nothing to resample
+    codes, count = patient_codes(patients, len(targets))
+    if count < 2:  # nothing to resample
         return {metric: np.full((n, targets.shape[1]), np.nan) for metric in INTERVAL_METRICS}
-    counts = _resample_counts(len(names), n, seed)  # (n, patients)
+    counts = resample_counts(count, n, seed)  # (n, patients)
     area, precision = _ranked(targets, probs, codes, counts)
     known, positive = ~np.isnan(targets), targets == 1
     called = (probs >= cuts(thresholds, targets.shape[1])[0]) & known
-    tp, calls, positives = (_images(mask, codes, counts) for mask in (called & positive, called, positive))
+    tp, calls, positives = (images_where(mask, codes, counts) for mask in (called & positive, called, positive))
     f1 = ratio(2 * tp, calls + positives, positives > 0)
     return {"auroc": area, "average_precision": precision, "f1": f1}
+
+
+def patient_codes(patients: Sequence, images: int) -> tuple[np.ndarray, int]:
+    """The patient of each image as a whole number (N,), and how many patients there are; ValueError where missing."""
+    codes, names = pd.factorize(np.asarray(patients, dtype=object), sort=True)
+    if len(codes) != images or (codes < 0).any():
+        raise ValueError(
+            f"patients must name one patient for each of the {images} images; got {len(codes)}, "
+            f"{int((codes < 0).sum())} of them missing"
+        )
+    return codes, len(names)
 
 
 def _ranked(targets: np.ndarray, probs: np.ndarray, codes: np.ndarray, counts: np.ndarray) -> tuple:
@@ -86,14 +92,14 @@ def _ranked(targets: np.ndarray, probs: np.ndarray, codes: np.ndarray, counts: n
     return scores[0], scores[1]
 
 
-def _resample_counts(patients: int, n: int, seed: int) -> np.ndarray:
+def resample_counts(patients: int, n: int, seed: int) -> np.ndarray:
     """How often each of n resamples draws each patient: (n, patients), whole numbers as float32."""
     drawn = np.random.default_rng(seed).integers(patients, size=(n, patients))
     drawn += np.arange(n)[:, None] * patients
     return np.bincount(drawn.ravel(), minlength=n * patients).reshape(n, patients).astype(np.float32)
 
 
-def _images(mask: np.ndarray, codes: np.ndarray, counts: np.ndarray) -> np.ndarray:
+def images_where(mask: np.ndarray, codes: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Images of each resample where mask (N, F) holds: (n, F), exact as long as they are fewer than 2**24."""
     sums = [np.bincount(codes, column, minlength=counts.shape[1]) for column in mask.T]
     return (counts @ np.array(sums, dtype=np.float32).reshape(-1, counts.shape[1]).T).astype(float)

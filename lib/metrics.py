@@ -67,14 +67,24 @@ def best_f1_thresholds(targets: np.ndarray, probs: np.ndarray) -> np.ndarray:
     return best
 
 
+def prevalence(targets: np.ndarray) -> np.ndarray:
+    """The share of positives among the annotated images of each finding (F,); NaN where none is annotated."""
+    known = ~np.isnan(targets)
+    return ratio((targets == 1).sum(axis=0), known.sum(axis=0), known.any(axis=0))
+
+
 def evaluate(
-    targets: np.ndarray, probs: np.ndarray, findings: Sequence[str], thresholds: np.ndarray | None = None
+    targets: np.ndarray,
+    probs: np.ndarray,
+    findings: Sequence[str],
+    thresholds: np.ndarray | None = None,
+    sources: Sequence[str] | None = None,
 ) -> pd.DataFrame:
     """All metrics of targets (N, F) and probs (N, F): one row a finding, in order, then the row `macro`.
 
-    `thresholds` (F,) come from validation (`best_f1_thresholds`); 0.5 where they are NaN or None: `threshold_from`
-    says 'validation' or 'default'. sensitivity, specificity, accuracy and f1 are at `threshold`; f1_at_half at 0.5;
-    accuracy_all_negative is the accuracy of answering "no" to every image. The macro row holds plain means over
+    `thresholds` (F,) come from validation (`thresholds.choose_thresholds`); 0.5 where they are NaN or None:
+    `threshold_from` says 'validation' or 'default', or what `sources` (F,) says. sensitivity, specificity, accuracy
+    and f1 are at `threshold`; f1_at_half at 0.5; accuracy_all_negative is the accuracy of answering "no" to every image. The macro row holds plain means over
     the findings that have a value, total positives and negatives, and in n_* the number of findings in each mean
     (n_f1 also counts for f1_at_half and sensitivity, n_accuracy for accuracy_all_negative); in a finding's row n_*
     is 1 or 0. Raises ValueError on shapes that differ, targets other than 0, 1, NaN, and probabilities that are
@@ -84,7 +94,7 @@ def evaluate(
     cut, given = cuts(thresholds, len(findings))
     rows = [
         {"finding": name, **_finding_row(targets[:, j], probs[:, j], cut[j])}
-        | {"threshold_from": "validation" if given[j] else "default"}
+        | {"threshold_from": sources[j] if sources is not None else "validation" if given[j] else "default"}
         for j, name in enumerate(findings)
     ]
     columns = ["finding", "auroc", "average_precision", "f1_at_half", "threshold", "threshold_from", "f1"]

@@ -1,7 +1,7 @@
 """In: histories, targets and probabilities, metrics. Out: matplotlib Figures; nothing is shown or saved.
 
 `from lib import plots` gives every figure of the project: those of the data are in `lib.plots_data`, those of a study
-in `lib.plots_study`. With `phantom=True` a figure says that its images are synthetic.
+in `lib.plots_study` and `lib.plots_compare`. With `phantom=True` a figure says that its images are synthetic.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lib.metrics import auroc, average_precision, operating_points
+from lib.plots_calibration import reliability_diagrams
+from lib.plots_compare import cost_quality, finding_differences, subgroup_scores
 from lib.plots_data import (
     BLUE,
     GREY,
@@ -32,11 +34,15 @@ __all__ = [
     "accuracy_vs_all_negative",
     "backbone_colour",
     "cooccurrence",
+    "cost_quality",
+    "finding_differences",
     "findings_by_runs",
     "image_grid",
     "label_counts",
     "precision_recall_curves",
+    "reliability_diagrams",
     "roc_curves",
+    "subgroup_scores",
     "training_curves",
 ]
 

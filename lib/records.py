@@ -26,6 +26,7 @@ def read_runs(study_folder: Path) -> pd.DataFrame:
             | {"findings": len(record["config"]["findings"])}
             | {key: np.nan if value is None else value for key, value in macro.items() if key != "finding"}
             | {key: record[key] for key in ("best_epoch", "train_seconds", "peak_memory_mb")}
+            | {"cpu_latency_ms": record.get("cpu_latency_ms", np.nan)}
             | {
                 "parameters": record["parameters"]["all"],
                 "device": record["device"].get("name", record["device"]["kind"]),
@@ -63,13 +64,32 @@ def read_plan(study_folder: Path) -> dict[str, Any]:
     return read_json(path)
 
 
-def read_metrics(study_folder: Path) -> pd.DataFrame:
-    """The test metrics of all complete runs: one row a run and finding, the macro rows included."""
+def read_tables(study_folder: Path, name: str = "metrics.csv") -> pd.DataFrame:
+    """A table of all complete runs with the columns run, arm, seed and prerequisite; empty where no run has it."""
     frames = []
-    for name, planned in _complete(study_folder).items():
-        table = pd.read_csv(study_folder / name / "metrics.csv")
-        frames.append(table.assign(run=name, arm=planned["arm"], seed=planned["seed"]))
-    return pd.concat(frames, ignore_index=True)
+    for run, planned in _complete(study_folder).items():
+        path = study_folder / run / name
+        if path.exists():
+            told = {"run": run, "arm": planned["arm"], "seed": planned["seed"], "prerequisite": planned["prerequisite"]}
+            frames.append(pd.read_csv(path).assign(**told))
+    none = pd.DataFrame(columns=["run", "arm", "seed", "prerequisite", "finding"])
+    return pd.concat(frames, ignore_index=True) if frames else none
+
+
+def read_config_differences(study_folder: Path) -> pd.DataFrame:
+    """The parameters in which complete runs differ, one row a run, in the plan's order; folders are left out."""
+    configs = {name: read_json(study_folder / name / "config.json") for name in _complete(study_folder)}
+    table = pd.DataFrame.from_dict(configs, orient="index").drop(columns=["run_dir", "seed"]).map(_told)
+    return table.loc[:, table.nunique() > 1].rename_axis("run")
+
+
+def _told(value: Any) -> str:
+    """A parameter in few letters: folders by their names, all findings by their number."""
+    if value is None or value != value:
+        return "none"
+    if isinstance(value, list):
+        return f"{len(value)} findings" if len(value) > 4 else ", ".join(map(str, value))
+    return Path(value).name if isinstance(value, str) and "/" in value else str(value)
 
 
 def read_histories(study_folder: Path) -> dict[str, pd.DataFrame]:

@@ -62,6 +62,14 @@ def make_report(folder: Path) -> list[Path]:
     return paths
 
 
+DARK = """<style>@media (prefers-color-scheme: dark) { :root {
+--jp-layout-color0: #141414; --jp-layout-color1: #141414; --jp-layout-color2: #262626; --jp-border-color2: #444;
+--jp-content-font-color0: #f2f2f2; --jp-content-font-color1: #e0e0e0; --jp-content-font-color2: #c8c8c8;
+--jp-ui-font-color0: #f2f2f2; --jp-ui-font-color1: #e0e0e0; --jp-rendermime-table-row-background: #1e1e1e;
+--jp-rendermime-table-row-hover-background: #2a2a2a; --jp-border-color1: #444; --jp-border-color0: #444; }
+body { background: #141414; color: #e0e0e0; } img { border-radius: 4px; } }</style>"""
+
+
 def _page(notebook: Path, title: str) -> str:
     """The notebook as one HTML text without code: images are embedded, nothing is loaded from elsewhere."""
     from nbconvert import HTMLExporter
@@ -71,7 +79,7 @@ def _page(notebook: Path, title: str) -> str:
     exporter.mathjax_url = ""
     exporter.require_js_url = ""
     html, _ = exporter.from_filename(str(notebook), resources={"metadata": {"name": title}})
-    return _without_remote_scripts(html)
+    return _without_remote_scripts(html).replace("</head>", f"{DARK}</head>", 1)
 
 
 def _without_remote_scripts(html: str) -> str:

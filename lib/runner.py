@@ -5,7 +5,7 @@ import fcntl
 import os
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,15 +54,18 @@ def run_plan(
     jobs: int = 1,
     executor: Executor | None = None,
     console: Console | None = None,
+    on_end: Callable[[PlannedRun, str | None], None] | None = None,
 ) -> Summary:
     """Executes the runs of `plan` that are not complete, `jobs` at a time, and writes `plan.json`.
 
     A folder that holds another config, or was made from another prerequisite, is set aside and run again; a broken
     run is started again in its folder. A failed run fails those that need it and nothing else. `executor` submits
     `execute_run`: threads here by default, or Dask's `client.get_executor()` on a cluster with a shared disk.
+    `on_end` is called with each run that ended, or was complete, and the reason of its failure; it must not raise.
     Raises StudyError for an unknown name in `only`, RuntimeError when another process runs this study.
     """
     console = console or Console()
+    on_end = on_end or (lambda run, reason: None)
     chosen = select(plan, only)
     with _study_lock(plan.folder):
         write_json(plan.folder / "plan.json", plan.as_json())
@@ -72,6 +75,7 @@ def run_plan(
             state = standing(run)
             if state == "complete":
                 summary.skipped.append(run.name)
+                on_end(run, None)
             elif state == "changed":
                 aside = set_aside(run.folder)
                 console.print(f"{run.name}: its parameters or prerequisites changed; the old run is kept in {aside}")
@@ -80,7 +84,7 @@ def run_plan(
             return summary
         for run in waiting.values():
             write_status(run.folder, "queued")
-        work = _Work(plan, waiting, summary, jobs, StudyProgress(plan.study, len(chosen), jobs, console))
+        work = _Work(plan, waiting, summary, jobs, StudyProgress(plan.study, len(chosen), jobs, console), on_end)
         with _interrupts() as interrupted, work.progress:
             work.progress.skip(len(summary.skipped))
             work.execute(executor, interrupted)
@@ -150,6 +154,7 @@ class _Work:
     summary: Summary
     jobs: int
     progress: StudyProgress
+    on_end: Callable[[PlannedRun, str | None], None]
     running: dict[Future, PlannedRun] = field(default_factory=dict)
 
     @property
@@ -211,11 +216,13 @@ class _Work:
             else:
                 self.summary.done.append(run.name)
                 self.progress.finish(run.name, "done")
+                self.on_end(run, None)
 
     def _fail(self, run: PlannedRun, reason: str) -> None:
         self.summary.failed[run.name] = reason
         stopped = reason == INTERRUPTED
         self.progress.finish(run.name, "stopped" if stopped else "failed", "" if stopped else reason)
+        self.on_end(run, reason)
 
 
 @contextlib.contextmanager

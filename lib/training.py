@@ -1,5 +1,6 @@
 """In: a model, loaders and a config. Out: the best weights by validation, a history, probabilities; resumes exactly."""
 
+import copy
 import logging
 import math
 import time
@@ -145,6 +146,19 @@ def predict(model: nn.Module, loader: Loader, config: Config) -> np.ndarray:
             logits = model(images)
         parts.append(logits.float().sigmoid().cpu())
     return torch.cat(parts).numpy()
+
+
+@torch.inference_mode()
+def cpu_latency_ms(model: Classifier, image_size: int, repeats: int = 15) -> float:
+    """Median milliseconds for one image on this machine's CPU: float32, eager, with the threads that are set."""
+    model = copy.deepcopy(model).cpu().float().eval()
+    image = torch.rand(1, 1, image_size, image_size)
+    seconds = []
+    for _ in range(repeats + 2):
+        start = time.perf_counter()
+        model(image)
+        seconds.append(time.perf_counter() - start)
+    return 1000 * float(np.median(seconds[2:]))  # the first ones warm up
 
 
 class _State:

@@ -1,0 +1,578 @@
+"""Tracking: what MLflow holds of a run, once, whichever server or store, and that no study waits or fails for it."""
+
+import contextlib
+import functools
+import importlib.util
+import itertools
+import json
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import tomllib
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlencode
+
+import pandas as pd
+import pytest
+import yaml
+from rich.console import Console
+from typer.testing import CliRunner
+
+from lib.cli import app
+from lib.config import FINDINGS, REPO_ROOT, Config
+from lib.execute import INTERRUPTED
+from lib.plan import Plan, PlannedRun, plan_study
+from lib.results import finish_run, read_json, start_run, write_json, write_status
+from lib.runner import run_plan
+from lib.track import ENVIRONMENT, describe, log_apart, shown, tracking
+from lib.track_mlflow import ARTIFACTS, log_runs, problem
+
+PACKAGES = ("mlflow", "sqlalchemy", "alembic", "flask", "flask_cors")
+HISTORY = pd.DataFrame(
+    {"epoch": [1, 2, 3], "train_loss": [0.5, 0.25, 0.2], "val_auroc": [0.6, 0.7, None], "seconds": [1.5, 2.5, 4.0]}
+)
+METRICS = pd.DataFrame(
+    {
+        "finding": ["Mass", "macro"],
+        "auroc": [0.8, 0.75],
+        "f1": [None, 0.5],
+        "threshold_from": ["validation", None],
+        "n_auroc": [1, 2],
+    }
+)
+STUDIES = (f"study{number}" for number in itertools.count())
+
+
+# --- a real server, and studies whose runs are complete without a training
+
+
+@dataclass
+class Server:
+    """`mlflow server` on a port of its own, with an SQLite store and its artifacts in a folder."""
+
+    folder: Path
+    port: int
+    process: subprocess.Popen | None = None
+
+    @property
+    def uri(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        store = ["--backend-store-uri", f"sqlite:///{self.folder / 'server.db'}"]
+        store += ["--artifacts-destination", str(self.folder / "artifacts")]
+        command = [sys.executable, "-m", "mlflow", "server", *store, "--host", "127.0.0.1", "--port", str(self.port)]
+        environment = {**os.environ, **ENVIRONMENT, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [*command, "--workers", "1"], stdout=log, stderr=log, env=environment, start_new_session=True
+            )
+        until = time.monotonic() + 120
+        while not self.healthy():
+            assert self.process.poll() is None and time.monotonic() < until, (self.folder / "log").read_text()[-2000:]
+            time.sleep(0.1)
+
+    def healthy(self) -> bool:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.uri}/health", timeout=1) as answer:
+            return answer.status == 200
+        return False
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):  # a test killed it
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def mlflow():
+    """The packages are there, and MLflow, in this process, keeps quiet."""
+    if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
+        pytest.skip(f"{', '.join(missing)} not installed: the extra `track`, and flask for the server")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ENVIRONMENT.items():
+            patch.setenv(name, value)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        yield
+
+
+@pytest.fixture(scope="module")
+def one_server(mlflow, tmp_path_factory):
+    server = Server(tmp_path_factory.mktemp("server"), free_port())
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def server(one_server):
+    """The server, alive also after a test that killed it."""
+    if one_server.process.poll() is not None:
+        one_server.start()
+    return one_server
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@pytest.fixture
+def study(tmp_path):
+    """A function that plans a study of the runs `good-s0` (the reference) and `other-s0`; nothing is executed."""
+    (tmp_path / "n.ipynb").touch()
+    (tmp_path / "dataset_full").mkdir()
+    (tmp_path / "dataset_full" / "train.csv").touch()
+
+    def plan() -> Plan:
+        rows = {
+            "good": {"notebook": str(tmp_path / "n.ipynb"), "reference": True, "about": "what is usual"},
+            "other": {"changes": "good", "set": {"backbone": "resnet50"}},
+        }
+        base = {"data_root": str(tmp_path), "findings": ["Mass", "Hernia"]}
+        file = tmp_path / "study.yaml"
+        file.write_text(yaml.safe_dump({"study": next(STUDIES), "seeds": [0], "base": base, "runs": rows}))
+        return plan_study(file, runs_dir=tmp_path / "runs")
+
+    return plan
+
+
+@pytest.fixture
+def executed(monkeypatch):
+    """Makes runs complete as soon as they are started; gives the list of their names."""
+    names = []
+
+    def execute(spec: dict) -> None:
+        names.append(Path(spec["folder"]).name)
+        complete(Config(**spec["parameters"]))
+
+    monkeypatch.setattr("lib.runner.execute_run", execute)
+    return names
+
+
+def complete(config: Config) -> Path:
+    run = start_run(config)
+    for name in ("notebook.ipynb", "card.json", "model.safetensors", "predictions.parquet"):
+        (run.folder / name).write_text(name)
+    parts = {"device": {"kind": "cpu", "name": "A processor"}, "data": {"phantom": True, "test_fingerprint": "f00"}}
+    finish_run(run, history=HISTORY, metrics=METRICS, **parts)
+    return run.folder
+
+
+def one_run(study) -> tuple[str, PlannedRun]:
+    plan = study()
+    run = plan.runs["good-s0"]
+    complete(run.config)
+    return plan.study, run
+
+
+def log(server: Server, study: str, *described: dict) -> list[dict]:
+    return list(log_runs(server.uri, study, list(described)))
+
+
+def run(plan: Plan, uri: str) -> tuple[int, str]:
+    console = Console(force_terminal=False, record=True, width=300)
+    with tracking(plan.study, "mlflow", uri, console) as on_end:
+        summary = run_plan(plan, console=console, on_end=on_end)
+    return summary.exit_code, console.export_text()
+
+
+# --- what a server answers, asked without MLflow's client
+
+
+def ask(server: Server, what: str, body: dict | None = None, **query: str) -> dict:
+    url = f"{server.uri}/api/2.0/mlflow/{what}?{urlencode(query)}"
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.load(answer)
+
+
+def runs_of(server: Server, study: str) -> list[dict]:
+    try:
+        experiment = ask(server, "experiments/get-by-name", experiment_name=study)["experiment"]
+    except urllib.error.HTTPError:
+        return []
+    return ask(server, "runs/search", {"experiment_ids": [experiment["experiment_id"]]}).get("runs", [])
+
+
+def pairs(items: list[dict]) -> dict:
+    return {item["key"]: item["value"] for item in items}
+
+
+def files_of(server: Server, run_id: str) -> set[str]:
+    return {file["path"] for file in ask(server, "artifacts/list", run_id=run_id).get("files", [])}
+
+
+# --- what is logged of a run
+
+
+def test_a_run_is_logged_with_its_parameters_tags_and_times(server, study):
+    name, planned = one_run(study)
+    assert log(server, name, describe(planned, None)) == [{"run": "good-s0", "new": True}]
+    (found,) = runs_of(server, name)
+    record = read_json(planned.folder / "record.json")
+    info, tags, params = found["info"], pairs(found["data"]["tags"]), pairs(found["data"]["params"])
+    assert info["run_name"] == "good-s0" and info["status"] == "FINISHED"
+    assert pd.Timestamp(info["end_time"], unit="ms", tz="UTC") == pd.Timestamp(record["finished"])
+    assert info["end_time"] - info["start_time"] == 8000  # longer in training than in this process: it was resumed
+    assert set(params) == set(Config.model_fields)
+    assert params["findings"] == "Mass,Hernia" and params["init_from"] == "None" and params["lr"] == "0.0005"
+    told = {"arm": "good", "seed": "0", "config_hash": planned.config.hash(), "reference": "True", "phantom": "True"}
+    told |= {"prerequisite": "False", "device": "A processor", "test_fingerprint": "f00"}
+    told |= {"mlflow.note.content": "what is usual", "mlflow.source.name": planned.notebook}
+    assert told.items() <= tags.items() and "reason" not in tags
+    assert tags.get("git_commit") == record["git"]["commit"]
+
+
+def test_every_epoch_is_logged_with_its_step_and_time(server, study):
+    name, planned = one_run(study)
+    log(server, name, describe(planned, None))
+    (found,) = runs_of(server, name)
+    history = ask(server, "metrics/get-history", run_id=found["info"]["run_id"], metric_key="train_loss")["metrics"]
+    start = found["info"]["start_time"]
+    assert [(point["step"], point["value"], point["timestamp"] - start) for point in history] == [
+        (1, 0.5, 1500),
+        (2, 0.25, 4000),
+        (3, 0.2, 8000),
+    ]
+
+
+def test_metrics_that_are_not_finite_numbers_are_left_out(server, study):
+    name, planned = one_run(study)
+    log(server, name, describe(planned, None))
+    (found,) = runs_of(server, name)
+    metrics = {metric["key"]: (metric["value"], metric["step"]) for metric in found["data"]["metrics"]}
+    assert metrics["val_auroc"] == (0.7, 2)
+    tested = {key: value for key, value in metrics.items() if key.startswith("test/")}
+    assert tested == {
+        "test/Mass/auroc": (0.8, 2),
+        "test/macro/auroc": (0.75, 2),
+        "test/macro/f1": (0.5, 2),
+        "test/macro/n_auroc": (2, 2),
+    }
+    assert metrics["cost/train_seconds"] == (8, 2)
+
+
+def test_more_metrics_than_mlflow_takes_at_once_are_logged(server, study, monkeypatch):
+    name, planned = one_run(study)
+    many = pd.DataFrame({"epoch": range(600), "train_loss": 0.5, "val_auroc": 0.5, "seconds": 0.1})
+    many.to_csv(planned.folder / "history.csv", index=False)
+    assert log(server, name, describe(planned, None)) == [{"run": "good-s0", "new": True}]
+    (found,) = runs_of(server, name)
+    query = {"run_id": found["info"]["run_id"], "metric_key": "val_auroc", "max_results": "1000"}
+    assert len(ask(server, "metrics/get-history", **query)["metrics"]) == 600
+
+
+def test_the_name_of_every_finding_is_accepted_in_a_metric(server, study):
+    name, planned = one_run(study)
+    pd.DataFrame({"finding": FINDINGS, "auroc": 0.5}).to_csv(planned.folder / "metrics.csv", index=False)
+    log(server, name, describe(planned, None))
+    (found,) = runs_of(server, name)
+    assert {f"test/{finding}/auroc" for finding in FINDINGS} <= set(pairs(found["data"]["metrics"]))
+
+
+def test_the_small_files_are_logged_and_neither_weights_nor_predictions(server, study):
+    name, planned = one_run(study)
+    log(server, name, describe(planned, None))
+    (found,) = runs_of(server, name)
+    assert files_of(server, found["info"]["run_id"]) == set(ARTIFACTS)
+    kept = list((server.folder / "artifacts").rglob(f"{found['info']['run_id']}/artifacts/record.json"))
+    assert kept[0].read_bytes() == (planned.folder / "record.json").read_bytes()
+
+
+def test_a_failed_run_is_logged_as_failed_with_the_reason(server, study):
+    plan = study()
+    failed = plan.runs["good-s0"]
+    write_json(failed.folder / "spec.json", {})
+    os.utime(failed.folder / "spec.json", (1000, 1000))
+    (failed.folder / "papermill.log").write_text("as it was")
+    write_json(failed.folder / "status.json", {"state": "failed", "time": 1060.5, "reason": "kernel killed"})
+    assert log(server, plan.study, describe(failed, "kernel killed")) == [{"run": "good-s0", "new": True}]
+    (found,) = runs_of(server, plan.study)
+    assert found["info"]["status"] == "FAILED" and pairs(found["data"]["tags"])["reason"] == "kernel killed"
+    assert (found["info"]["start_time"], found["info"]["end_time"]) == (1_000_000, 1_060_500)
+    assert files_of(server, found["info"]["run_id"]) == {"papermill.log"}
+    assert "metrics" not in found["data"]
+
+
+def test_a_run_that_was_never_started_has_no_files(server, study):
+    plan = study()
+    failed = plan.runs["good-s0"]
+    write_status(failed.folder, "failed", reason="needs first-s0, which failed")
+    (failed.folder / "papermill.log").write_text("of an earlier attempt")
+    log(server, plan.study, describe(failed, "needs first-s0, which failed", started=False))
+    (found,) = runs_of(server, plan.study)
+    assert files_of(server, found["info"]["run_id"]) == set()
+    assert found["info"]["start_time"] == found["info"]["end_time"]
+
+
+# --- once
+
+
+def test_a_run_is_logged_once(server, study):
+    name, planned = one_run(study)
+    assert log(server, name, describe(planned, None)) == [{"run": "good-s0", "new": True}]
+    assert log(server, name, describe(planned, None)) == [{"run": "good-s0", "new": False}]
+    assert len(runs_of(server, name)) == 1
+
+
+def test_the_same_run_made_anew_is_logged_again(server, study):
+    name, planned = one_run(study)
+    log(server, name, describe(planned, None))
+    record = read_json(planned.folder / "record.json")
+    write_json(planned.folder / "record.json", {**record, "finished": "2031-01-01T00:00:00+00:00"})
+    assert log(server, name, describe(planned, None)) == [{"run": "good-s0", "new": True}]
+    assert len(runs_of(server, name)) == 2
+
+
+def test_what_a_broken_attempt_left_is_replaced_by_the_whole(server, study, monkeypatch):
+    from mlflow import MlflowClient
+
+    def broken(*words):
+        raise OSError("disk is full")
+
+    name, planned = one_run(study)
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_artifact", broken)
+        answer = log(server, name, describe(planned, None))
+    assert answer == [{"run": "good-s0", "problem": "OSError: disk is full"}]
+    assert [found["info"]["status"] for found in runs_of(server, name)] == ["RUNNING"]
+    assert log(server, name, describe(planned, None)) == [{"run": "good-s0", "new": True}]
+    (found,) = runs_of(server, name)
+    assert found["info"]["status"] == "FINISHED" and files_of(server, found["info"]["run_id"]) == set(ARTIFACTS)
+
+
+def test_a_run_that_cannot_be_read_does_not_stop_the_next(server, study):
+    plan = study()
+    for one in plan.runs.values():
+        complete(one.config)
+    broken, whole = plan.runs.values()
+    (broken.folder / "record.json").write_text("{")
+    answers = log(server, plan.study, describe(broken, None), describe(whole, None))
+    assert "good-s0/record.json is not valid JSON" in answers[0]["problem"]
+    assert answers[1:] == [{"run": "other-s0", "new": True}]
+
+
+# --- `cxr run --track`
+
+
+def cxr(*words: object) -> tuple[int, str]:
+    result = CliRunner().invoke(app, [str(word) for word in words], env={"COLUMNS": "300"})
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.output
+
+
+@pytest.fixture
+def command(study, tmp_path, monkeypatch, executed):
+    """A planned study for `cxr run`: gives its plan and its file."""
+    plan = study()
+    monkeypatch.setattr("lib.plan.plan_study", functools.partial(plan_study, runs_dir=tmp_path / "runs"))
+    monkeypatch.setattr("lib.track.DEFAULT_URI", f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return plan, plan.file
+
+
+def test_the_default_store_is_a_file_with_the_artifacts_beside_it(mlflow, command, tmp_path, executed):
+    plan, file = command
+    complete(plan.runs["good-s0"].config)  # before it was tracked
+    code, text = cxr("run", file, "--track", "mlflow")
+    assert code == 0 and executed == ["other-s0"]
+    assert f"experiment {plan.study}: 2 runs logged, 0 were there before\n" in text
+    with contextlib.closing(sqlite3.connect(tmp_path / "runs" / "mlflow.db")) as database:
+        rows = database.execute("SELECT name, status, run_uuid FROM runs ORDER BY name").fetchall()
+    assert [row[:2] for row in rows] == [("good-s0", "FINISHED"), ("other-s0", "FINISHED")]
+    for _, _, run_id in rows:
+        folder = tmp_path / "runs" / "mlartifacts" / plan.study / run_id / "artifacts"
+        assert {path.name for path in folder.iterdir()} == set(ARTIFACTS)
+
+
+def test_what_was_logged_before_is_counted_apart(command, monkeypatch):
+    def before(job: dict) -> list[dict]:
+        return [{"run": described["name"], "new": described["name"] == "other-s0"} for described in job["runs"]]
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    monkeypatch.setattr("lib.track.log_apart", before)
+    assert "1 runs logged, 1 were there before\n" in cxr("run", command[1], "--track", "mlflow")[1]
+
+
+def test_nothing_is_tracked_unless_it_is_asked_for(command, tmp_path, monkeypatch):
+    monkeypatch.setattr("lib.track.log_apart", lambda job: pytest.fail("something is logged"))
+    assert cxr("run", command[1])[0] == 0
+    assert not (tmp_path / "runs" / "mlflow.db").exists()
+
+
+@pytest.mark.parametrize("missing", ["mlflow", "sqlalchemy"])
+def test_without_the_package_nothing_is_started_and_it_is_said_how_to_install_it(
+    command, executed, monkeypatch, missing
+):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == missing else object())
+    code, text = cxr("run", command[1], "--track", "mlflow")
+    assert code == 1 and executed == [] and "Traceback" not in text
+    assert f"--track mlflow needs {missing}, so nothing was started" in text and "-e '.[track]'" in text
+
+
+def test_a_package_that_cannot_be_imported_is_missing(command, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    code, text = cxr("run", command[1], "--track", "mlflow", "--tracking-uri", "http://127.0.0.1:1")
+    assert code == 1 and "--track mlflow needs mlflow," in text
+
+
+def test_a_tracking_uri_alone_is_refused(command, executed):
+    code, text = cxr("run", command[1], "--tracking-uri", "http://me:secret@host:5000")
+    assert code == 1 and executed == [] and "add --track" in text and "secret" not in text
+
+
+def test_the_address_of_the_environment_is_used(command, monkeypatch):
+    jobs = []
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    monkeypatch.setattr("lib.track.log_apart", lambda job: jobs.append(job) or [])
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://elsewhere:5000")
+    cxr("run", command[1], "--track", "mlflow")
+    assert {job["uri"] for job in jobs} == {"http://elsewhere:5000"}
+
+
+# --- trouble
+
+
+def test_an_address_without_a_server_is_told_once_and_the_runs_go_on(mlflow, study, executed):
+    plan = study()
+    code, text = run(plan, f"http://me:secret@127.0.0.1:{free_port()}")
+    assert code == 0 and executed == ["good-s0", "other-s0"] and "secret" not in text
+    assert text.count("ConnectionRefusedError") == 1 and "nothing can be logged" in text
+    assert "0 runs logged, 0 were there before, 2 missing (the same command logs those that are complete)" in text
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("localhost:5000", "unsupported URI 'localhost:5000'"),
+        ("sqlite:///{folder}/text.db", "DatabaseError: file is not a database"),
+        ("sqlite:///{folder}/text.db/mlflow.db", "FileExistsError"),
+    ],
+)
+def test_an_address_that_cannot_be_used_is_one_problem(mlflow, tmp_path, uri, said):
+    (tmp_path / "text.db").write_text("this is text, and not a database" * 10)
+    (answer,) = log_runs(uri.format(folder=tmp_path), "study", [{"name": "a"}, {"name": "b"}])
+    assert said in answer["problem"] and "\n" not in answer["problem"] and "run" not in answer
+
+
+def test_a_server_that_does_not_answer_is_given_up_after_the_first_request(mlflow, study, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    planned = study().runs["good-s0"]
+    with socket.create_server(("127.0.0.1", 0), backlog=8) as silent:
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        answers = list(log_runs(uri, "study", [describe(planned, None)] * 3))
+    assert answers == [{"problem": "TimeoutError: timed out"}]
+
+
+def test_a_process_that_hangs_is_ended_at_its_limit(mlflow, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "600")
+    with socket.create_server(("127.0.0.1", 0), backlog=8) as silent:
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        answers = log_apart({"uri": uri, "study": "study", "runs": [], "limit": 2})
+    assert answers == [{"problem": "no answer within 2 seconds"}]
+
+
+def test_a_process_that_dies_is_a_problem_with_its_last_words(monkeypatch):
+    monkeypatch.setattr("lib.track.sys.executable", "/bin/false")
+    assert log_apart({"limit": 9}) == [{"problem": "the process that logs ended with exit code 1: without a word"}]
+    monkeypatch.setattr("lib.track.sys.executable", "/nowhere/python")
+    assert log_apart({"limit": 9})[0]["problem"].startswith("FileNotFoundError")
+
+
+def test_an_interrupted_run_is_not_logged_and_one_whose_need_failed_was_not_started(study, monkeypatch):
+    jobs = []
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    monkeypatch.setattr("lib.track.log_apart", lambda job: jobs.extend(job["runs"]) or [])
+    first, second = study().runs.values()
+    needy = PlannedRun(**{**vars(second), "needs": ("good-s0",)})
+    with tracking("study", "mlflow", "http://127.0.0.1:1", Console(quiet=True)) as on_end:
+        on_end(second, INTERRUPTED)
+        on_end(first, "kernel killed")
+        on_end(needy, "needs good-s0, which failed")
+    told = {(job["name"], job["started"], job["failed"]) for job in jobs}
+    assert told == {("good-s0", True, True), ("other-s0", False, True)}
+
+
+def test_what_could_not_be_logged_is_tried_again_with_the_next_run(study, monkeypatch):
+    tried = []
+
+    def twice_away(job: dict) -> list[dict]:
+        names = [described["name"] for described in job["runs"]]
+        tried.append(names)
+        return [{"problem": "away"}] if len(tried) < 3 else [{"run": name, "new": True} for name in names]
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    monkeypatch.setattr("lib.track.log_apart", twice_away)
+    console = Console(force_terminal=False, record=True, width=300)
+    with tracking("study", "mlflow", "http://127.0.0.1:1", console) as on_end:
+        for planned in study().runs.values():
+            on_end(planned, None)
+            until = time.monotonic() + 10
+            while not any(planned.name in names for names in tried) and time.monotonic() < until:
+                time.sleep(0.01)
+    assert tried == [[], ["good-s0"], ["good-s0", "other-s0"]]
+    text = console.export_text()
+    assert text.count("away") == 1 and "2 runs logged, 0 were there before\n" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "safe"),
+    [
+        ("http://me:secret@host:5000/a", "http://host:5000/a"),
+        ("postgresql://me:secret@host/db", "postgresql://host/db"),
+        ("sqlite:////folder/mlflow.db", "sqlite:////folder/mlflow.db"),
+    ],
+)
+def test_an_address_is_shown_without_user_and_password(text, safe):
+    assert shown(text) == safe
+
+
+def test_a_problem_has_no_ids_and_one_line():
+    error = ValueError("run 0123456789abcdef0123456789abcdef\nis at 0x7f0123456789")
+    assert problem(error) == {"problem": "ValueError: run ... is at ..."}
+
+
+def test_a_server_that_is_killed_in_the_middle_is_told_once_and_the_study_goes_on(server, study, monkeypatch):
+    plan = study()
+
+    def execute(spec: dict) -> None:
+        if spec["folder"].endswith("other-s0"):
+            until = time.monotonic() + 60
+            while [found["info"]["status"] for found in runs_of(server, plan.study)] != ["FINISHED"]:
+                assert time.monotonic() < until, "the first run was not logged"
+                time.sleep(0.1)
+            server.kill()
+        complete(Config(**spec["parameters"]))
+
+    monkeypatch.setattr("lib.runner.execute_run", execute)
+    code, text = run(plan, server.uri)
+    assert code == 0 and text.count("; the study goes on") == 1
+    assert "1 runs logged, 0 were there before, 1 missing" in text
+    with contextlib.closing(sqlite3.connect(server.folder / "server.db")) as database:
+        names = database.execute("SELECT runs.name FROM runs JOIN experiments USING (experiment_id) "
+                                 "WHERE experiments.name = ?", [plan.study]).fetchall()  # fmt: skip
+    assert names == [("good-s0",)]
+
+
+# --- the packages
+
+
+def test_the_runner_and_the_command_load_no_mlflow():
+    code = "import sys, lib.runner, lib.cli, lib.track; sys.exit('mlflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPO_ROOT).returncode == 0
+
+
+def test_who_runs_the_tests_has_what_tracking_needs():
+    extras = tomllib.loads((REPO_ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(extras["track"]) <= set(extras["dev"])
