@@ -132,6 +132,50 @@ def power(study: StudyRun) -> None:
         typer.echo(power_text(compare_study(study_folder(study))))
 
 
+@app.command()
+def export(
+    source: Annotated[
+        str, typer.Argument(help="A complete run (runs/STUDY/RUN), or the authors' all_14.pt or single_disease.pt.")
+    ],
+    int8: Annotated[bool, typer.Option("--int8", help="Quantises, calibrated on training films of the run.")] = False,
+    name: Annotated[str | None, typer.Option(help="Of the file; by default the study's and the run's.")] = None,
+    allow_drop: Annotated[
+        bool, typer.Option("--allow-drop", help="Ships int8 even where it loses over 0.005 macro AUROC on validation.")
+    ] = False,
+) -> None:
+    """Writes savefolder/NAME.onnx, one file that answers without torch, and NAME.md, what it can do."""
+    with _told():
+        from lib.export import export_run
+        from lib.report import run_folder
+
+        path = Path(source)
+        found = path if path.suffix == ".pt" else run_folder(source)
+        typer.echo(export_run(found, name, int8=int8, allow_drop=allow_drop, tell=typer.echo))
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="An exported model, savefolder/NAME.onnx.")],
+    paths: Annotated[
+        list[str], typer.Argument(help="Films, folders, patterns like 'films/*.png', or - for a list from stdin.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="A .csv, .parquet or .jsonl file; the same command goes on with it.")
+    ] = None,
+    leaderboard: Annotated[
+        bool, typer.Option("--leaderboard", help="Writes imageID,disease, as the challenge wants it.")
+    ] = False,
+    threads: Annotated[int | None, typer.Option(min=1, help="Cores that read and answer; by default all.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Films answered at once; over 1 pays for small models.")] = 1,
+) -> None:
+    """Answers films of all usual kinds, DICOM too; a bad file is a row with the reason. Not for diagnosis."""
+    with _told():
+        from lib.batch import predict_command
+
+        told = {"out": out, "threads": threads, "batch": batch, "leaderboard": leaderboard}
+        raise typer.Exit(predict_command(model, paths, **told))
+
+
 @data.command()
 def check(
     folder: Folder,

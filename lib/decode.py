@@ -25,10 +25,15 @@ def decode_grey(path: str, size: int) -> np.ndarray:
     with Image.open(path) as image:
         image.draft("L", (2 * size, 2 * size))  # JPEG alone: decodes at a half, quarter, eighth where that is enough
         image.load()
-        if image.mode.startswith(("I", "F")):
-            return _deep(image, size)
-        grey = image if image.mode == "L" else image.convert("L")
-        return np.asarray(_squash(grey, size))  # (S, S)
+        return grey_pixels(image, size, size)  # (S, S)
+
+
+def grey_pixels(image: Image.Image, width: int, height: int) -> np.ndarray:
+    """A loaded image as (height, width) uint8 grey, resized with antialiasing; the rules are those of `decode_grey`."""
+    if image.mode.startswith(("I", "F")):
+        return _deep(image, width, height)
+    grey = image if image.mode == "L" else image.convert("L")
+    return np.asarray(_resize(grey, width, height))  # (height, width)
 
 
 def decode_chunk(
@@ -76,17 +81,18 @@ def _write_at(file: int, data: bytes, position: int) -> None:
         data, position = data[written:], position + written
 
 
-def _squash(image: Image.Image, size: int) -> Image.Image:
-    if image.size == (size, size):
+def _resize(image: Image.Image, width: int, height: int) -> Image.Image:
+    if image.size == (width, height):
         return image
-    return image.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    return image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
 
 
-def _deep(image: Image.Image, size: int) -> np.ndarray:
-    """16-bit, 32-bit and float images: (size, size) uint8."""
+def _deep(image: Image.Image, width: int, height: int) -> np.ndarray:
+    """16-bit, 32-bit and float images: (height, width) uint8."""
     deep = image.convert("F")
     low, high = deep.getextrema()
     if not np.isfinite([low, high]).all() or low < 0:
         raise ValueError(f"grey values from {low} to {high}; they must be finite and not negative")
     whole = 2.0 ** max(8, int(high).bit_length()) - 1
-    return np.rint(np.clip(np.asarray(_squash(deep, size)) * (255 / whole), 0, 255)).astype(np.uint8)  # (S, S)
+    scaled = np.asarray(_resize(deep, width, height)) * (255 / whole)
+    return np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)  # (height, width)

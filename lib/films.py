@@ -1,6 +1,7 @@
 """In: a config and its run's folder. Out: `Films`: the dataset, the split of every image, and the store of pixels."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pandas as pd
 
 from lib.config import FINDINGS, PHANTOMS, Config, resolve
 from lib.datasets import Dataset, read_dataset
+from lib.decode import decode_grey
 from lib.phantom import write_phantoms
 from lib.results import read_json, write_json, write_table
 from lib.splits import SPLITS, assign_splits, check_inherited, check_leaks
@@ -51,6 +53,12 @@ def read_films(config: Config, folder: Path) -> Films:
     write_table(folder / "bad_rows.csv", bad_rows)
     write_json(folder / "data.json", describe_films(films))
     return films
+
+
+def some_films(data: Dataset, images: Sequence[str], size: int) -> np.ndarray:
+    """Some films of a dataset by their ids, decoded anew: (N, size, size) uint8; raises KeyError for an unknown id."""
+    paths = data.frame.set_index("image")["path"].loc[list(images)]
+    return np.stack([decode_grey(str(path), size) for path in paths])
 
 
 def _drop_stale_checkpoint(folder: Path, fingerprint: str) -> None:

@@ -84,9 +84,10 @@ def evaluate(
 
     `thresholds` (F,) come from validation (`thresholds.choose_thresholds`); 0.5 where they are NaN or None:
     `threshold_from` says 'validation' or 'default', or what `sources` (F,) says. sensitivity, specificity, accuracy
-    and f1 are at `threshold`; f1_at_half at 0.5; accuracy_all_negative is the accuracy of answering "no" to every image. The macro row holds plain means over
-    the findings that have a value, total positives and negatives, and in n_* the number of findings in each mean
-    (n_f1 also counts for f1_at_half and sensitivity, n_accuracy for accuracy_all_negative); in a finding's row n_*
+    and f1 are at `threshold`; f1_at_half at 0.5; accuracy_all_negative is the accuracy of answering "no" to every
+    image. The macro row holds plain means over the findings that have a value, total positives and negatives, and
+    in n_* the number of findings in each mean (n_f1 also counts for f1_at_half and sensitivity, n_accuracy for
+    accuracy_all_negative); in a finding's row n_*
     is 1 or 0. Raises ValueError on shapes that differ, targets other than 0, 1, NaN, and probabilities that are
     not finite or not in [0, 1].
     """

@@ -14,7 +14,14 @@ from matplotlib.lines import Line2D
 
 from lib.metrics import auroc, average_precision, operating_points
 from lib.plots_calibration import reliability_diagrams
-from lib.plots_compare import cost_quality, finding_differences, subgroup_scores
+from lib.plots_compare import (
+    cost_quality,
+    error_overlap,
+    finding_differences,
+    heat_grid,
+    pointing_scores,
+    subgroup_scores,
+)
 from lib.plots_data import (
     BLUE,
     GREY,
@@ -35,10 +42,13 @@ __all__ = [
     "backbone_colour",
     "cooccurrence",
     "cost_quality",
+    "error_overlap",
     "finding_differences",
     "findings_by_runs",
+    "heat_grid",
     "image_grid",
     "label_counts",
+    "pointing_scores",
     "precision_recall_curves",
     "reliability_diagrams",
     "roc_curves",

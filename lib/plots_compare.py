@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 from matplotlib import colormaps
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from lib.metrics import MACRO
-from lib.plots_data import GREY, INK, new_figure, style, wrap
+from lib.plots_data import BLUE, GREY, INK, heat_map, new_figure, style, wrap
 from lib.plots_study import ALPHA, backbone_colour
 
 COSTS = {
@@ -116,4 +117,63 @@ def subgroup_scores(table: pd.DataFrame, *, label: str = "AUROC", phantom: bool 
         axes.axhline(row - 0.5, color="#CCCCCC", linewidth=0.7)
     axes.set_xlabel(f"macro {label} (hollow: few patients)" if table["small"].any() else f"macro {label}")
     style(axes, grid="x")
+    return figure
+
+
+def error_overlap(table: pd.DataFrame, *, phantom: bool = False) -> Figure:
+    """A heat map of `errors.error_overlap`: of the films with a missed finding (row), how many got another (column)."""
+    shares = table.drop(columns="missed")
+    values = shares.to_numpy(float)
+    figure = new_figure(3.4 + 0.46 * len(shares.columns), 2.0 + 0.34 * len(shares), phantom=phantom)
+    axes = figure.subplots()
+    texts = [[f"{value:.0f}" if np.isfinite(value) else "" for value in row] for row in values]
+    names = [f"{name} (missed {count:,})" for name, count in table["missed"].items()]
+    heat_map(axes, values, names, list(shares.columns), texts, (0.0, 100.0), "% of the films of the row")
+    axes.set(xlabel="called, but absent", ylabel="missed")
+    return figure
+
+
+def pointing_scores(table: pd.DataFrame, *, phantom: bool = False) -> Figure:
+    """Pointing game and energy in the box per finding, from `pointing.pointing_table`, beside a guess at the centre."""
+    figure = new_figure(9, 1.5 + 0.36 * len(table), phantom=phantom)
+    panels = figure.subplots(1, 2, sharey=True)
+    rows = np.arange(len(table))
+    titles = {"pointing": "maximum inside the box (%)", "energy": "heat inside the box (%)"}
+    for axes, (measure, title) in zip(panels, titles.items(), strict=True):
+        axes.hlines(rows, 100 * table[f"{measure}_low"], 100 * table[f"{measure}_high"], color=BLUE, linewidth=1.6)
+        axes.plot(100 * table[measure], rows, "o", color=BLUE, label="heat map, 95 % interval")
+        axes.plot(100 * table[f"centre_{measure}"], rows, "D", color=GREY, mfc="white", label="guess: the centre")
+        axes.set_xlim(0, None)
+        axes.set_xlabel(title)
+        style(axes, grid="x")
+    panels[0].set_yticks(rows, [f"{t.finding} ({t.boxes:,} boxes)" for t in table.itertuples()])
+    panels[0].set_ylim(len(table) - 0.5, -0.5)
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8, frameon=False
+    )
+    return figure
+
+
+def heat_grid(
+    images: np.ndarray, maps: np.ndarray, boxes: np.ndarray, titles: Sequence[str], *, phantom: bool = False
+) -> Figure:
+    """Films (N, S, S) uint8 with their heat maps (N, h, w), each scaled to its own maximum, and boxes (N, 4).
+
+    Boxes are left, top, width, height as shares of the sides, drawn as dashed lines.
+    """
+    columns = min(6, len(images))
+    rows = -(-len(images) // columns)
+    figure = new_figure(max(2.6, 1.7 * columns), 1.95 * rows, phantom=phantom)
+    for i, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
+        axes.set_axis_off()
+        if i >= len(images):
+            continue
+        extent = (0, 1, 1, 0)
+        axes.imshow(images[i], cmap="gray", vmin=0, vmax=255, extent=extent)
+        heat = maps[i] / max(float(maps[i].max()), 1e-12)
+        axes.imshow(heat, cmap="inferno", vmin=0, vmax=1, alpha=0.45, extent=extent, interpolation="bilinear")
+        left, top, width, height = boxes[i]
+        axes.add_patch(Rectangle((left, top), width, height, fill=False, edgecolor="white", linestyle="--"))
+        axes.set(xlim=(0, 1), ylim=(1, 0))
+        axes.set_title(wrap(titles[i], 20), fontsize=7.5, pad=2)
     return figure

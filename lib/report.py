@@ -35,12 +35,20 @@ def study_folder(study: str, runs_dir: Path = REPO_ROOT / "runs") -> Path:
     return path.resolve()
 
 
-def run_or_study_folder(name: str, runs_dir: Path = REPO_ROOT / "runs") -> Path:
-    """The folder of a complete run (`demo/direct-s0`, or its path), else of a study as `study_folder` finds it."""
+def run_folder(name: str, runs_dir: Path = REPO_ROOT / "runs") -> Path:
+    """The folder of a complete run, named by its path or as STUDY/RUN; raises StudyError when there is none."""
     for path in (Path(name), runs_dir / name):
         if (path / "record.json").exists():
             return path.resolve()
-    return study_folder(name, runs_dir)
+    raise StudyError(f"{name} is no complete run: give its folder, for example runs/demo/adaptive-s0")
+
+
+def run_or_study_folder(name: str, runs_dir: Path = REPO_ROOT / "runs") -> Path:
+    """The folder of a complete run as `run_folder` finds it, else of a study as `study_folder` does."""
+    try:
+        return run_folder(name, runs_dir)
+    except StudyError:
+        return study_folder(name, runs_dir)
 
 
 def make_report(folder: Path) -> list[Path]:

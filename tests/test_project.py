@@ -35,7 +35,9 @@ def test_constraints_name_an_exact_version_of_every_dependency_and_nothing_else(
     assert wanted - names(lines) == set()
 
 
-@pytest.mark.parametrize("module", ["config", "metrics", "plots", "results", "studies", "cli", "verdicts", "calibration", "track"])
+@pytest.mark.parametrize(
+    "module", ["config", "metrics", "plots", "results", "studies", "cli", "verdicts", "calibration", "track"]
+)
 def test_modules_that_must_stay_light_import_no_torch(module):
     code = f"import sys, lib.{module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=REPO_ROOT).returncode == 0

@@ -1,0 +1,91 @@
+"""In: the bytes of an image file and a model. Out: a `FilmAnswer`: all that the page needs, and no more than that."""
+
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+from pictures import overlay, picture, thumbnail
+from server import give_memory_back
+
+from lib.imaging import FilmError, read_film
+from lib.predictor import Predictor
+
+MAX_FILMS = 24
+"""Films answered at a time."""
+
+LONGEST, LONGEST_OF_MANY = 1024, 768
+"""The longest side in px of a picture that is kept: of a single film, and of one among several."""
+
+_NAME = 60  # characters of a file's name that are kept
+_ONE_AT_A_TIME = threading.Lock()  # sessions wait for each other, so that the memory of one answer is enough for all
+
+
+@dataclass(frozen=True)
+class FilmAnswer:
+    """What became of one file.
+
+    `reason` is the sentence that says why it was refused, or empty; everything below is set only where it is empty.
+    `picture` and `thumbnail` are JPEG files, `overlays` (F) PNG files in the model's order of findings; `seen` (F) tells
+    whether a heat map has anything over 0.
+    """
+
+    name: str
+    reason: str = ""
+    probs: tuple[float, ...] = ()
+    flagged: tuple[bool, ...] = ()
+    warnings: tuple[str, ...] = ()
+    unlikeness: float = float("nan")
+    unfamiliar: bool = False
+    width: int = 0
+    height: int = 0
+    picture: bytes = b""
+    thumbnail: bytes = b""
+    overlays: tuple[bytes, ...] = ()
+    seen: tuple[bool, ...] = ()
+
+
+def answer_file(predictor: Predictor, data: bytes, name: str, longest: int = LONGEST) -> FilmAnswer:
+    """Answers one uploaded file; `name` is its name, of which nothing is believed."""
+    name = shortened(name)
+    with _ONE_AT_A_TIME:
+        try:
+            film = read_film(data, predictor.image_size, preview=longest)
+        except FilmError as error:
+            return FilmAnswer(name, reason=_sentence(str(error)))
+        finally:
+            give_memory_back()
+        answer = predictor.predict(film.pixels[np.newaxis])
+        give_memory_back()
+    heatmaps = answer.heatmaps[0]  # (F, h, w)
+    return FilmAnswer(
+        name,
+        probs=tuple(answer.probs[0].tolist()),
+        flagged=tuple(predictor.flagged(answer.probs)[0].tolist()),
+        warnings=film.warnings,
+        unlikeness=float(answer.unlikeness[0]),
+        unfamiliar=bool(predictor.unfamiliar(answer.unlikeness)[0]),
+        width=film.width,
+        height=film.height,
+        picture=picture(film.preview),
+        thumbnail=thumbnail(film.preview),
+        overlays=tuple(overlay(heat) for heat in heatmaps),
+        seen=tuple(bool(heat.max() > 0) for heat in heatmaps),
+    )
+
+
+def shortened(name: str) -> str:
+    """A file's name for people: what cannot be printed becomes ?, and the middle of a long name is left out."""
+    plain = "".join(character if character.isprintable() else "?" for character in name)
+    if len(plain) <= _NAME:
+        return plain
+    half = (_NAME - 1) // 2
+    return f"{plain[:half]}…{plain[-half:]}"
+
+
+def by_probability(answer: FilmAnswer) -> list[int]:
+    """The findings' places, flagged first, then by falling probability."""
+    return sorted(range(len(answer.probs)), key=lambda i: (not answer.flagged[i], -answer.probs[i]))
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")

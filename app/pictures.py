@@ -1,0 +1,78 @@
+"""In: a grey film and heat maps, as arrays. Out: small JPEG and PNG files, and how a page holds them."""
+
+import base64
+import re
+from io import BytesIO
+
+import numpy as np
+from PIL import Image
+
+OPACITY = 0.8
+"""Of a heat map at its maximum; it falls to 0 with the value."""
+
+_JPEG_QUALITY = 85
+_THUMBNAIL = 96  # px
+_OVERLAY = 112  # px of the longer side; the browser enlarges it once more
+_INFERNO = re.findall(
+    "......",  # every eighth colour of matplotlib's perceptually uniform map (van der Walt and Smith 2015)
+    "0000040403120b0724150b37210c4a2f0a5b3d09654a0c6b57106e64156e71196e7d1e6d8a226a972766a32c61b0315b"
+    "bc3754c63d4dd04545da4e3ce35933eb6429f1711ff67e14f98c0afb9b06fcaa0ffbba1ff9c932f5d949f2e865f3f586fcffa4",
+)
+
+
+def colours() -> np.ndarray:
+    """The colour map (256, 3) uint8, from 0 to the maximum; brightness rises evenly, so it also reads in grey."""
+    stops = np.array([[int(text[i : i + 2], 16) for i in (0, 2, 4)] for text in _INFERNO])  # (33, 3)
+    places = np.linspace(0, 255, len(stops))
+    channels = [np.interp(np.arange(256), places, stops[:, channel]) for channel in range(3)]
+    return np.rint(np.stack(channels, axis=1)).astype(np.uint8)  # (256, 3)
+
+
+def overlay(heat: np.ndarray) -> bytes:
+    """A heat map (h, w) >= 0 as a PNG to lay over the film: its maximum in the last colour, 0 transparent.
+
+    Enlarged bilinearly, as values, before they become colours. Without anything over 0 all of it is transparent.
+    """
+    peak = float(heat.max())
+    scaled = np.asarray(heat / peak if peak > 0 else np.zeros_like(heat), dtype=np.float32)
+    height, width = (max(1, round(side * _OVERLAY / max(heat.shape))) for side in heat.shape)
+    values = Image.fromarray(scaled).resize((width, height), Image.Resampling.BILINEAR)
+    indexed = Image.fromarray(np.rint(np.clip(np.asarray(values), 0, 1) * 255).astype(np.uint8))
+    image = Image.frombytes("P", indexed.size, indexed.tobytes())
+    image.putpalette(_PALETTE)
+    return _saved(image, "PNG", transparency=_ALPHAS, compress_level=1)
+
+
+def picture(grey: np.ndarray) -> bytes:
+    """A film (h, w) uint8 as a JPEG."""
+    return _saved(Image.fromarray(grey), "JPEG", quality=_JPEG_QUALITY)
+
+
+def thumbnail(grey: np.ndarray) -> bytes:
+    """A film (h, w) uint8 as a JPEG that fits a row of a table."""
+    image = Image.fromarray(grey)
+    image.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    return _saved(image, "JPEG", quality=_JPEG_QUALITY)
+
+
+def data_uri(file: bytes) -> str:
+    """A JPEG or PNG file as an address that asks nobody for anything."""
+    kind = "png" if file.startswith(b"\x89PNG") else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(file).decode('ascii')}"
+
+
+def legend_gradient() -> str:
+    """The colours with the opacity that the overlay gives them, as a CSS gradient from 0 to the maximum."""
+    table = colours()
+    stops = [(*table[i], OPACITY * i / 255) for i in range(0, 256, 15)]
+    return "linear-gradient(to right, " + ", ".join(f"rgba({r}, {g}, {b}, {a:.2f})" for r, g, b, a in stops) + ")"
+
+
+def _saved(image: Image.Image, kind: str, **options: object) -> bytes:
+    file = BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+_PALETTE = colours().tobytes()
+_ALPHAS = bytes(round(OPACITY * i) for i in range(256))

@@ -1,0 +1,181 @@
+"""In: films of 1024 px. Out: rows on what one answer takes, in time and memory, against torch and timm, eager.
+
+Each way is a process of its own, which answers when it is told to, so that they take turns. Started as a script it is
+one of them: `python -m benchmarks.predicting WAY MODEL FILM`.
+"""
+
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.timing import Row, alternate
+
+BACKBONE, SIZE, THREADS, FINDINGS = "tf_efficientnet_b4", 224, 2, 14
+WAYS = {
+    "eager": "torch, timm, PIL, eager, without heat maps",
+    "gradcam": "torch, timm, PIL, eager, Grad-CAM of all findings by autograd of the last feature map",
+}
+ROUNDS = 20
+
+
+def predicting_rows(paths: list[Path], kind: str, scratch: Path) -> list[Row]:
+    """Time of an answer and of the first one, peak memory, and `cxr predict` over a folder: fp32 and int8."""
+    models = _write_models(scratch)
+    children = {name: _Child("ours", model, paths[0]) for name, model in models.items()}
+    children |= {way: _Child(way, models["fp32"], paths[0]) for way in WAYS}
+    seconds = alternate({name: child.answer for name, child in children.items()}, ROUNDS)
+    rate = {name: 1 / statistics.median(times) for name, times in seconds.items()}
+    peak = {name: child.end() for name, child in children.items()}
+    rows = []
+    for name in models:
+        what = f"one 1024 px PNG ({kind}) answered with heat maps, {BACKBONE} {name} at {SIZE} px, {THREADS} threads"
+        for way, told in WAYS.items():
+            rows.append(Row(what, "answers/s", rate[name], rate[way], told, ">= 3"))
+            first = (children[name].first, children[way].first)
+            rows.append(Row(f"{what}: process start to first answer", "s", *first, told, "<= 0.33"))
+            rows.append(Row(f"{what}: peak memory", "MB", peak[name], peak[way], told, "<= 0.25"))
+        folder = f"`cxr predict` over a folder of 48, start included, {name}, {THREADS} threads"
+        rows.append(Row(folder, "images/s", _folder_rate(models[name], paths, scratch), rate["eager"], WAYS["eager"]))
+    return rows
+
+
+class _Child:
+    """A process that has answered once and then answers whenever it is asked."""
+
+    def __init__(self, way: str, model: Path, film: Path):
+        words = [sys.executable, "-m", "benchmarks.predicting", way, str(model), str(film)]
+        start = time.perf_counter()
+        self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.line()
+        self.first = time.perf_counter() - start
+
+    def line(self) -> str:
+        if text := self.process.stdout.readline():
+            return text
+        raise RuntimeError(f"a process to be timed ended early, with exit code {self.process.wait()}")
+
+    def answer(self) -> None:
+        self.process.stdin.write("answer\n")
+        self.process.stdin.flush()
+        self.line()
+
+    def end(self) -> float:
+        """Its peak memory in MB."""
+        self.process.stdin.close()
+        peak = float(self.line())
+        self.process.wait()
+        return peak
+
+
+def _write_models(scratch: Path) -> dict[str, Path]:
+    """The backbone with random weights, exported in fp32 and int8: what time and memory need not know is the truth."""
+    import numpy as np
+    import torch
+
+    from lib.config import FINDINGS as NAMES
+    from lib.models import Classifier, build_backbone, build_head
+    from lib.onnxfile import run_file, write_card, write_onnx
+    from lib.quantize import Bench, Judge, quantize
+    from lib.served import Served
+
+    torch.manual_seed(0)
+    backbone = build_backbone(BACKBONE, SIZE)
+    head = build_head("linear", backbone.head_hidden_size, FINDINGS, 0.0)
+    classifier = Classifier(backbone, head, backbone.pretrained_cfg["mean"], backbone.pretrained_cfg["std"])
+    plain = scratch / "fp32.onnx"
+    write_onnx(Served(classifier, [1.0] * FINDINGS, [0.0] * FINDINGS, SIZE), plain)
+    films = np.random.default_rng(0).integers(0, 256, (8, SIZE, SIZE), dtype=np.uint8)
+    answers = run_file(plain, films)
+    wrong = (answers["logits"] < np.median(answers["logits"], axis=0)).astype(float)  # no int8 is worse: the first does
+    trials = quantize(Bench(plain, films, Judge(films, wrong, answers), scratch), tell=lambda line: None)
+    card = {"format": 1, "name": BACKBONE, "findings": list(NAMES), "image_size": SIZE, "thresholds": [0.5] * FINDINGS}
+    models = {"fp32": plain, "int8": trials[-1].path}
+    for path in models.values():
+        write_card(path, card)
+    return models
+
+
+def _folder_rate(model: Path, paths: list[Path], scratch: Path) -> float:
+    """Images per second of `cxr predict` from the start of the process to its end."""
+    named = [str(path) for path in paths]
+    folder = scratch / f"folder-{model.stem}"
+    folder.mkdir()
+    for number in range(48):
+        (folder / f"{number}.png").symlink_to(Path(named[number % len(named)]).resolve())
+    code = "import sys; from pathlib import Path; from lib.batch import predict_command as p; "
+    code += f"p(Path(sys.argv[1]), [sys.argv[2]], Path(sys.argv[3]), threads={THREADS})"
+    start = time.perf_counter()
+    words = [sys.executable, "-c", code, str(model), str(folder), str(scratch / f"{model.stem}.csv")]
+    subprocess.run(words, check=True, capture_output=True)
+    return 48 / (time.perf_counter() - start)
+
+
+def _ours(model: str, film: str) -> Callable[[], None]:
+    from lib.imaging import read_film
+    from lib.predictor import Predictor
+
+    predictor = Predictor(model, THREADS)
+
+    def answer() -> None:
+        found = predictor.predict(read_film(film, predictor.image_size, preview=0).pixels[None])
+        assert found.heatmaps.shape[:2] == (1, FINDINGS)
+
+    return answer
+
+
+def _theirs(way: str, film: str) -> Callable[[], None]:
+    import timm
+    import torch
+    from PIL import Image
+    from torchvision import transforms
+
+    torch.set_num_threads(THREADS)
+    network = timm.create_model(BACKBONE, num_classes=FINDINGS).eval()
+    mean, std = network.pretrained_cfg["mean"], network.pretrained_cfg["std"]
+    prepare = transforms.Compose(
+        [transforms.Resize((SIZE, SIZE)), transforms.ToTensor(), transforms.Normalize(mean, std)]
+    )
+
+    def eager() -> None:
+        with torch.inference_mode():
+            probs = network(prepare(Image.open(film).convert("RGB"))[None]).sigmoid()
+        assert probs.shape == (1, FINDINGS)
+
+    def gradcam() -> None:
+        pixels = prepare(Image.open(film).convert("RGB"))[None]
+        with torch.no_grad():
+            features = network.forward_features(pixels)  # (1, K, h, w)
+        features.requires_grad_()
+        logits = network.forward_head(features)
+        slopes = [torch.autograd.grad(logit, features, retain_graph=True)[0] for logit in logits[0]]
+        maps = [(slope.mean((2, 3), keepdim=True) * features).sum(1).relu() for slope in slopes]
+        assert logits.sigmoid().shape == (1, FINDINGS) and len(maps) == FINDINGS
+
+    return {"eager": eager, "gradcam": gradcam}[way]
+
+
+def _peak_mb() -> float:
+    """This process's own peak; `getrusage` would count the process that started it."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(status.read_text().split("VmHWM:")[1].split()[0]) / 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def _serve(way: str, model: str, film: str) -> None:
+    answer = _ours(model, film) if way == "ours" else _theirs(way, film)
+    answer()
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        answer()
+        print("answered", flush=True)
+    print(_peak_mb(), flush=True)
+
+
+if __name__ == "__main__":
+    _serve(*sys.argv[1:])

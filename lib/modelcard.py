@@ -1,0 +1,190 @@
+"""In: what is known of a trained model. Out: the card of its export, as JSON values and as Markdown to read."""
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import PurePath
+from typing import Any
+
+CARD_FORMAT = 1
+NOTICE = "Not a medical device. Not for diagnosis. No answer of this model may decide about the care of a person."
+INTENDED_USE = (
+    "Research and teaching: to study how a network answers for findings on frontal chest radiographs, and where it "
+    "looks. It was tested on the films named here and on no others: not in a clinic, not on other machines or people."
+)
+_RUN_ONLY = ("threshold", "threshold_from")  # they are of raw probabilities; the card has its own
+
+
+def make_card(name: str, card: dict[str, Any], metrics: Sequence[dict[str, Any]], **parts: Any) -> dict[str, Any]:
+    """The exported card of a model whose own card is `card`, with its test `metrics` (rows of a run's record).
+
+    Thresholds and operating points, which a run keeps for raw probabilities, are put through the calibration, so that
+    they apply to the output `probs`; a finding without one gets 0.5. `parts`: precision, familiarity, run and more.
+    """
+    findings = list(card["findings"])
+    calibration = read_calibration(card)
+    sources = {row["finding"]: row.get("threshold_from") for row in metrics}
+    raw = card.get("thresholds") or [None] * len(findings)
+    points = [row for row in card.get("operating_points") or [] if row["threshold"] is not None]
+    lines = dict(zip(findings, zip(calibration["slope"], calibration["intercept"], strict=True), strict=True))
+    return {
+        "format": CARD_FORMAT,
+        "name": name,
+        "backbone": card["backbone"],
+        "head": card["head"],
+        "findings": findings,
+        "image_size": card["image_size"],
+        "thresholds": [
+            0.5 if cut is None else calibrated(cut, *lines[f]) for f, cut in zip(findings, raw, strict=True)
+        ],
+        "thresholds_from": [
+            "default" if cut is None else sources.get(finding) or "validation"
+            for finding, cut in zip(findings, raw, strict=True)
+        ],
+        "operating_points": [
+            row | {"threshold": calibrated(row["threshold"], *lines[row["finding"]])} for row in points
+        ],
+        "calibration": calibration,
+        "data": _without_paths(card["data"]),
+        "metrics": [_of_probs(row) for row in metrics],
+        "intended_use": INTENDED_USE,
+        "notice": NOTICE,
+        **parts,
+    }
+
+
+def read_calibration(card: dict[str, Any]) -> dict[str, list]:
+    """method, slope, intercept (F,) of a run's card: probs = sigmoid(slope * logit + intercept); 1 and 0 where none."""
+    count = len(card["findings"])
+    given = card.get("calibration") or {"method": ["none"] * count, "slope": [1.0] * count, "intercept": [0.0] * count}
+    return {key: list(given[key]) for key in ("method", "slope", "intercept")}
+
+
+def calibrated(prob: float, slope: float, intercept: float) -> float:
+    """sigmoid(slope * logit(prob) + intercept) for a prob in [0, 1] and a slope > 0; 0 stays 0 and 1 stays 1."""
+    if prob <= 0 or prob >= 1 or (slope == 1 and intercept == 0):
+        return float(prob)
+    logit = slope * (math.log(prob) - math.log1p(-prob)) + intercept
+    return 1 / (1 + math.exp(-logit)) if logit >= 0 else math.exp(logit) / (1 + math.exp(logit))
+
+
+def _of_probs(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key not in _RUN_ONLY and not key.startswith("n_")}
+
+
+def _without_paths(data: dict[str, Any]) -> dict[str, Any]:
+    """Folders by their names alone: where they lay is nobody's business."""
+    layouts = {PurePath(folder).name: layout for folder, layout in data.get("layouts", {}).items()}
+    return data | ({"layouts": layouts} if layouts else {})
+
+
+def card_text(card: dict[str, Any]) -> str:
+    """The card in Markdown: what the model is for, how it was made, how well it did on test, what goes in and out."""
+    size, data = card["image_size"], card["data"]
+    parts = [
+        f"# {card['name']}",
+        f"**{card['notice']}**",
+        "## What it is for",
+        card["intended_use"],
+        *(["**It was trained on drawn films (phantoms), not on people.**"] if data.get("phantom") else []),
+        "## What it is",
+        f"{card['backbone']} with a head `{card['head']}`, {card['precision']}, exported {card['exported']}. It "
+        f"answers for {len(card['findings'])} findings on grey films of {size} x {size} pixels, squashed.",
+        _table(("", ""), [(key, value) for key, value in _made(card).items() if value]),
+        "## How well it does",
+        _reliability(card),
+        *([_points(card)] if card["operating_points"] else []),
+        *(_drift(card["drift"]) if card.get("drift") else []),
+        "## What goes in and comes out",
+        _IN_AND_OUT.format(size=size, count=len(card["findings"])),
+        _familiar(card["familiarity"]),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+_IN_AND_OUT = """\
+- `images` uint8 (B, {size}, {size}): grey films.
+- `logits` (B, {count}), and `probs` (B, {count}): the sigmoid of the logits after the calibration.
+- `heatmaps` (B, {count}, h, w): where each finding was seen, not below 0, not normalised. Grad-CAM (Selvaraju et al.
+  2017) for CNNs; for transformers the attention of the class token, weighted with what it gives to the finding (Chefer
+  et al. 2021). A heat map shows what moved the answer. It is no outline of a finding, and no proof of it.
+- `embedding` (B, D): the features in front of the head."""
+
+
+def _made(card: dict[str, Any]) -> dict[str, str]:
+    data, run = card["data"], card.get("run") or {}
+    images = ", ".join(f"{count:,} {split}" for split, count in data.get("images", {}).items() if count)
+    patients = ", ".join(f"{count:,} {split}" for split, count in data.get("patients", {}).items() if count)
+    return {
+        "run": " / ".join(str(run[key]) for key in ("study", "run") if run.get(key)),
+        "config": run.get("config_hash", ""),
+        "commit": (run.get("git") or {}).get("commit") or "",
+        "data": "; ".join(f"{folder}: {layout}" for folder, layout in data.get("layouts", {}).items())
+        or data.get("about", ""),
+        "films": images,
+        "patients": patients,
+        "data fingerprint": data.get("fingerprint", ""),
+        "versions": ", ".join(f"{name} {number}" for name, number in card["versions"].items() if number),
+    }
+
+
+def _reliability(card: dict[str, Any]) -> str:
+    rows = {row["finding"]: row for row in card["metrics"]}
+    cuts = zip(
+        card["findings"], card["thresholds"], card["thresholds_from"], card["calibration"]["method"], strict=True
+    )
+    lines = []
+    for finding, cut, source, method in cuts:
+        row = rows.get(finding, {})
+        numbers = [_number(row.get(key)) for key in ("average_precision", "f1", "sensitivity", "specificity")]
+        lines.append(
+            (finding, _interval(row), *numbers, row.get("positives", ""), f"{_number(cut)} ({source})", method)
+        )
+    if macro := rows.get("macro"):
+        numbers = [_number(macro.get(key)) for key in ("average_precision", "f1", "sensitivity", "specificity")]
+        lines.append(("**mean**", _interval(macro), *numbers, macro.get("positives", ""), "", ""))
+    heading = ("finding", "AUROC (95 %)", "average precision", "F1", "sensitivity", "specificity", "positives")
+    said = "On test films, which the training did not see." if rows else "Nothing is known of how well it does."
+    return said + "\n\n" + _table((*heading, "threshold (from)", "calibration"), lines)
+
+
+def _points(card: dict[str, Any]) -> str:
+    lines = [
+        (row["finding"], row["rule"], *map(_number, (row["threshold"], row.get("sensitivity"), row.get("specificity"))))
+        for row in card["operating_points"]
+    ]
+    heading = ("finding", "rule", "threshold", "test sensitivity", "test specificity")
+    return "Operating points:\n\n" + _table(heading, lines)
+
+
+def _drift(drift: dict[str, Any]) -> list[str]:
+    return [
+        "## What int8 costs",
+        f"On {drift['images']:,} validation films: macro AUROC {drift['auroc_fp32']:.4f} in fp32, "
+        f"{drift['auroc_int8']:.4f} in int8 (a drop of {drift['auroc_drop']:.4f}); probabilities differ by "
+        f"{drift['prob_mean']:.4f} on average and by {drift['prob_max']:.3f} at most. The scores on test are those of "
+        "fp32.",
+    ]
+
+
+def _familiar(statistics: dict[str, Any] | None) -> str:
+    if statistics is None:
+        return "It cannot tell whether a film is unlike those it was trained on: nothing is known of their embeddings."
+    return (
+        f"A film is called unlike the training films when its score, from the embedding, is over "
+        f"{statistics['threshold']:.2f}; half of the validation films are under {statistics['quantiles']['0.5']:.2f}, "
+        f"99.5 % under the threshold."
+    )
+
+
+def _table(heading: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    lines = [heading, ["---"] * len(heading), *rows]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _interval(row: dict[str, Any]) -> str:
+    low, high = (_number(row.get(f"auroc_{end}")) for end in ("low", "high"))
+    return _number(row.get("auroc")) + (f" ({low} to {high})" if low and high else "")

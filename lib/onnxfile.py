@@ -1,0 +1,120 @@
+"""In: a network to serve. Out: its ONNX file, the card in it, and what the file answers and takes, by onnxruntime."""
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+
+from lib.served import ExportError, Served
+
+OPSET = 18
+OUTPUTS = ("logits", "probs", "heatmaps", "embedding")
+TOLERANCE = 1e-4
+THREADS = 2  # of a small laptop: latencies are told for as many
+
+
+def write_onnx(served: Served, path: Path) -> None:
+    """Writes the graph for films (B, S, S), B free; batch norms are folded into the convolutions before them.
+
+    What the exporter notes of source files is taken out. The file is checked against the ONNX standard.
+    """
+    films = torch.zeros(2, served.size, served.size, dtype=torch.uint8)  # (B, S, S)
+    batch = {"images": {0: torch.export.Dim("batch")}}
+    program = torch.onnx.export(
+        served.eval(),
+        (films,),
+        input_names=["images"],
+        output_names=list(OUTPUTS),
+        dynamic_shapes=batch,
+        opset_version=OPSET,
+        dynamo=True,
+        verbose=False,
+    )
+    model = program.model_proto
+    _forget_sources(model)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+
+
+def _forget_sources(model: onnx.ModelProto) -> None:
+    graph = model.graph
+    for part in (model, graph, *graph.node, *graph.initializer, *graph.value_info, *graph.input, *graph.output):
+        part.ClearField("doc_string")
+        part.ClearField("metadata_props")
+
+
+def write_card(path: Path, card: Mapping[str, Any]) -> None:
+    """Puts `card` into the file as JSON, under the key "card", and nothing else."""
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, {"card": json.dumps(card, allow_nan=False)})
+    model.ClearField("doc_string")
+    onnx.save(model, path)
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """The card in an exported file; raises ExportError when it has none."""
+    props = {prop.key: prop.value for prop in onnx.load(path, load_external_data=False).metadata_props}
+    if "card" not in props:
+        raise ExportError(f"{path} holds no card: it was not written by `cxr export`")
+    return json.loads(props["card"])
+
+
+def open_session(path: Path, threads: int = THREADS) -> onnxruntime.InferenceSession:
+    """An onnxruntime session on the CPU with so many threads."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 3  # 3: errors only
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def run_file(path: Path, images: np.ndarray, batch: int = 16) -> dict[str, np.ndarray]:
+    """What the file answers to films (N, S, S) uint8, N >= 1: its outputs by name, each (N, ...)."""
+    session = open_session(path)
+    names = [output.name for output in session.get_outputs()]
+    parts = [session.run(names, {"images": images[i : i + batch]}) for i in range(0, len(images), batch)]
+    return {name: np.concatenate(values) for name, values in zip(names, zip(*parts, strict=True), strict=True)}
+
+
+def latencies_ms(paths: Mapping[str, Path], size: int, rounds: int = 20) -> dict[str, float]:
+    """Median milliseconds that each file takes for one film at THREADS threads; they take turns, so that a busy
+    machine slows all alike.
+    """
+    film = np.random.default_rng(0).integers(0, 256, (1, size, size), dtype=np.uint8)
+    sessions = {name: open_session(path) for name, path in paths.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in paths}
+    for _ in range(rounds):
+        for name, session in sessions.items():
+            session.run(None, {"images": film})  # what another model left in the caches is not its fault
+            start = time.perf_counter()
+            session.run(None, {"images": film})
+            seconds[name].append(time.perf_counter() - start)
+    return {name: 1000 * float(np.median(times)) for name, times in seconds.items()}
+
+
+def golden_films(size: int, films: np.ndarray | None = None) -> np.ndarray:
+    """Films to compare on (N, size, size) uint8: black, white, a ramp, noise, and the first eight of `films`."""
+    ramp = np.broadcast_to(np.linspace(0, 255, size, dtype=np.uint8), (size, size))
+    noise = np.random.default_rng(0).integers(0, 256, (2, size, size), dtype=np.uint8)
+    made = np.stack([np.zeros_like(ramp), np.full_like(ramp, 255), ramp, ramp.T, *noise])
+    return made if films is None else np.concatenate([made, films[:8]])
+
+
+@torch.inference_mode()
+def check_parity(served: Served, path: Path, images: np.ndarray) -> float:
+    """The largest difference of probabilities between torch and the file; raises ExportError when one is over 1e-4.
+
+    Logits, heat maps and embeddings are compared too, relative to the largest value of each where that is over 1.
+    """
+    wanted = dict(zip(OUTPUTS, served.eval()(torch.from_numpy(images.copy())), strict=True))
+    found = run_file(path, images)
+    for name, values in wanted.items():
+        scale = max(1.0, float(values.abs().max()))
+        gap = float(np.abs(values.numpy() - found[name]).max()) / scale
+        if not gap <= TOLERANCE:
+            raise ExportError(f"the ONNX file's {name} differ by {gap:.2g} from torch's; nothing was exported")
+    return float(np.abs(wanted["probs"].numpy() - found["probs"]).max())

@@ -1,0 +1,176 @@
+"""Heat maps in forward operations: the same as Grad-CAM and attention times gradient by autograd, family by family."""
+
+import pytest
+import timm
+import torch
+from small_models import FAMILIES, FINDINGS, SIZE, films, small_classifier
+from timm.layers import SelectAdaptivePool2d
+from torch import nn
+from torch.nn.functional import gelu
+
+from lib.attention import gelu_slope, norm_gradient
+from lib.cam import head_gradient, weighted_maps
+from lib.models import Classifier, build_backbone, build_head
+from lib.served import ExportError, Served
+
+CNNS = [family for family in FAMILIES if family != "vit"]
+
+
+def served(model: Classifier, size: int = SIZE) -> Served:
+    count = model.head[-1].out_features
+    return Served(model, [1.0] * count, [0.0] * count, size)
+
+
+def answers(model: Classifier, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    with torch.no_grad():
+        logits, _, heatmaps, _ = served(model, images.shape[-1])(images)
+    return logits, heatmaps
+
+
+def each_gradient(model: Classifier, module: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Logits (B, F), what `module` gives, and the gradient of each logit there (F, ...), by autograd."""
+    kept = []
+
+    def keep(_, __, output):
+        output.retain_grad()
+        kept.append(output)
+
+    handle = module.register_forward_hook(keep)
+    logits = model(images.unsqueeze(1).float() / 255)
+    handle.remove()
+    gradients = [torch.autograd.grad(logits[:, f].sum(), kept[0], retain_graph=True)[0] for f in range(FINDINGS)]
+    return logits.detach(), kept[0].detach(), torch.stack(gradients)
+
+
+def last_features(backbone: nn.Module) -> nn.Module:
+    """The module whose output Grad-CAM looks at: before the last pooling of VGG, else before the global pooling."""
+    if hasattr(backbone, "pre_logits"):
+        return backbone.features[-2]
+    pooling = next(module for module in backbone.modules() if isinstance(module, SelectAdaptivePool2d))
+    probe = nn.Identity()
+    pooling.register_forward_pre_hook(lambda _, given: (probe(given[0]),))
+    return probe
+
+
+def grad_cam(model: Classifier, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Selvaraju et al. 2017, word by word."""
+    logits, features, gradients = each_gradient(model, last_features(model.backbone), images)
+    alpha = gradients.mean((3, 4))  # (F, B, K)
+    return logits, torch.einsum("fbk,bkhw->bfhw", alpha, features).relu()
+
+
+@pytest.mark.parametrize("head", ["linear", "mlp"])
+@pytest.mark.parametrize("family", CNNS)
+def test_the_maps_of_a_cnn_are_grad_cam(family, head):
+    model, images = small_classifier(family, head), films(3)
+    wanted_logits, wanted = grad_cam(model, images)
+    logits, heatmaps = answers(model, images)
+    assert torch.allclose(logits, wanted_logits, atol=1e-4) and logits.std() > 0.01
+    assert heatmaps.shape == wanted.shape
+    assert (heatmaps - wanted).abs().max() <= 1e-4 * wanted.max() and wanted.max() > 0
+
+
+def test_the_maps_of_vgg_on_a_film_larger_than_its_kernel_are_grad_cam_too():
+    model, images = small_classifier("vgg", "mlp", size=288), films(2, 288)
+    _, wanted = grad_cam(model, images)
+    _, heatmaps = answers(model, images)
+    assert heatmaps.shape == (2, FINDINGS, 18, 18)
+    assert (heatmaps - wanted).abs().max() <= 1e-4 * wanted.max() and wanted.max() > 0
+
+
+@pytest.mark.parametrize("head", ["linear", "mlp"])
+def test_the_maps_of_a_transformer_are_attention_times_its_gradient(head):
+    model, images = small_classifier("vit", head), films(3)
+    attention = model.backbone.blocks[-1].attn
+    attention.fused_attn = False  # so that there are weights to look at
+    wanted_logits, weights, gradients = each_gradient(model, attention.attn_drop, images)
+    shares = (gradients * weights).sum(2)[:, :, 0, 1:]  # (F, B, patches): all heads, from the class token
+    wanted = shares.relu().transpose(0, 1).unflatten(2, (4, 4))
+    logits, heatmaps = answers(model, images)
+    assert torch.allclose(logits, wanted_logits, atol=1e-4) and logits.std() > 0.01
+    assert (heatmaps - wanted).abs().max() <= 1e-4 * wanted.max() and wanted.max() > 0
+
+
+def test_transformers_with_scaled_layers_normalised_queries_and_registers_have_maps_too():
+    options = {"qk_norm": True, "init_values": 0.5, "reg_tokens": 2, "qkv_bias": False, "depth": 2, "img_size": 64}
+    backbone = timm.create_model("vit_tiny_patch16_224", num_classes=0, **options)
+    model = Classifier(backbone, build_head("linear", 192, FINDINGS, 0.3), (0.5,) * 3, (0.5,) * 3).eval()
+    attention, images = backbone.blocks[-1].attn, films(2)
+    attention.fused_attn = False
+    wanted_logits, weights, gradients = each_gradient(model, attention.attn_drop, images)
+    wanted = (gradients * weights).sum(2)[:, :, 0, 3:].relu().transpose(0, 1).unflatten(2, (4, 4))
+    logits, heatmaps = answers(model, images)
+    assert torch.allclose(logits, wanted_logits, atol=1e-5)
+    assert (heatmaps - wanted).abs().max() <= 1e-4 * wanted.max() and wanted.max() > 0
+
+
+def test_with_a_linear_head_the_map_before_its_positive_part_sums_to_the_logit_without_its_bias():
+    head = build_head("linear", 5, 2, 0.0).eval()
+    features = torch.rand(3, 5, 4, 4)  # (B, K, h, w)
+    logits, gradient = head_gradient(head, features.mean((2, 3)))
+    parts = [weighted_maps(sign * gradient, features).sum((2, 3)) for sign in (1, -1)]
+    assert torch.allclose(parts[0] - parts[1], logits - head[-1].bias, atol=1e-5)
+
+
+def test_the_gradient_of_a_small_head_by_hand():
+    head = nn.Sequential(nn.Linear(2, 2), nn.LeakyReLU(0.1), nn.Linear(2, 1))
+    with torch.no_grad():
+        head[0].weight.copy_(torch.tensor([[1.0, 2.0], [3.0, -4.0]]))
+        head[0].bias.zero_()
+        head[2].weight.copy_(torch.tensor([[5.0, 7.0]]))
+    _, gradient = head_gradient(head, torch.tensor([[1.0, 1.0]]))  # 3 > 0: slope 1; -1 < 0: slope 0.1
+    assert torch.allclose(gradient, torch.tensor([[[5 + 0.7 * 3, 10 - 0.7 * 4]]]))
+
+
+def test_the_slope_of_gelu_is_that_of_autograd():
+    values = torch.linspace(-6, 6, 101, dtype=torch.float64, requires_grad=True)
+    (wanted,) = torch.autograd.grad(gelu(values).sum(), values)
+    assert torch.allclose(gelu_slope(values), wanted, atol=1e-12)
+
+
+def test_the_gradient_of_a_layer_norm_is_that_of_autograd():
+    norm = nn.LayerNorm(7, eps=1e-3).double()
+    nn.init.normal_(norm.weight)
+    values = torch.randn(3, 7, dtype=torch.float64, requires_grad=True)
+    upstream = torch.randn(3, 1, 7, dtype=torch.float64)
+    (wanted,) = torch.autograd.grad((norm(values) * upstream[:, 0]).sum(), values)
+    assert torch.allclose(norm_gradient(norm, values, upstream)[:, 0], wanted, atol=1e-12)
+
+
+def test_probabilities_are_calibrated_and_logits_are_raw():
+    model, images = small_classifier("resnet10t"), films(2)
+    slope, intercept = torch.tensor([0.5, 1.0, 2.0]), torch.tensor([1.0, 0.0, -1.0])
+    with torch.no_grad():
+        logits, probs, _, embedding = Served(model, slope.tolist(), intercept.tolist(), SIZE)(images)
+        wanted = model(images.unsqueeze(1).float() / 255)
+        pixels = (images.unsqueeze(1).float() / 255 - model.mean) / model.std
+        assert torch.allclose(embedding, model.backbone(pixels), atol=1e-5)
+    assert torch.allclose(logits, wanted, atol=1e-5)
+    assert torch.allclose(probs, (slope * wanted + intercept).sigmoid(), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["convnext_atto", "mobilenetv3_small_050", "swin_tiny_patch4_window7_224"])
+def test_backbones_without_a_closed_form_are_refused_by_name(name):
+    size = 224 if name.startswith("swin") else 32
+    backbone = build_backbone(name, size)
+    model = Classifier(backbone, build_head("linear", backbone.head_hidden_size, 1, 0.0), (0.5,) * 3, (0.5,) * 3)
+    with pytest.raises(ExportError, match=f"for {type(backbone).__name__}: its features are not simply averaged"):
+        served(model, size)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [({"global_pool": "avg"}, "no class token"), ({"act_layer": nn.ReLU}, "not GELU"), ({"fc_norm": True}, "pooled")],
+)
+def test_transformers_of_another_kind_are_refused_with_the_reason(options, reason):
+    backbone = timm.create_model("vit_tiny_patch16_224", num_classes=0, depth=1, img_size=32, **options)
+    model = Classifier(backbone, build_head("linear", 192, 1, 0.0), (0.5,) * 3, (0.5,) * 3)
+    with pytest.raises(ExportError, match=reason):
+        served(model, 32)
+
+
+def test_a_head_with_another_layer_is_refused():
+    model = small_classifier("resnet10t")
+    model.head.append(nn.Tanh())
+    with pytest.raises(ExportError, match="the head holds Tanh"):
+        Served(model, [1.0] * 3, [0.0] * 3, SIZE)

@@ -1,0 +1,158 @@
+"""The predictor: answers without torch, by the exported file's contract."""
+
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+from tiny_model import BIAS, FINDINGS, SIZE, SLOPE, tiny_card, write_tiny_model
+
+from lib.config import REPO_ROOT
+from lib.familiarity import fit_familiarity, unlikeness
+from lib.predictor import Predictor
+
+HEAVY = ("torch", "torchvision", "timm", "pandas", "matplotlib", "scipy", "sklearn", "pydantic", "pyarrow", "pydicom")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> Predictor:
+    return Predictor(write_tiny_model(tmp_path_factory.mktemp("model") / "tiny.onnx"), threads=1)
+
+
+def plain(*greys: int) -> np.ndarray:
+    return np.stack([np.full((SIZE, SIZE), grey, np.uint8) for grey in greys])
+
+
+def sigmoid(logit: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-logit))
+
+
+# ---- answers
+
+
+def test_logits_and_probs_are_those_worked_out_by_hand(tiny):
+    answer = tiny.predict(plain(0, 255, 51))
+    logits = np.array([[0.0], [1.0], [0.2]]) * np.array(SLOPE) + np.array(BIAS)
+    np.testing.assert_allclose(answer.logits, logits, atol=1e-5)
+    np.testing.assert_allclose(answer.probs, sigmoid(logits), atol=1e-6)
+
+
+def test_shapes_follow_the_contract(tiny):
+    answer = tiny.predict(plain(1, 2))
+    shapes = (answer.logits.shape, answer.probs.shape, answer.heatmaps.shape, answer.embedding.shape)
+    assert shapes == ((2, 3), (2, 3), (2, 3, 4, 4), (2, 2)) and answer.unlikeness.shape == (2,)
+
+
+def test_a_heat_map_shows_where(tiny):
+    images = plain(0)
+    images[0, :8, 24:] = 255  # the top right place of 4 x 4
+    assert np.argwhere(tiny.predict(images).heatmaps[0, 0]).tolist() == [[0, 3]]
+
+
+def test_a_batch_answers_as_its_films_do_alone(tiny):
+    images = np.random.default_rng(0).integers(0, 256, (5, SIZE, SIZE), dtype=np.uint8)
+    together = tiny.predict(images).probs
+    alone = np.concatenate([tiny.predict(images[i : i + 1]).probs for i in range(5)])
+    np.testing.assert_allclose(together, alone, atol=1e-7)
+
+
+def test_the_card_tells_name_findings_size_and_thresholds(tiny):
+    assert (tiny.name, tiny.findings, tiny.image_size) == ("tiny", FINDINGS, SIZE)
+    assert tiny.card == tiny_card()
+
+
+def test_a_finding_is_flagged_at_its_threshold_and_over(tiny):
+    probs = np.array([[0.5, 0.6, 0.7], [0.499, 0.599, 0.699]], np.float32)
+    assert tiny.flagged(probs).tolist() == [[True] * 3, [False] * 3]
+
+
+def test_without_statistics_unlikeness_is_nan_and_nothing_is_unfamiliar(tiny):
+    score = tiny.predict(plain(7, 9)).unlikeness
+    assert np.isnan(score).all() and not tiny.unfamiliar(score).any()
+
+
+@pytest.mark.parametrize(
+    "images",
+    [np.zeros((1, 8, 8), np.uint8), np.zeros((SIZE, SIZE), np.uint8), np.zeros((1, SIZE, SIZE)), plain(1)[:0]],
+    ids=["size", "dimensions", "type", "empty"],
+)
+def test_other_arrays_are_refused_with_what_is_taken(tiny, images):
+    with pytest.raises(ValueError, match=r"tiny takes uint8 \(B, 32, 32\) with B >= 1"):
+        tiny.predict(images)
+
+
+def test_a_film_far_from_the_training_films_is_unfamiliar(tmp_path):
+    """Training films are mid-grey; a black one is far away, one of their own grey is not."""
+    grey = np.random.default_rng(0).uniform(0.4, 0.6, (200, 1)) + np.zeros((1, 2))
+    grey += np.random.default_rng(1).normal(0, 1e-3, grey.shape)
+    statistics = fit_familiarity(grey[:100], grey[100:])
+    tiny = Predictor(write_tiny_model(tmp_path / "told.onnx", familiarity=statistics))
+    answer = tiny.predict(plain(128, 0))
+    np.testing.assert_array_equal(answer.unlikeness, unlikeness(answer.embedding, statistics))
+    assert tiny.unfamiliar(answer.unlikeness).tolist() == [False, True]
+
+
+def test_only_a_score_over_the_threshold_is_unfamiliar(tmp_path):
+    path = write_tiny_model(tmp_path / "told.onnx", familiarity={"threshold": 3.0})
+    assert Predictor(path).unfamiliar(np.array([2.9, 3.0, 3.1, np.inf, np.nan])).tolist() == [0, 0, 1, 1, 0]
+
+
+def test_warming_up_changes_no_answer(tiny):
+    before = tiny.predict(plain(90)).probs
+    tiny.warm_up()
+    np.testing.assert_array_equal(tiny.predict(plain(90)).probs, before)
+
+
+# ---- files that are no such model
+
+
+def test_a_missing_model_is_told(tmp_path):
+    with pytest.raises(ValueError, match=r"none\.onnx is no file; export a trained run"):
+        Predictor(tmp_path / "none.onnx")
+
+
+def test_a_file_that_is_no_onnx_is_told(tmp_path):
+    (tmp_path / "odd.onnx").write_bytes(b"not a model")
+    with pytest.raises(ValueError, match=r"odd\.onnx cannot be loaded as an ONNX model"):
+        Predictor(tmp_path / "odd.onnx")
+
+
+def test_a_model_without_a_card_is_told(tmp_path):
+    model = onnx.load(write_tiny_model(tmp_path / "bare.onnx"))
+    helper.set_model_props(model, {})
+    onnx.save(model, tmp_path / "bare.onnx")
+    with pytest.raises(ValueError, match=r"bare\.onnx was not written by `cxr export`"):
+        Predictor(tmp_path / "bare.onnx")
+
+
+def test_a_model_with_other_outputs_is_told(tmp_path):
+    model = onnx.load(write_tiny_model(tmp_path / "few.onnx"))
+    del model.graph.output[2]
+    onnx.save(model, tmp_path / "few.onnx")
+    with pytest.raises(ValueError, match="not the outputs"):
+        Predictor(tmp_path / "few.onnx")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"format": 2}, "format 2, and this version reads 1"), ({"findings": ["Mass"]}, "broken card"), ({}, None)],
+)
+def test_a_card_of_another_format_or_that_does_not_fit_is_told(tmp_path, changes, message):
+    path = write_tiny_model(tmp_path / "other.onnx", **changes)
+    if message is None:
+        assert Predictor(path).name == "tiny"
+    else:
+        with pytest.raises(ValueError, match=message):
+            Predictor(path)
+
+
+# ---- lightness
+
+
+@pytest.mark.parametrize("module", ["predictor", "imaging", "batch"])
+def test_what_the_app_and_the_command_import_is_light(module):
+    code = f"import sys, lib.{module}; sys.exit(' '.join(m for m in {HEAVY} if m in sys.modules) or None)"
+    found = subprocess.run([sys.executable, "-c", code], cwd=REPO_ROOT, capture_output=True, text=True)
+    assert (found.returncode, found.stderr.strip()) == (0, "")

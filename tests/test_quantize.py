@@ -1,0 +1,166 @@
+"""int8: what is quantised and what is not, in which order ways are tried, and by what they are judged."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from sklearn.metrics import roc_auc_score
+from small_models import FINDINGS, SIZE, films, small_classifier
+
+from lib import quantize as quantizing
+from lib.graphs import light_nodes, weighted_nodes
+from lib.onnxfile import run_file, write_onnx
+from lib.quantize import Bench, Judge, Trial, best_trial, macro_auroc, quantize
+from lib.served import ExportError, Served
+
+
+def graph_of(*nodes: tuple, constants: tuple[str, ...]) -> onnx.ModelProto:
+    """(op, name, inputs, output) -> a model; nothing runs it."""
+    made = [helper.make_node(op, inputs, [output], name=name) for op, name, inputs, output in nodes]
+    tensors = [helper.make_tensor(name, TensorProto.FLOAT, [1], [1.0]) for name in constants]
+    given = helper.make_tensor_value_info("images", TensorProto.FLOAT, None)
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("embedding", "logits")]
+    return helper.make_model(helper.make_graph(made, "net", [given], outputs, tensors))
+
+
+MOBILE = graph_of(
+    ("Div", "grey", ["images", "c"], "x"),
+    ("Conv", "stem", ["x", "w1"], "a"),
+    ("Sigmoid", "silu gate", ["a"], "s"),
+    ("Mul", "silu", ["a", "s"], "b"),
+    ("ReduceMean", "squeeze", ["b"], "m"),
+    ("Conv", "reduce", ["m", "w2"], "r"),
+    ("Sigmoid", "inner gate", ["r"], "t"),
+    ("Mul", "inner silu", ["r", "t"], "u"),
+    ("Conv", "expand", ["u", "w3"], "e"),
+    ("Sigmoid", "excite", ["e"], "g"),
+    ("Mul", "gate", ["b", "g"], "h"),
+    ("Conv", "project", ["h", "w4"], "p"),
+    ("Add", "skip", ["p", "x"], "q"),
+    ("Mul", "constant", ["q", "c"], "k"),
+    ("ReduceMean", "pool", ["k"], "embedding"),
+    ("Gemm", "head", ["embedding", "w5"], "logits"),
+    ("MatMul", "maps", ["k", "w5"], "heat"),
+    constants=("c", "w1", "w2", "w3", "w4", "w5"),
+)
+
+
+def test_convolutions_on_the_way_to_the_embedding_are_weighted_less_squeeze_excitation_head_and_maps():
+    assert weighted_nodes(MOBILE) == ["stem", "project"]
+
+
+def test_products_sums_and_sigmoids_of_activations_are_light():
+    assert light_nodes(MOBILE) == ["silu gate", "silu", "gate", "skip"]
+
+
+def test_in_a_transformer_only_products_with_weights_are_quantised():
+    model = graph_of(
+        ("LayerNormalization", "norm", ["images", "c"], "n"),
+        ("MatMul", "queries", ["n", "w"], "q"),
+        ("MatMul", "attention", ["q", "n"], "a"),
+        ("Add", "residual", ["a", "images"], "embedding"),
+        ("Gemm", "head", ["embedding", "w"], "logits"),
+        constants=("c", "w"),
+    )
+    assert weighted_nodes(model) == ["queries"] and light_nodes(model) == []
+
+
+def test_macro_auroc_is_the_mean_over_findings_with_both_classes():
+    generator = np.random.default_rng(0)
+    logits = generator.normal(size=(60, 4)) * 30
+    targets = (generator.random((60, 4)) < 0.3).astype(float)
+    targets[:, 2], targets[:10, 0] = 0, np.nan
+    known = ~np.isnan(targets[:, 0])
+    wanted = [roc_auc_score(targets[known, 0], logits[known, 0])]
+    wanted += [roc_auc_score(targets[:, j], logits[:, j]) for j in (1, 3)]
+    assert macro_auroc(targets, logits) == pytest.approx(np.mean(wanted))
+    assert np.isnan(macro_auroc(np.zeros((5, 2)), np.zeros((5, 2))))
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("plain") / "fp32.onnx"
+    write_onnx(Served(small_classifier("thin", "mlp"), [1.0] * FINDINGS, [0.0] * FINDINGS, SIZE), path)
+    return path
+
+
+@pytest.fixture
+def bench(plain, tmp_path) -> Bench:
+    """Labels are what fp32 answers, less the middle: its AUROC is 1, and no film is hard to tell."""
+    images = films(48, seed=3).numpy()
+    answers = run_file(plain, images)
+    low, high = np.quantile(answers["logits"], (0.4, 0.6), axis=0)
+    targets = np.where(answers["logits"] > high, 1.0, np.where(answers["logits"] < low, 0.0, np.nan))
+    return Bench(plain, films(16, seed=4).numpy(), Judge(images, targets, answers), tmp_path)
+
+
+def test_the_first_way_that_is_good_enough_ends_the_search(bench):
+    said = []
+    trials = quantize(bench, said.append)
+    assert bench.judge.auroc == 1.0
+    assert len(trials) == len(said) == 1 and trials[0].drop <= quantizing.LIMIT
+    assert 0 < trials[0].prob_mean < trials[0].prob_max < 0.1
+    assert trials[0].path.stat().st_size < 0.5 * bench.plain.stat().st_size
+
+
+def test_weights_take_7_bits_with_a_scale_a_channel_and_the_head_stays_in_floating_point(bench):
+    model = onnx.load(quantize(bench, lambda line: None)[0].path)
+    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    weights = [name for name, values in tensors.items() if values.dtype == np.int8 and values.ndim == 4]
+    assert len(weights) == len(weighted_nodes(bench.model)) > 10
+    makers = {node.input[0]: node for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    for name in weights:
+        assert np.abs(tensors[name].astype(int)).max() <= 64
+        assert tensors[makers[name].input[1]].shape == (len(tensors[name]),)
+    heads = [node for node in model.graph.node if node.op_type == "Gemm"]
+    assert len(heads) == 3 and all(tensors[node.input[1]].dtype == np.float32 for node in heads)
+
+
+def test_when_nothing_is_good_enough_all_ways_are_tried_in_order(bench, monkeypatch):
+    monkeypatch.setattr(quantizing, "LIMIT", -1.0)
+    trials = quantize(bench, lambda line: None)
+    assert [trial.calibration for trial in trials[:4]] == ["minmax", "minmax", "percentile", "entropy"]
+    assert [trial.what for trial in trials] == [
+        "layers and activations",
+        *["layers"] * 3,
+        "layers, first and last in fp32",
+        "layers, most sensitive quarter in fp32",
+        "layers, most sensitive half in fp32",
+    ]
+    least = min(trial.drop for trial in trials)
+    assert best_trial(trials).drop == least
+    sizes = [trial.path.stat().st_size for trial in trials]
+    assert sizes[6] > sizes[5] > sizes[1] and sizes[4] > sizes[1]
+
+
+def test_the_part_that_suffers_most_is_the_one_that_comes_first(bench):
+    heavy = weighted_nodes(bench.model)
+    order = quantizing._by_harm(bench, "minmax", heavy)
+    assert sorted(name for part in order for name in part) == sorted(heavy)
+    harm = []
+    for part in (order[0], order[-1]):
+        quantizing._write_int8(bench, bench.folder / "one.onnx", "minmax", part)
+        answers = run_file(bench.folder / "one.onnx", bench.films)["logits"]
+        harm.append(np.square(answers - run_file(bench.plain, bench.films)["logits"]).mean())
+    assert harm[0] > harm[1] > 0
+
+
+def test_of_several_the_first_good_one_is_shipped_else_the_least_bad():
+    def trial(name: str, drop: float) -> Trial:
+        return Trial(name, "", Path(), 0.0, drop, 0.0, 0.0)
+
+    fine, better, bad, worse = trial("a", 0.004), trial("b", -0.01), trial("c", 0.006), trial("d", 0.02)
+    assert best_trial([worse, fine, better]) is fine and best_trial([worse, bad]) is bad
+
+
+def test_without_both_classes_in_validation_int8_cannot_be_judged(bench):
+    judge = Judge(bench.judge.images, np.zeros((48, FINDINGS)), bench.judge.answers)
+    with pytest.raises(ExportError, match="no finding has both a positive and a negative validation film"):
+        quantize(Bench(bench.plain, bench.films, judge, bench.folder), lambda line: None)
+
+
+def test_too_few_films_to_calibrate_on_are_refused(bench):
+    with pytest.raises(ExportError, match="3 training films are too few to calibrate int8 on: 4 are needed"):
+        quantize(Bench(bench.plain, bench.films[:3], bench.judge, bench.folder), lambda line: None)
