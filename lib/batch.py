@@ -49,6 +49,8 @@ def predict_files(
     output that cannot be.
     """
     named, threads = list(named), threads or os.cpu_count() or 1
+    if batch < 1 or threads < 1:
+        raise ValueError(f"batch is {batch} and threads {threads}; both are 1 or more")
     predictor = Predictor(model, threads)
     total = None if "-" in named else sum(1 for _ in find_files(named))
     files = without_output(find_files(named, listing), out)
@@ -87,8 +89,9 @@ def predict_command(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of libraries, about broken files: what matters stands in the rows
         try:
-            options = {"threads": threads, "batch": batch, "leaderboard": leaderboard}
-            counts = predict_files(model, named, out=out, listing=sys.stdin.buffer, **options)
+            listing = sys.stdin.buffer if "-" in named else None
+            options = {"threads": threads, "batch": batch, "leaderboard": leaderboard, "listing": listing}
+            counts = predict_files(model, named, out=out, **options)
         except KeyboardInterrupt:
             if out is not None:
                 print(f"what was answered so far is kept; the same command goes on ({out})", file=sys.stderr)

@@ -100,6 +100,7 @@ def report(
         folder = reports.study_folder(study)
         paths = reports.make_report(folder)
         typer.echo(reports.table_text(folder))
+        typer.echo(reports.answers_text(folder))
         for path in paths + (reports.publish(folder) if publish else []):
             typer.echo(path)
 
@@ -116,8 +117,9 @@ def compare(
     A study stands for its reference arm with all its seeds; one study alone: its arms against its reference.
     """
     with _told():
-        from lib.report import run_or_study_folder, verdict_text
+        from lib.report import run_or_study_folder
         from lib.verdicts import compare_folders
+        from lib.wording import verdict_text
 
         typer.echo(verdict_text(compare_folders([run_or_study_folder(name) for name in folders])))
 
@@ -126,10 +128,12 @@ def compare(
 def power(study: StudyRun) -> None:
     """Tells the smallest difference that a study's test images and seeds can show, per metric."""
     with _told():
-        from lib.report import power_text, study_folder
-        from lib.verdicts import compare_study
+        from lib.report import study_folder
+        from lib.verdicts import compare_study, power_table
+        from lib.wording import power_text
 
-        typer.echo(power_text(compare_study(study_folder(study))))
+        verdicts = compare_study(study_folder(study))
+        typer.echo(power_text(power_table(verdicts), verdicts.scores["patients"].max()))
 
 
 @app.command()

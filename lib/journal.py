@@ -27,8 +27,9 @@ class Journal:
             self.database.execute("UPDATE answers SET turn = NULL")  # and locks
             self.database.commit()
         except sqlite3.DatabaseError as error:
-            why = "is in use by another process; wait for it" if "locked" in str(error) else f"is broken ({error})"
-            raise RuntimeError(f"{path} {why}, or delete the file to begin anew") from error
+            if "locked" in str(error):
+                raise RuntimeError(f"{path} is in use by another process that writes there; wait for it") from error
+            raise RuntimeError(f"{path} cannot be used ({error}); delete it, or write somewhere else") from error
 
     def take_over(self, rows: Iterable[Row]) -> None:
         """Learns the answers of an earlier output file; those of the journal are newer and stay."""

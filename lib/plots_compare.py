@@ -10,7 +10,8 @@ from matplotlib.patches import Rectangle
 
 from lib.metrics import MACRO
 from lib.plots_data import BLUE, GREY, INK, heat_map, new_figure, style, wrap
-from lib.plots_study import ALPHA, backbone_colour
+from lib.plots_study import backbone_colour
+from lib.significance import ALPHA
 
 COSTS = {
     "parameters": "parameters (millions)",

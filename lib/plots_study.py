@@ -11,6 +11,7 @@ from matplotlib.patches import Patch
 
 from lib.metrics import MACRO
 from lib.plots_data import GREY, INK, heat_map, new_figure, style, wrap
+from lib.significance import ALPHA
 
 FAMILIES = (  # the first that the backbone's name contains; colours of Okabe and Ito (2008) and Tol (2021)
     ("efficientnet_b4", "#0072B2"),
@@ -28,7 +29,6 @@ FAMILIES = (  # the first that the backbone's name contains; colours of Okabe an
     ("convnext", "#117733"),
 )
 OTHERS = ("#44AA99", "#AA4499", "#999933", "#777777", "#CC6677", "#6699CC")  # by a hash of the name
-ALPHA = 0.05
 PANELS = (("auroc", "AUROC"), ("average_precision", "average precision"), ("f1", "F1"))
 
 

@@ -1,4 +1,4 @@
-"""In: the folder of a study that was run. Out: its report folder: table.csv, ablation.png and .svg, report.html."""
+"""In: the folder of a study that was run. Out: its report folder: tables, ablation.png and .svg, report.html; texts."""
 
 import os
 import re
@@ -10,14 +10,13 @@ import pandas as pd
 
 from lib.config import REPO_ROOT
 from lib.execute import run_notebook
-from lib.metrics import MACRO
 from lib.records import read_plan
 from lib.results import whole_file
 from lib.studies import StudyError, read_study
-from lib.verdicts import NAMES, Verdicts, power_table
 
 NOTEBOOK = REPO_ROOT / "notebooks" / "ablations.ipynb"
-PUBLISHED = ("table.csv", "ablation.png", "ablation.svg")
+WRITTEN = ("table.csv", "ablation.png", "ablation.svg")
+PUBLISHED = (*WRITTEN, "scores.csv", "differences.csv", "summary.md", "answers.md")
 
 
 def study_folder(study: str, runs_dir: Path = REPO_ROOT / "runs") -> Path:
@@ -64,7 +63,7 @@ def make_report(folder: Path) -> list[Path]:
     page = report / "report.html"
     with whole_file(page) as partial:
         partial.write_text(_page(executed, title=f"{read_plan(folder)['study']}: ablation report"))
-    paths = [*(report / name for name in PUBLISHED), page]
+    paths = [*(report / name for name in WRITTEN), page]
     if missing := [path.name for path in paths if not path.exists()]:
         raise FileNotFoundError(f"{NOTEBOOK} ran, but did not write {', '.join(missing)} to {report}")
     return paths
@@ -118,32 +117,11 @@ def table_text(folder: Path) -> str:
     return f"{shown.to_string(index=False, float_format='{:.3f}'.format)}\n{note}"
 
 
-def verdict_text(verdicts: Verdicts) -> str:
-    """The scores of the arms and one sentence a comparison, for a terminal."""
-    macro = verdicts.scores[verdicts.scores["finding"] == MACRO]
-    rows = []
-    for arm, group in macro.groupby("arm", sort=False):
-        row = {"arm": arm + " *" * (arm == verdicts.reference), "seeds": group["seeds"].iloc[0]}
-        for one in group.itertuples():
-            row[f"macro {NAMES[one.metric]} (95 %)"] = f"{one.value:.3f} ({one.low:.3f} to {one.high:.3f})"
-        rows.append(row)
-    told = [line for metric in NAMES for line in verdicts.sentences(metric)]
-    return "\n".join([pd.DataFrame(rows).to_string(index=False), "* the reference", "", *dict.fromkeys(told)])
-
-
-def power_text(verdicts: Verdicts) -> str:
-    """The table of `verdicts.power_table` with what it says."""
-    table = power_table(verdicts)
-    if table.empty:
-        return (
-            "no arm compares with the reference yet, so the noise of a difference is not known: run more of the study"
-        )
-    patients = verdicts.changes["patients"].max()
-    return (
-        f"{table.to_string(float_format='{:.3f}'.format)}\n"
-        f"the smallest true difference that {patients} test patients and so many seeds show with 80 % power "
-        "(two-sided, 5 %, before any correction); endless seeds: what only more test patients would lower"
-    )
+def answers_text(folder: Path) -> str:
+    """The sentences of a study's report about macro AUROC; those about other metrics stand in the page."""
+    path = folder / "report" / "answers.md"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return "\n".join(line for line in lines if "average precision" not in line and "F1" not in line)
 
 
 def publish(folder: Path, results_dir: Path = REPO_ROOT / "results") -> list[Path]:
@@ -154,7 +132,8 @@ def publish(folder: Path, results_dir: Path = REPO_ROOT / "results") -> list[Pat
     study, table = read_plan(folder)["study"], pd.read_csv(folder / "report" / "table.csv")
     target = results_dir / study
     target.mkdir(parents=True, exist_ok=True)
-    paths = [Path(shutil.copy2(folder / "report" / name, target / name)) for name in PUBLISHED]
+    made = [folder / "report" / name for name in PUBLISHED if (folder / "report" / name).exists()]
+    paths = [Path(shutil.copy2(path, target / path.name)) for path in made]
     told = {name: ", ".join(sorted(table[name].astype(str).unique())) for name in ("commit", "torch", "device")}
     log = results_dir / "LOG.md"
     with log.open("a") as file:

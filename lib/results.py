@@ -47,6 +47,12 @@ def write_json(path: Path, data: Any) -> None:
         partial.write_text(json.dumps(_plain(data), indent=1, allow_nan=False) + "\n")
 
 
+def write_text(path: Path, text: str) -> None:
+    """Writes text, whole or not at all."""
+    with whole_file(path) as partial:
+        partial.write_text(text)
+
+
 def read_json(path: Path) -> Any:
     """The JSON in `path`; raises ValueError that names the file when it is broken."""
     try:

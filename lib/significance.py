@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-LEVEL = 0.95
+LEVEL, ALPHA = 0.95, 0.05
 
 
 def holm(p: Sequence[float]) -> np.ndarray:

@@ -11,9 +11,7 @@ from lib.comparisons import Answers, ComparisonError, arm_scores, differences, r
 from lib.metrics import MACRO
 from lib.records import read_plan, read_runs
 from lib.significance import detectable, holm
-
-NAMES = {"auroc": "AUROC", "average_precision": "average precision", "f1": "F1"}
-ALPHA = 0.05
+from lib.wording import NAMES, sentence
 
 
 @dataclass(frozen=True)
@@ -102,34 +100,6 @@ def _reference_runs(folder: Path) -> list[Answers]:
     return [read_answers(folder / name) for name in names]
 
 
-def sentence(row: pd.Series, reference: str) -> str:
-    """What one row of `changes` says: better, worse, or that the data cannot tell, with the numbers for it."""
-    what = f"macro {NAMES[row['metric']]}" if row["findings"] > 1 else f"{NAMES[row['metric']]} of one shared finding"
-    seeds = _count(row["seeds"], "seed")
-    if row["seeds"] != row["reference_seeds"]:
-        seeds = f"{row['seeds']} against {_count(row['reference_seeds'], 'seed')}"
-    elif row["seeds"] == 1 and row["se_seeds"] == 0:
-        seeds = "1 seed, so that chance in training is not covered"
-    counts = f"{seeds}, {_count(row['patients'], 'patient')}"
-    if np.isnan(row["p_holm"]):
-        return f"{row['arm']} and {reference} cannot be compared by {what}: a class is missing ({counts})."
-    numbers = f"({row['low']:.3f} to {row['high']:.3f}, {p_text(row['p_holm'])} corrected, {counts})"
-    if row["p_holm"] >= ALPHA:
-        return (
-            f"{row['arm']} and {reference} cannot be told apart: {what} differs by {row['difference']:+.3f} {numbers}; "
-            f"only differences over about {row['detectable']:.3f} would show."
-        )
-    size, ends = abs(row["difference"]), sorted([abs(row["low"]), abs(row["high"])])
-    numbers = f"({ends[0]:.3f} to {ends[1]:.3f}, {p_text(row['p_holm'])} corrected, {counts})"
-    verdict = "better" if row["difference"] > 0 else "worse"
-    return f"{row['arm']} is {verdict} than {reference} by {size:.3f} {what} {numbers}."
-
-
-def p_text(p: float) -> str:
-    """A p-value as papers print it: 'p < 0.001', or two significant digits."""
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
-
-
 def power_table(verdicts: Verdicts, seeds: Sequence[int] = (1, 2, 3, 5, 10)) -> pd.DataFrame:
     """The smallest true difference in a macro metric that this test set finds with 80 % power, by number of seeds.
 
@@ -154,7 +124,3 @@ def _median(patients: pd.Series, spread: pd.Series) -> float:
 
 def _detectable(row: tuple) -> float:
     return detectable(row.se_patients**2, row.se_seeds**2, 0) if np.isfinite(row.p) else np.nan
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"

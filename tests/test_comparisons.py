@@ -9,7 +9,8 @@ from lib import comparisons
 from lib.comparisons import Answers, ComparisonError, arm_scores, common_findings, differences, training_noise
 from lib.metrics import auroc
 from lib.significance import delong, detectable, holm
-from lib.verdicts import compare_arms, p_text, power_table, sentence
+from lib.verdicts import compare_arms, power_table
+from lib.wording import p_text, sentence
 
 MASS = ("Mass",)
 

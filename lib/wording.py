@@ -1,0 +1,101 @@
+"""In: arms compared with a reference. Out: the same in words and in Markdown, written from the numbers."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from lib.metrics import MACRO
+from lib.significance import ALPHA
+
+if TYPE_CHECKING:
+    from lib.verdicts import Verdicts
+
+NAMES = {"auroc": "AUROC", "average_precision": "average precision", "f1": "F1"}
+
+
+def sentence(row: pd.Series, reference: str) -> str:
+    """What one row of `changes` says: better, worse, or that the data cannot tell, with the numbers for it."""
+    what = f"macro {NAMES[row['metric']]}" if row["findings"] > 1 else f"{NAMES[row['metric']]} of one shared finding"
+    seeds = _count(row["seeds"], "seed")
+    if row["seeds"] != row["reference_seeds"]:
+        seeds = f"{row['seeds']} against {_count(row['reference_seeds'], 'seed')}"
+    elif row["seeds"] == 1 and row["se_seeds"] == 0:
+        seeds = "1 seed, so that chance in training is not covered"
+    counts = f"{seeds}, {_count(row['patients'], 'patient')}"
+    if np.isnan(row["p_holm"]):
+        return f"{row['arm']} and {reference} cannot be compared by {what}: a class is missing ({counts})."
+    numbers = f"({row['low']:.3f} to {row['high']:.3f}, {p_text(row['p_holm'])} corrected, {counts})"
+    if row["p_holm"] >= ALPHA:
+        return (
+            f"{row['arm']} and {reference} cannot be told apart: {what} differs by {row['difference']:+.3f} {numbers}; "
+            f"only differences over about {row['detectable']:.3f} would show."
+        )
+    size, ends = abs(row["difference"]), sorted([abs(row["low"]), abs(row["high"])])
+    numbers = f"({ends[0]:.3f} to {ends[1]:.3f}, {p_text(row['p_holm'])} corrected, {counts})"
+    verdict = "better" if row["difference"] > 0 else "worse"
+    return f"{row['arm']} is {verdict} than {reference} by {size:.3f} {what} {numbers}."
+
+
+def p_text(p: float) -> str:
+    """A p-value as papers print it: 'p < 0.001', or two significant digits."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+
+
+def summary(table: pd.DataFrame, verdicts: "Verdicts") -> str:
+    """A row an arm, in Markdown: macro scores with intervals, accuracy and its floor, and the verdict on AUROC."""
+    scores = verdicts.scores[verdicts.scores["finding"] == MACRO].set_index(["arm", "metric"])
+    changes = verdicts.macro().set_index("arm")
+    heads = ["arm", "changes", *(f"macro {name}" for name in NAMES.values()), "accuracy (all-negative)"]
+    lines = [[*heads, "AUROC against the reference"], ["---"] * (len(heads) + 1)]
+    for arm, runs in table[~table["prerequisite"]].groupby("arm", sort=False):
+        what = "the reference" if arm == verdicts.reference else _in_few(runs["what"].iloc[0])
+        row = [arm, what]
+        row += [f"{s.value:.3f} ({s.low:.3f} to {s.high:.3f})" for s in (scores.loc[(arm, m)] for m in NAMES)]
+        row.append(f"{runs['accuracy'].mean():.3f} ({runs['accuracy_all_negative'].mean():.3f})")
+        told = _verdict(changes.loc[arm]) if arm in changes.index else "not compared" if arm in verdicts.refused else ""
+        lines.append([*row, told])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _in_few(what: str) -> str:
+    return what if len(what) <= 50 else "several (see the study)"
+
+
+def _verdict(row: pd.Series) -> str:
+    if np.isnan(row["p_holm"]):
+        return "not defined"
+    word = "cannot tell" if row["p_holm"] >= ALPHA else "better" if row["difference"] > 0 else "worse"
+    one = ", on one finding" if row["findings"] == 1 else ""
+    numbers = f"{row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f}), {p_text(row['p_holm'])}"
+    return f"**{word}**{one}: {numbers}"
+
+
+def verdict_text(verdicts: "Verdicts") -> str:
+    """The scores of the arms and one sentence a comparison, for a terminal."""
+    macro = verdicts.scores[verdicts.scores["finding"] == MACRO]
+    rows = []
+    for arm, group in macro.groupby("arm", sort=False):
+        row = {"arm": arm + " *" * (arm == verdicts.reference), "seeds": group["seeds"].iloc[0]}
+        for one in group.itertuples():
+            row[f"macro {NAMES[one.metric]} (95 %)"] = f"{one.value:.3f} ({one.low:.3f} to {one.high:.3f})"
+        rows.append(row)
+    told = [line for metric in NAMES for line in verdicts.sentences(metric)]
+    return "\n".join([pd.DataFrame(rows).to_string(index=False), "* the reference", "", *dict.fromkeys(told)])
+
+
+def power_text(power: pd.DataFrame, patients: int) -> str:
+    """The table of `verdicts.power_table` on so many test patients, with what it says."""
+    if power.empty:
+        return (
+            "no arm compares with the reference yet, so the noise of a difference is not known: run more of the study"
+        )
+    return (
+        f"{power.to_string(float_format='{:.3f}'.format)}\n"
+        f"the smallest true difference that {patients} test patients and so many seeds show with 80 % power "
+        "(two-sided, 5 %, before any correction); endless seeds: what only more test patients would lower"
+    )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
