@@ -5,7 +5,6 @@ alone, in a process that has done nothing else.
 """
 
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ import pandas as pd
 from benchmarks.timing import Row
 from lib.config import FINDINGS
 from lib.intervals import bootstrap_scores, resample_counts
+from lib.results import peak_memory_mb
 
 IMAGES, PATIENTS, RESAMPLES, LOOPED = 22_433, 6_300, 1000, 3
 
@@ -76,10 +76,10 @@ def _answers() -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
 def _alone() -> None:
     targets, probs, patients, _ = _answers()
     bootstrap_scores(targets[:1000], probs[:1000], patients[:1000], n=10)  # what is imported late
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    before = peak_memory_mb()
     start = time.perf_counter()
     bootstrap_scores(targets, probs, patients, n=RESAMPLES)
-    print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10, before)
+    print(time.perf_counter() - start, peak_memory_mb(), before)
 
 
 if __name__ == "__main__":

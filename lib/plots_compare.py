@@ -156,9 +156,9 @@ def pointing_scores(table: pd.DataFrame, *, phantom: bool = False) -> Figure:
 
 
 def heat_grid(
-    images: np.ndarray, maps: np.ndarray, boxes: np.ndarray, titles: Sequence[str], *, phantom: bool = False
+    images: np.ndarray, maps: np.ndarray, boxes: np.ndarray | None, titles: Sequence[str], *, phantom: bool = False
 ) -> Figure:
-    """Films (N, S, S) uint8 with their heat maps (N, h, w), each scaled to its own maximum, and boxes (N, 4).
+    """Films (N, S, S) uint8 with their heat maps (N, h, w), each scaled to its own maximum, and any boxes (N, 4).
 
     Boxes are left, top, width, height as shares of the sides, drawn as dashed lines.
     """
@@ -173,8 +173,9 @@ def heat_grid(
         axes.imshow(images[i], cmap="gray", vmin=0, vmax=255, extent=extent)
         heat = maps[i] / max(float(maps[i].max()), 1e-12)
         axes.imshow(heat, cmap="inferno", vmin=0, vmax=1, alpha=0.45, extent=extent, interpolation="bilinear")
-        left, top, width, height = boxes[i]
-        axes.add_patch(Rectangle((left, top), width, height, fill=False, edgecolor="white", linestyle="--"))
+        if boxes is not None:
+            left, top, width, height = boxes[i]
+            axes.add_patch(Rectangle((left, top), width, height, fill=False, edgecolor="white", linestyle="--"))
         axes.set(xlim=(0, 1), ylim=(1, 0))
         axes.set_title(wrap(titles[i], 20), fontsize=7.5, pad=2)
     return figure

@@ -21,7 +21,7 @@ BOX_PIXELS = 1024  # BBox_List_2017.csv counts in pixels of the originals, 1024 
 def heat_maps(folder: Path, images: np.ndarray, batch: int = 32) -> np.ndarray:
     """Heat maps (N, F, 64, 64) of a run's model: images (N, S, S) uint8; those of `lib.served`, enlarged bilinearly."""
     model, _ = load_model(folder)
-    answer = closed_form(model)
+    answer = closed_form(model, images.shape[-1])
     maps = []
     for start in range(0, len(images), batch):
         grey = torch.from_numpy(images[start : start + batch]).unsqueeze(1).float() / 255  # (B, 1, S, S)

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import platform
+import re
 import resource
 import socket
 import subprocess
@@ -256,9 +257,14 @@ def finish_run(run: Run, *, history: pd.DataFrame, metrics: pd.DataFrame, **part
 
 
 def peak_memory_mb() -> float:
-    """The largest resident memory of this process so far, in MiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # bytes on macOS, KiB on Linux
+    """The largest resident memory of this process so far, in MiB.
+
+    Linux's own count begins with the program; that of getrusage may still hold the size of the process that started it.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        return float(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def git_state() -> dict[str, Any]:

@@ -18,6 +18,7 @@ from lib.runner import run_plan
 
 EXPERIMENTS = ("single-task/cardiomegaly.ipynb", "multi-task/fourteen_findings.ipynb", "transformer/vit.ipynb")
 OTHERS = ("notebooks/explore_data.ipynb", "notebooks/ablations.ipynb", "notebooks/errors_and_heatmaps.ipynb")
+OTHERS += ("notebooks/compress_and_export.ipynb",)
 SECTIONS = ["Setup", "Data", "Model", "Training", "Evaluation", "Record", "Notes"]
 TINY = {"image_size": 64, "val_fraction": 0.3, "epochs": 1, "batch_size": 16, "pretrained": False, "accelerator": "cpu"}
 
@@ -62,7 +63,7 @@ class TestSkeleton:
         assert all("  # " in line for line in tagged[0].source.splitlines())
 
     def test_parameters_are_fields_of_the_config(self, path):
-        if path in ("notebooks/ablations.ipynb", "notebooks/errors_and_heatmaps.ipynb"):
+        if path in OTHERS[1:]:
             return  # they read records; those have a Config of their own
         values: dict = {}
         exec(code_cells(path)[0].source, values)
@@ -160,6 +161,19 @@ def test_errors_and_heatmaps_runs_on_a_run(tmp_path, studied):
     run_notebook(REPO_ROOT / OTHERS[2], out, {"run": str(studied / "adaptive-s0"), "each": 2, "image_size": 32})
     figures = [o for cell in nbformat.read(out, 4).cells for o in cell.get("outputs", []) if "image/png" in str(o)]
     assert len(figures) >= 5
+
+
+def test_compress_and_export_runs_on_a_run(tmp_path, studied):
+    out = tmp_path / "export.ipynb"
+    parameters = {"run": str(studied / "adaptive-s0"), "out": str(tmp_path / "models"), "allow_drop": True}
+    run_notebook(REPO_ROOT / OTHERS[3], out, parameters)
+    names = {path.name for path in (tmp_path / "models").iterdir()}
+    assert names == {
+        "tiny-adaptive-s0.onnx",
+        "tiny-adaptive-s0.md",
+        "tiny-adaptive-s0-int8.onnx",
+        "tiny-adaptive-s0-int8.md",
+    }
 
 
 def test_a_run_keeps_its_thresholds_and_calibration(studied):

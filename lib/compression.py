@@ -1,0 +1,72 @@
+"""In: the exports of one run. Out: what each costs and what it still knows, side by side, with intervals."""
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lib.comparisons import Answers, arm_scores, differences
+from lib.config import REPO_ROOT
+from lib.metrics import MACRO
+from lib.onnxfile import latencies_ms
+from lib.predictor import Predictor
+
+_ALONE = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from lib.predictor import Predictor
+predictor = Predictor(sys.argv[1], 2)
+for _ in range(5):
+    predictor.predict(np.zeros((1, predictor.image_size, predictor.image_size), np.uint8))
+status = Path("/proc/self/status")
+lines = status.read_text().splitlines() if status.exists() else []
+own = [line.split()[1] for line in lines if line.startswith("VmHWM")]  # getrusage may hold the starting process
+print(own[0] if own else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def answer_films(model: Path, films: np.ndarray, batch: int = 16) -> tuple[np.ndarray, np.ndarray]:
+    """Calibrated probabilities (N, F) and heat maps (N, F, h, w) of an exported model for films (N, S, S) uint8."""
+    predictor = Predictor(model)
+    answers = [predictor.predict(films[start : start + batch]) for start in range(0, len(films), batch)]
+    return np.concatenate([a.probs for a in answers]), np.concatenate([a.heatmaps for a in answers])
+
+
+def compare_exports(models: Mapping[str, Path], run: Answers, probs: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """One row a model {name: file}, the first the reference; `probs` (N, F) are their answers to the films of `run`.
+
+    `run` gives test targets, patients and thresholds (`comparisons.read_answers`). Columns: megabytes, auroc, low,
+    high (macro, 95 %, patients), change, change_low, change_high (against the first, paired), prob_max (the largest
+    change of a probability), milliseconds (one film, two threads, taking turns), memory_mb (the peak of a process that
+    does nothing else). Raises ValueError where probs do not fit the films.
+    """
+    size = Predictor(next(iter(models.values()))).image_size
+    speed = latencies_ms(models, size)
+    answers, rows = {}, []
+    for name, path in models.items():
+        if probs[name].shape != run.targets.shape:
+            raise ValueError(f"{name} has {probs[name].shape} answers for films with targets {run.targets.shape}")
+        parts = (run.images, run.patients, run.targets, probs[name].astype(float), run.thresholds)
+        answers[name] = Answers(name, run.seed, run.findings, *parts)
+        first = next(iter(answers.values()))
+        score, change = _macro(arm_scores([answers[name]])), _macro(differences([answers[name]], [first]))
+        row = {"model": name, "megabytes": path.stat().st_size / 1e6, "auroc": score["value"], "low": score["low"]}
+        row |= {"high": score["high"], "change": change["difference"]}
+        row |= {"change_low": change["low"], "change_high": change["high"]}
+        row |= {"prob_max": np.abs(answers[name].probs - first.probs).max(), "milliseconds": speed[name]}
+        rows.append({**row, "memory_mb": _peak_memory_mb(path)})
+    return pd.DataFrame(rows)
+
+
+def _macro(table: pd.DataFrame) -> pd.Series:
+    return table[(table["metric"] == "auroc") & (table["finding"] == MACRO)].iloc[0]
+
+
+def _peak_memory_mb(path: Path) -> float:
+    words = [sys.executable, "-c", _ALONE, str(path.resolve())]
+    told = subprocess.run(words, cwd=REPO_ROOT, capture_output=True, text=True, check=True).stdout
+    return float(told) / (2**20 if sys.platform == "darwin" else 2**10)
