@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lab lint bench clean
+.PHONY: demo test lab app lint bench clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -12,6 +12,7 @@ help:
 	@echo "make demo    phantoms, the demo study, its table, figure and report"
 	@echo "make test    every test, every notebook"
 	@echo "make lab     JupyterLab"
+	@echo "make app     the model on a web page on this machine"
 	@echo "make lint    ruff on code and notebooks"
 	@echo "make bench   speed, as ratios measured in one run"
 
@@ -35,6 +36,10 @@ test: $(VENV)/.installed
 
 lab: $(VENV)/.installed
 	$(BIN)/jupyter lab
+
+app: $(VENV)/.installed
+	@$(BIN)/python -m app.prepare
+	@$(BIN)/streamlit run app/app.py
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

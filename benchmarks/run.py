@@ -1,30 +1,76 @@
-"""In: this machine. Out: the table of speeds, printed and written to runs/bench/; ratios are measured in one run."""
+"""In: this machine. Out: the table of speeds, printed and written to runs/bench/; ratios are measured in one run.
+
+`python -m benchmarks.run` measures everything, `python -m benchmarks.run statistics serving` these sections.
+"""
 
 import os
 import platform
+import sys
 import tempfile
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.fitting import startup_rows, training_row
-from benchmarks.loading import batch_row, films_of_1024, store_row
+from benchmarks.timing import Row
 from lib.config import REPO_ROOT
 from lib.results import git_state, package_versions, write_table
 
 
-def main() -> None:
-    with tempfile.TemporaryDirectory() as name:
-        scratch = Path(name)
-        paths, kind = films_of_1024(scratch)
-        rows = [
-            batch_row(paths, kind, scratch),
-            store_row(paths, kind, scratch),
-            training_row("resnet18", 128, scratch),
-            training_row("efficientnet_b0", 64, scratch),
-            *startup_rows(scratch),
-        ]
+def data(scratch: Path) -> list[Row]:
+    """Batches and the store against the usual ways."""
+    from benchmarks.loading import batch_row, films_of_1024, store_row
+
+    paths, kind = films_of_1024(scratch)
+    return [batch_row(paths, kind, scratch), store_row(paths, kind, scratch)]
+
+
+def training(scratch: Path) -> list[Row]:
+    """Training from disk against one constant batch; what a run costs to start."""
+    from benchmarks.fitting import startup_rows, training_row
+
+    rows = [training_row("resnet18", 128, scratch), training_row("efficientnet_b0", 64, scratch)]
+    return [*rows, *startup_rows(scratch)]
+
+
+def statistics(scratch: Path) -> list[Row]:
+    """The bootstrap over patients against a loop over scikit-learn."""
+    from benchmarks.statistics import statistics_rows
+
+    return statistics_rows()
+
+
+def predicting(scratch: Path) -> list[Row]:
+    """One film to its answer against torch and timm, eager."""
+    from benchmarks.loading import films_of_1024
+    from benchmarks.predicting import predicting_rows
+
+    paths, kind = films_of_1024(scratch)
+    return predicting_rows(paths, kind, scratch)
+
+
+def serving(scratch: Path) -> list[Row]:
+    """The app in a browser: memory and time."""
+    from benchmarks.serving import serving_rows
+
+    return serving_rows(scratch)
+
+
+SECTIONS: dict[str, Callable[[Path], list[Row]]] = {
+    section.__name__: section for section in (data, training, statistics, predicting, serving)
+}
+
+
+def main(names: list[str]) -> None:
+    """Measures the sections of these names, all without any; exits with a sentence for an unknown one."""
+    if unknown := [name for name in names if name not in SECTIONS]:
+        sys.exit(f"no section {', '.join(unknown)}; there are {', '.join(SECTIONS)}")
+    rows = []
+    for name in names or SECTIONS:
+        print(f"measuring: {name}", file=sys.stderr)
+        with tempfile.TemporaryDirectory() as scratch:
+            rows += SECTIONS[name](Path(scratch))
     table = pd.DataFrame(
         {"what": r.what, "value": r.ours, "unit": r.unit, "ratio": r.ratio, "goal": r.goal, "against": r.against}
         for r in rows
@@ -38,4 +84,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
