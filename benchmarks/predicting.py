@@ -15,10 +15,12 @@ from benchmarks.timing import Row, alternate
 
 BACKBONE, SIZE, THREADS, FINDINGS = "tf_efficientnet_b4", 224, 2, 14
 WAYS = {
-    "eager": "torch, timm, PIL, eager, without heat maps",
-    "gradcam": "torch, timm, PIL, eager, Grad-CAM of all findings by autograd of the last feature map",
+    "gradcam": "torch, timm, PIL, eager, with Grad-CAM by backward(), of the likeliest finding alone (ours: of all 14)",
+    "eager": "torch, timm, PIL, eager, without any heat map",
 }
+GOALS = {"gradcam": (">= 3", "<= 0.33", "<= 0.25"), "eager": ("", "", "<= 0.25")}
 ROUNDS = 20
+FOLDER = 96  # films
 
 
 def predicting_rows(paths: list[Path], kind: str, scratch: Path) -> list[Row]:
@@ -33,11 +35,11 @@ def predicting_rows(paths: list[Path], kind: str, scratch: Path) -> list[Row]:
     for name in models:
         what = f"one 1024 px PNG ({kind}) answered with heat maps, {BACKBONE} {name} at {SIZE} px, {THREADS} threads"
         for way, told in WAYS.items():
-            rows.append(Row(what, "answers/s", rate[name], rate[way], told, ">= 3"))
-            first = (children[name].first, children[way].first)
-            rows.append(Row(f"{what}: process start to first answer", "s", *first, told, "<= 0.33"))
-            rows.append(Row(f"{what}: peak memory", "MB", peak[name], peak[way], told, "<= 0.25"))
-        folder = f"`cxr predict` over a folder of 48, start included, {name}, {THREADS} threads"
+            first, goals = (children[name].first, children[way].first), GOALS[way]
+            rows.append(Row(what, "answers/s", rate[name], rate[way], told, goals[0]))
+            rows.append(Row(f"{what}: process start to first answer", "s", *first, told, goals[1]))
+            rows.append(Row(f"{what}: peak memory", "MB", peak[name], peak[way], told, goals[2]))
+        folder = f"`cxr predict` over a folder of {FOLDER} ({kind}), start included, {name}, {THREADS} threads"
         rows.append(Row(folder, "images/s", _folder_rate(models[name], paths, scratch), rate["eager"], WAYS["eager"]))
     return rows
 
@@ -103,14 +105,14 @@ def _folder_rate(model: Path, paths: list[Path], scratch: Path) -> float:
     named = [str(path) for path in paths]
     folder = scratch / f"folder-{model.stem}"
     folder.mkdir()
-    for number in range(48):
+    for number in range(FOLDER):
         (folder / f"{number}.png").symlink_to(Path(named[number % len(named)]).resolve())
     code = "import sys; from pathlib import Path; from lib.batch import predict_command as p; "
     code += f"p(Path(sys.argv[1]), [sys.argv[2]], Path(sys.argv[3]), threads={THREADS})"
     start = time.perf_counter()
     words = [sys.executable, "-c", code, str(model), str(folder), str(scratch / f"{model.stem}.csv")]
     subprocess.run(words, check=True, capture_output=True)
-    return 48 / (time.perf_counter() - start)
+    return FOLDER / (time.perf_counter() - start)
 
 
 def _ours(model: str, film: str) -> Callable[[], None]:
@@ -145,14 +147,13 @@ def _theirs(way: str, film: str) -> Callable[[], None]:
         assert probs.shape == (1, FINDINGS)
 
     def gradcam() -> None:
-        pixels = prepare(Image.open(film).convert("RGB"))[None]
-        with torch.no_grad():
-            features = network.forward_features(pixels)  # (1, K, h, w)
-        features.requires_grad_()
+        features = network.forward_features(prepare(Image.open(film).convert("RGB"))[None])  # (1, K, h, w)
+        features.retain_grad()
         logits = network.forward_head(features)
-        slopes = [torch.autograd.grad(logit, features, retain_graph=True)[0] for logit in logits[0]]
-        maps = [(slope.mean((2, 3), keepdim=True) * features).sum(1).relu() for slope in slopes]
-        assert logits.sigmoid().shape == (1, FINDINGS) and len(maps) == FINDINGS
+        logits[0, logits[0].argmax()].backward()
+        heatmap = (features.grad.mean((2, 3), keepdim=True) * features).sum(1).relu()
+        network.zero_grad()
+        assert logits.sigmoid().shape == (1, FINDINGS) and heatmap.shape[0] == 1
 
     return {"eager": eager, "gradcam": gradcam}[way]
 

@@ -31,11 +31,13 @@ class Counts:
     known: int = 0
     unfamiliar: int = 0
 
-    def add(self, row: Row) -> None:
-        """Counts a row; one without a status is known from before."""
+    def add(self, row: Row | None) -> None:
+        """Counts a row made now, or None for one known from before."""
+        if row is None:
+            self.known += 1
+            return
         self.answered += row["status"] == "ok"
         self.refused += row["status"] == "refused"
-        self.known += row["status"] is None
         self.unfamiliar += bool(row["unfamiliar"])
 
     def text(self) -> str:

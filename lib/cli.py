@@ -170,14 +170,12 @@ def predict(
         bool, typer.Option("--leaderboard", help="Writes imageID,disease, as the challenge wants it.")
     ] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="Cores that read and answer; by default all.")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Films answered at once; over 1 pays for small models.")] = 1,
 ) -> None:
     """Answers films of all usual kinds, DICOM too; a bad file is a row with the reason. Not for diagnosis."""
     with _told():
         from lib.batch import predict_command
 
-        told = {"out": out, "threads": threads, "batch": batch, "leaderboard": leaderboard}
-        raise typer.Exit(predict_command(model, paths, **told))
+        raise typer.Exit(predict_command(model, paths, out, threads=threads, leaderboard=leaderboard))
 
 
 @data.command()

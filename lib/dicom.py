@@ -76,9 +76,7 @@ def _check_syntax(syntax: uid.UID) -> None:
     if syntax in PLAIN or syntax in BY_PILLOW:
         return
     if syntax not in BY_GDCM:
-        raise FilmError(
-            f"is DICOM stored as {syntax.name or 'nothing known'}, which is not read; store it uncompressed"
-        )
+        raise FilmError(f"is DICOM stored as {syntax.name or 'nothing known'}; store it uncompressed, to be read")
     if "gdcm" not in get_decoder(syntax).available_plugins:
         raise FilmError(f"is DICOM compressed by {syntax.name}, which GDCM reads: pip install python-gdcm")
 
@@ -114,11 +112,8 @@ def _check_shape(header: Dataset) -> None:
     if header.get("Rows") is None or header.get("Columns") is None:
         raise FilmError("is DICOM without an image")
     check_size(int(header.Columns), int(header.Rows))
-    kind, samples, bits = (
-        _word(header, "PhotometricInterpretation"),
-        header.get("SamplesPerPixel"),
-        header.BitsAllocated,
-    )
+    kind = _word(header, "PhotometricInterpretation")
+    samples, bits = header.get("SamplesPerPixel"), header.get("BitsAllocated")
     if not (kind in GREY and samples == 1 and bits in (8, 16)) and not (kind in COLOUR and samples == 3 and bits == 8):
         raise FilmError(f"stores {samples} x {bits} bits a pixel as {kind}; grey of 8 or 16 bits is read")
 
@@ -126,10 +121,8 @@ def _check_shape(header: Dataset) -> None:
 def _decode(dataset: Dataset) -> np.ndarray:
     """The stored values: (Rows, Columns) of 8 or 16 bits, or (Rows, Columns, 3) uint8 RGB."""
     syntax = dataset.file_meta.TransferSyntaxUID
-    for keyword in (
-        "ExtendedOffsetTable",
-        "ExtendedOffsetTableLengths",
-    ):
+    # without another table, the frame that is checked is the one that is decoded
+    for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
         if keyword in dataset:
             delattr(dataset, keyword)
     dataset.NumberOfFrames = 1

@@ -94,7 +94,7 @@ def read_source(source: Path) -> Source:
     try:
         films = read_run_films(source, card)
     except (DatasetError, OSError) as error:
-        return Source(name, model, card, record, None, f"they cannot be read: {error}")
+        return Source(name, model, card, record, None, f"they cannot be read: {str(error).splitlines()[0]}")
     return Source(name, model, card, record, films)
 
 

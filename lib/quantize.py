@@ -9,7 +9,8 @@ of the heat maps stay in floating point, and so does squeeze-excitation, whose t
 import contextlib
 import io
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ class Judge:
     targets: np.ndarray
     answers: dict[str, np.ndarray]
 
-    @property
+    @cached_property
     def auroc(self) -> float:
         return macro_auroc(self.targets, self.answers["logits"])
 
@@ -69,12 +70,12 @@ class Bench:
     films: np.ndarray
     judge: Judge
     folder: Path
-    model: onnx.ModelProto = field(init=False)
 
-    def __post_init__(self) -> None:
+    @cached_property
+    def model(self) -> onnx.ModelProto:
         model = onnx.load(self.plain)
         add_pre_process_metadata(model)  # batch norms are folded already, so onnxruntime need not ask for it
-        object.__setattr__(self, "model", model)
+        return model
 
 
 def macro_auroc(targets: np.ndarray, logits: np.ndarray) -> float:

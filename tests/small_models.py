@@ -42,6 +42,7 @@ def settle(model: Classifier, size: int) -> Classifier:
     """Sets the batch norms to what they meet, so that activations neither vanish nor explode in evaluation mode."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)  # some start at 0, which would hide a branch
             module.momentum = None  # the plain mean of what comes
     model.train()
     with torch.no_grad():

@@ -80,9 +80,10 @@ def test_rows_are_what_the_predictor_says(model, films, tmp_path, ending):
     assert [row["flagged"] for row in rows] == flagged and {row["status"] for row in rows} == {"ok"}
 
 
-@pytest.mark.parametrize("batch", [1, 3, 100])
-def test_rows_are_in_the_order_of_the_files_whatever_the_batch(model, films, tmp_path, batch):
-    rows = answers(model, films, out=tmp_path / "out.csv", batch=batch)
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_rows_are_in_the_order_of_the_files_however_many_threads(model, films, tmp_path, threads):
+    predict_files(model, [str(films)], out=tmp_path / "out.csv", threads=threads)
+    rows = list(read_answers(tmp_path / "out.csv"))
     assert names(rows) == [f"{i}.png" for i in (1, 3, 5, 7, 9, 0, 2, 4, 6, 8)]  # folder a comes before b
 
 
@@ -160,6 +161,22 @@ def test_a_line_names_the_likeliest_where_nothing_is_flagged():
     assert (
         told.split("  ")[-1].strip() == "none flagged (highest: Nodule 0.25); unlike the training films (12.3); small"
     )
+
+
+def test_the_command_reads_a_list_from_its_input(model, films, tmp_path, monkeypatch):
+    listing = "\n".join(str(films / "a" / f"{i}.png") for i in (7, 3))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(listing.encode())))
+    assert predict_command(model, ["-"], tmp_path / "out.csv") == 0
+    assert names(list(read_answers(tmp_path / "out.csv"))) == ["7.png", "3.png"]
+
+
+def test_a_model_that_fails_ends_the_batch_with_its_error(model, films, tmp_path, monkeypatch):
+    def fail(self, images):
+        raise ValueError("the model is broken")
+
+    monkeypatch.setattr(Predictor, "predict", fail)
+    with pytest.raises(ValueError, match="the model is broken"):
+        answers(model, films, out=tmp_path / "out.csv")
 
 
 # ---- what is named
@@ -284,39 +301,45 @@ def test_ctrl_c_keeps_what_was_answered_and_no_half_file(model, films, tmp_path,
 
     def interrupted(self, images):
         calls.append(len(images))
-        if len(calls) == 3:
+        if len(calls) == 6:
             raise KeyboardInterrupt
         return predict(self, images)
 
     monkeypatch.setattr(Predictor, "predict", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        predict_command(model, [str(films)], tmp_path / "out.csv", threads=1, batch=2)
+        predict_command(model, [str(films)], tmp_path / "out.csv", threads=1)
     assert not (tmp_path / "out.csv").exists() and "the same command goes on" in capsys.readouterr().err
     read.clear()
-    rows = answers(model, films, out=tmp_path / "out.csv", batch=2)
-    assert len(read) == 6 and rows == answers(model, films, out=tmp_path / "fresh.csv")
+    rows = answers(model, films, out=tmp_path / "out.csv")
+    assert len(read) == 5 and rows == answers(model, films, out=tmp_path / "fresh.csv")
 
 
 def test_a_killed_process_leaves_what_the_next_call_goes_on_from(model, films, tmp_path, read):
-    """It is killed when it wants to answer the fourth batch of two, and saves each row at once."""
+    """It is killed when it wants to answer the sixth film, and saves each row at once."""
     code = """if True:
-        import os, sys, lib.batch, lib.journal
+        import os, sys, time, lib.batch, lib.journal
         from pathlib import Path
-        predict, calls = lib.batch.Predictor.predict, []
+        predict, calls, saved = lib.batch.Predictor.predict, [], []
+        save = lib.journal.Journal.save
 
         def killed(self, images):
             calls.append(1)
-            return predict(self, images) if len(calls) < 4 else os.kill(os.getpid(), 9)
+            while len(calls) == 6:
+                time.sleep(0.01)
+                if len(saved) == 5:
+                    os.kill(os.getpid(), 9)
+            return predict(self, images)
 
         lib.batch.Predictor.predict, lib.journal._SAVE_SECONDS = killed, 0
-        lib.batch.predict_files(Path(sys.argv[1]), [sys.argv[2]], out=Path(sys.argv[3]), threads=1, batch=2)
+        lib.journal.Journal.save = lambda self: (save(self), saved.append(1))
+        lib.batch.predict_files(Path(sys.argv[1]), [sys.argv[2]], out=Path(sys.argv[3]), threads=1)
     """
     words = [sys.executable, "-c", code, str(model), str(films), str(tmp_path / "out.csv")]
     assert subprocess.run(words, cwd=REPO_ROOT).returncode == -signal.SIGKILL
     assert not (tmp_path / "out.csv").exists()
     rows = answers(model, films, out=tmp_path / "out.csv")
     assert names(rows) == [f"{i}.png" for i in (1, 3, 5, 7, 9, 0, 2, 4, 6, 8)]
-    assert read == [f"{i}.png" for i in (2, 4, 6, 8)]
+    assert read == [f"{i}.png" for i in (0, 2, 4, 6, 8)]
 
 
 def test_two_at_once_on_one_output_are_told(model, films, tmp_path):
@@ -329,7 +352,7 @@ def test_two_at_once_on_one_output_are_told(model, films, tmp_path):
 
 def test_a_broken_journal_is_told(model, films, tmp_path):
     (tmp_path / ".out.csv.partial").write_bytes(b"no database at all" * 100)
-    with pytest.raises(RuntimeError, match=r"\.out\.csv\.partial is broken .* delete the file"):
+    with pytest.raises(RuntimeError, match=r"\.out\.csv\.partial cannot be used .* delete it"):
         answers(model, films, out=tmp_path / "out.csv")
 
 
@@ -367,19 +390,18 @@ def test_an_output_with_a_broken_row_is_told(model, films, tmp_path):
 
 
 def test_no_more_than_a_few_films_are_held(model, films, tmp_path, monkeypatch):
-    """The list of files runs at most two batches ahead of the answers."""
-    far, answered = [], []
-    predict = Predictor.predict
-    monkeypatch.setattr(Predictor, "predict", lambda self, x: (answered.extend(x), predict(self, x))[1])
+    """With two threads, the list of files runs a few films ahead of the rows, and no further."""
+    far, rows = [], []
+    monkeypatch.setattr(lib.batch, "line", lambda row: rows.append(row) or "")
 
-    def endless(named, listing=None):
+    def many(named, listing=None):
         for number in range(200):
-            far.append(number - len(answered))
+            far.append(number - len(rows))
             yield Found(str(films / "a" / "1.png"))
 
-    monkeypatch.setattr(lib.batch, "find_files", endless)
-    predict_files(model, ["-"], threads=2, batch=4)
-    assert len(answered) == 200 and max(far) <= 12
+    monkeypatch.setattr(lib.batch, "find_files", many)
+    predict_files(model, ["-"], threads=2)
+    assert len(rows) == 200 and max(far) == 4
 
 
 @pytest.mark.timeout(120)

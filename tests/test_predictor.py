@@ -6,12 +6,19 @@ import sys
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import helper
+from PIL import Image
 from tiny_model import BIAS, FINDINGS, SIZE, SLOPE, tiny_card, write_tiny_model
 
 from lib.config import REPO_ROOT
+from lib.decode import decode_grey
 from lib.familiarity import fit_familiarity, unlikeness
+from lib.imaging import read_film
+from lib.models import Classifier, build_backbone, build_head
+from lib.onnxfile import write_card, write_onnx
 from lib.predictor import Predictor
+from lib.served import Served
 
 HEAVY = ("torch", "torchvision", "timm", "pandas", "matplotlib", "scipy", "sklearn", "pydantic", "pyarrow", "pydicom")
 
@@ -97,6 +104,23 @@ def test_a_film_far_from_the_training_films_is_unfamiliar(tmp_path):
 def test_only_a_score_over_the_threshold_is_unfamiliar(tmp_path):
     path = write_tiny_model(tmp_path / "told.onnx", familiarity={"threshold": 3.0})
     assert Predictor(path).unfamiliar(np.array([2.9, 3.0, 3.1, np.inf, np.nan])).tolist() == [0, 0, 1, 1, 0]
+
+
+def test_an_exported_network_answers_as_torch_does(tmp_path):
+    """From films of 100 x 80 px on disk to probabilities, against the network itself on the pixels of training."""
+    torch.manual_seed(0)
+    backbone = build_backbone("resnet10t", SIZE)
+    network = Classifier(backbone, build_head("mlp", backbone.head_hidden_size, 3, 0.3), [0.5] * 3, [0.25] * 3).eval()
+    write_onnx(Served(network, [1.0] * 3, [0.0] * 3, SIZE), tmp_path / "resnet.onnx")
+    write_card(tmp_path / "resnet.onnx", tiny_card())
+    paths = [tmp_path / f"{i}.png" for i in range(3)]
+    for i, path in enumerate(paths):
+        noise = np.random.default_rng(i).integers(0, 256, (100, 80), dtype=np.uint8)
+        Image.fromarray(noise).save(path)
+    answer = Predictor(tmp_path / "resnet.onnx").predict(np.stack([read_film(path, SIZE).pixels for path in paths]))
+    images = torch.from_numpy(np.stack([decode_grey(str(path), SIZE) for path in paths]))[:, None] / 255
+    with torch.inference_mode():
+        np.testing.assert_allclose(answer.probs, network(images).sigmoid(), atol=1e-4)
 
 
 def test_warming_up_changes_no_answer(tiny):
