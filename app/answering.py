@@ -25,8 +25,8 @@ class FilmAnswer:
     """What became of one file.
 
     `reason` is the sentence that says why it was refused, or empty; everything below is set only where it is empty.
-    `picture` and `thumbnail` are JPEG files, `overlays` (F) PNG files in the model's order of findings; `seen` (F) tells
-    whether a heat map has anything over 0.
+    `picture` and `thumbnail` are JPEG files, `overlays` (F) PNG files in the model's order of findings; `seen` (F)
+    tells whether a heat map has anything over 0.
     """
 
     name: str

@@ -7,9 +7,6 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
-OPACITY = 0.8
-"""Of a heat map at its maximum; it falls to 0 with the value."""
-
 _JPEG_QUALITY = 85
 _THUMBNAIL = 96  # px
 _OVERLAY = 112  # px of the longer side; the browser enlarges it once more
@@ -29,9 +26,10 @@ def colours() -> np.ndarray:
 
 
 def overlay(heat: np.ndarray) -> bytes:
-    """A heat map (h, w) >= 0 as a PNG to lay over the film: its maximum in the last colour, 0 transparent.
+    """A heat map (h, w) >= 0 as a PNG to lay over the film.
 
-    Enlarged bilinearly, as values, before they become colours. Without anything over 0 all of it is transparent.
+    Its maximum is opaque and in the last colour, 0 is transparent, and so is all of it without anything over 0. Values
+    are enlarged bilinearly before they become colours.
     """
     peak = float(heat.max())
     scaled = np.asarray(heat / peak if peak > 0 else np.zeros_like(heat), dtype=np.float32)
@@ -62,9 +60,9 @@ def data_uri(file: bytes) -> str:
 
 
 def legend_gradient() -> str:
-    """The colours with the opacity that the overlay gives them, as a CSS gradient from 0 to the maximum."""
+    """The colours, each as opaque as in the overlay, as a CSS gradient from 0 to the maximum."""
     table = colours()
-    stops = [(*table[i], OPACITY * i / 255) for i in range(0, 256, 15)]
+    stops = [(*table[i], i / 255) for i in range(0, 256, 15)]
     return "linear-gradient(to right, " + ", ".join(f"rgba({r}, {g}, {b}, {a:.2f})" for r, g, b, a in stops) + ")"
 
 
@@ -75,4 +73,4 @@ def _saved(image: Image.Image, kind: str, **options: object) -> bytes:
 
 
 _PALETTE = colours().tobytes()
-_ALPHAS = bytes(round(OPACITY * i) for i in range(256))
+_ALPHAS = bytes(range(256))

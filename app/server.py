@@ -15,8 +15,8 @@ _LARGE = 128 * 1024  # bytes
 def set_up() -> None:
     """Done once a process.
 
-    Uploads stay in memory: without this, those over 1 MB pass through a temporary file. The allocator keeps one heap for
-    all threads and asks the system for every large block, so that what a film took is free again when it is answered.
+    Uploads stay in memory: without this, those over 1 MB pass through a temporary file. The allocator keeps one heap
+    for all threads and asks the system for every large block, so that what a film took is given back after its answer.
     """
     MultiPartParser.spool_max_size = 2 * config.get_option("server.maxUploadSize") * 2**20
     if libc := _glibc():
