@@ -38,7 +38,7 @@ lab: $(VENV)/.installed
 	$(BIN)/jupyter lab
 
 app: $(VENV)/.installed
-	@$(BIN)/python -m app.prepare
+	@$(BIN)/python app/prepare.py
 	@$(BIN)/streamlit run app/app.py
 
 lint: $(VENV)/.installed

@@ -9,7 +9,7 @@ from PIL import Image
 
 _JPEG_QUALITY = 85
 _THUMBNAIL = 96  # px
-_OVERLAY = 112  # px of the longer side; the browser enlarges it once more
+_OVERLAY = 80  # px of the longer side; the browser enlarges it once more
 _INFERNO = re.findall(
     "......",  # every eighth colour of matplotlib's perceptually uniform map (van der Walt and Smith 2015)
     "0000040403120b0724150b37210c4a2f0a5b3d09654a0c6b57106e64156e71196e7d1e6d8a226a972766a32c61b0315b"

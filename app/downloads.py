@@ -1,0 +1,113 @@
+"""In: answers and the model's card. Out: them as CSV, as JSON, and one film's as a page to print."""
+
+import csv
+import json
+from collections.abc import Sequence
+from html import escape
+from io import StringIO
+from math import isfinite
+from typing import Any
+
+from answering import FilmAnswer, by_probability
+from pictures import data_uri
+from pieces import NOT_WHERE, PHANTOM, facts, plain, remarks
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet takes a text that begins so for a formula
+
+
+def csv_file(answers: Sequence[FilmAnswer], card: dict[str, Any]) -> bytes:
+    """One row a file; probabilities in the model's order of findings. Texts are never formulas in a spreadsheet."""
+    findings = card["findings"]
+    text = StringIO()
+    probs = [f"prob_{finding}" for finding in findings]
+    columns = ["file", "status", "reason", "warnings", "unlikeness", "unfamiliar", "flagged", *probs, "model"]
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    for answer in answers:
+        row = _row(answer, findings)
+        row |= dict(zip(probs, row.pop("probs").values(), strict=False))
+        row |= {"warnings": "; ".join(row["warnings"]), "flagged": "|".join(row["flagged"]), "model": card["name"]}
+        writer.writerow({key: _not_formula(value) for key, value in row.items()})
+    return text.getvalue().encode("utf-8")
+
+
+def json_file(answers: Sequence[FilmAnswer], card: dict[str, Any]) -> bytes:
+    """The same, with the thresholds and the notice."""
+    content = {
+        "notice": card["notice"],
+        "model": card["name"],
+        "thresholds": dict(zip(card["findings"], card["thresholds"], strict=True)),
+        "films": [_row(answer, card["findings"]) for answer in answers],
+    }
+    return (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
+
+
+def summary_file(answer: FilmAnswer, card: dict[str, Any]) -> bytes:
+    """One film's answer as an HTML page for one sheet of A4: the film, the first finding's heat map, all findings.
+
+    It holds its pictures and asks nobody for anything.
+    """
+    order = by_probability(answer)
+    rows = "".join(_summary_row(answer, card, i) for i in order)
+    drawn = [PHANTOM] * bool(card["data"].get("phantom", False))
+    told = "".join(f"<p>{escape(line)}</p>" for line in [*remarks(answer, card), *drawn])
+    first = escape(plain(card["findings"][order[0]]))
+    picture = f'<img alt="Chest film" src="{data_uri(answer.picture)}">'
+    page = f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{escape(answer.name)}</title>
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<style>{_SUMMARY_STYLE}</style></head><body>
+<p class="notice">{escape(card["notice"])}</p>
+<h1>{escape(answer.name)}</h1>
+<p>Answered by {escape(card["name"])}; the film has {answer.width} x {answer.height} pixels.</p>{told}
+<div class="films"><figure><div>{picture}</div><figcaption>Film</figcaption></figure>
+<figure><div>{picture}<img class="heat" alt="Heat map of {first}" src="{data_uri(answer.overlays[order[0]])}"></div>
+<figcaption>Heat map of {first}. {NOT_WHERE}</figcaption></figure></div>
+<table><thead><tr><th>Finding</th><th>Probability</th><th></th><th>What is known of it</th></tr></thead>
+<tbody>{rows}</tbody></table></body></html>"""
+    return page.encode("utf-8")
+
+
+def _row(answer: FilmAnswer, findings: Sequence[str]) -> dict[str, Any]:
+    order = by_probability(answer)
+    return {
+        "file": answer.name,
+        "status": "refused" if answer.reason else "ok",
+        "reason": answer.reason,
+        "warnings": list(answer.warnings),
+        "unlikeness": answer.unlikeness if isfinite(answer.unlikeness) else None,
+        "unfamiliar": None if answer.reason else answer.unfamiliar,
+        "flagged": [findings[i] for i in order if answer.flagged[i]],
+        "probs": dict(zip(findings, answer.probs, strict=False)),  # none of a film that was refused
+    }
+
+
+def _not_formula(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+
+def _summary_row(answer: FilmAnswer, card: dict[str, Any], place: int) -> str:
+    flagged = answer.flagged[place]
+    name = escape(plain(card["findings"][place]))
+    return f"""<tr{' class="flagged"' * flagged}><th>{name}</th><td>{answer.probs[place]:.2f}</td>
+<td>{"flagged" * flagged}</td><td>{facts(card, place)}</td></tr>"""
+
+
+_SUMMARY_STYLE = """
+@page { size: A4; margin: 12mm; }
+body { font: 10pt/1.35 sans-serif; color: #000; background: #fff; max-width: 186mm; margin: 0 auto; }
+h1 { font-size: 14pt; margin: 2mm 0; overflow-wrap: anywhere; }
+p { margin: 0 0 1.5mm; }
+.notice { border: 1.5pt solid #000; padding: 1.5mm 3mm; font-weight: bold; }
+.films { display: flex; gap: 4mm; margin: 3mm 0; }
+figure { margin: 0; flex: 1; min-width: 0; }
+figure div { position: relative; width: fit-content; }
+figure img { display: block; max-width: 100%; max-height: 84mm; }
+figure .heat { position: absolute; inset: 0; width: 100%; height: 100%; opacity: 0.7; }
+figcaption { font-size: 9pt; }
+table { border-collapse: collapse; width: 100%; font-size: 8.5pt; line-height: 1.2; }
+th, td { text-align: left; font-weight: normal; padding: 0.8mm 2mm 0.8mm 0; border-bottom: 0.5pt solid #999; }
+td:last-child { width: 68%; font-size: 8pt; }
+.flagged th, .flagged td:not(:last-child) { font-weight: bold; }
+* { print-color-adjust: exact; }
+"""

@@ -1,0 +1,72 @@
+// In: a film as HTML. Out: the film with zoom and a heat map that follows the chosen finding.
+const MOST = 8; // times the whole film
+
+export default function ({ data, parentElement }) {
+  const root = parentElement.querySelector(".root");
+  if (root.dataset.id === data.id) return;
+  root.dataset.id = data.id;
+  root.innerHTML = data.html;
+  bindHeatMaps(root);
+  bindZoom(root);
+  parentElement.querySelector(".heard").textContent = data.said;
+  const picture = root.querySelector(".picture");
+  picture.decode().then(() =>
+    requestAnimationFrame(() => requestAnimationFrame(() => performance.mark("film-shown", { detail: data.id }))),
+  ); // for who measures: the picture is on the screen
+}
+
+function bindHeatMaps(root) {
+  const switched = root.querySelector("[data-heat]");
+  const strength = root.querySelector("[data-strength]");
+  const show = () => {
+    const chosen = root.querySelector("input[name=finding]:checked");
+    for (const heat of root.querySelectorAll(".heat")) {
+      heat.hidden = !switched.checked || heat.dataset.finding !== chosen.value;
+    }
+    root.style.setProperty("--strength", strength.value / 100);
+    root.querySelector("[data-shown]").textContent = chosen.closest("label").querySelector(".name").textContent;
+    root.querySelector("[data-unseen]").hidden = !("empty" in chosen.dataset);
+    root.querySelector(".legend").classList.toggle("off", !switched.checked);
+  };
+  root.onchange = show;
+  strength.oninput = show;
+  show();
+}
+
+function bindZoom(root) {
+  const pane = root.querySelector(".window");
+  const layers = root.querySelector(".layers");
+  let zoom = 1;
+  const setZoom = (factor) => {
+    const before = zoom;
+    zoom = factor ? Math.min(MOST, Math.max(1, zoom * factor)) : 1;
+    const [x, y] = [pane.scrollLeft + pane.clientWidth / 2, pane.scrollTop + pane.clientHeight / 2];
+    layers.style.width = layers.style.height = `${100 * zoom}%`;
+    pane.scrollLeft = (x * zoom) / before - pane.clientWidth / 2;
+    pane.scrollTop = (y * zoom) / before - pane.clientHeight / 2;
+    pane.classList.toggle("zoomed", zoom > 1);
+  };
+  for (const button of root.querySelectorAll("[data-zoom]")) {
+    button.onclick = () => setZoom(Number(button.dataset.zoom));
+  }
+  const keys = { "+": 1.5, "=": 1.5, "-": 1 / 1.5, 0: 0 };
+  pane.onkeydown = (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.key in keys) setZoom(keys[event.key]);
+    else if (event.key.toLowerCase() === "h") root.querySelector("[data-heat]").click();
+    else return;
+    event.preventDefault();
+    event.stopPropagation();
+  };
+  pane.ondblclick = () => setZoom(zoom > 1 ? 0 : 2.5);
+  bindDrag(pane);
+}
+
+function bindDrag(pane) {
+  pane.onpointerdown = (event) => {
+    if (event.pointerType !== "mouse" || event.button !== 0) return; // fingers scroll by themselves
+    pane.setPointerCapture(event.pointerId);
+    pane.onpointermove = (move) => pane.scrollBy(-move.movementX, -move.movementY);
+  };
+  pane.onpointerup = pane.onpointercancel = () => (pane.onpointermove = null);
+}

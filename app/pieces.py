@@ -1,0 +1,158 @@
+"""In: answers and a model's card. Out: pieces of HTML. Whatever comes from outside is escaped here."""
+
+from html import escape
+from math import isfinite
+from typing import Any
+
+from answering import FilmAnswer, by_probability
+from pictures import data_uri, legend_gradient
+
+from lib.modelcard import NOTICE
+
+NOTICE_HTML = f"""<style>
+.not-for-diagnosis {{ position: fixed; inset: auto 0 0 0; z-index: 999; padding: 0.45rem 1rem; text-align: center;
+  font-weight: 600; color: #000; background: #f2c94c; border-top: 2px solid #000; }}
+[data-testid="stMainBlockContainer"] {{ padding-top: 2rem; padding-bottom: 5rem; }}
+h1 {{ font-size: 1.9rem !important; }}
+[data-testid="stExpander"] h2 {{ font-size: 1.4rem; }}
+[data-testid="stExpander"] h3 {{ font-size: 1.15rem; }}
+</style><div class="not-for-diagnosis" role="note">{escape(NOTICE)}</div>"""
+"""Always in sight, at the foot of the window."""
+
+PHANTOM = "This model was trained on drawn films (phantoms), not on people. Its answers on real films mean nothing."
+NOT_WHERE = "It shows what moved the answer, not where a disease is."
+
+
+def film_html(answer: FilmAnswer, card: dict[str, Any]) -> str:
+    """The film with its heat maps, and its findings to choose from: what `film_view.js` brings to life."""
+    order = by_probability(answer)
+    heats = "".join(
+        f'<img class="heat" alt="" src="{data_uri(answer.overlays[i])}" data-finding="{i}" hidden>' for i in order
+    )
+    name, shape = escape(answer.name), f"{answer.width} / {answer.height}"
+    findings = "".join(_finding_html(answer, card, i, i == order[0]) for i in order)
+    return f"""
+<h2>{name}</h2>
+{_remarks(answer, card)}
+<div class="view">
+  <div>
+    <div class="tools" role="group" aria-label="View">
+      <button type="button" data-zoom="1.5">Zoom in</button>
+      <button type="button" data-zoom="0.6667">Zoom out</button>
+      <button type="button" data-zoom="0">Whole film</button>
+      <label><input type="checkbox" data-heat checked> Heat map</label>
+      <label>Strength <input type="range" data-strength min="10" max="100" value="70"></label>
+    </div>
+    <div class="window" tabindex="0" role="group" style="--shape: {shape}; aspect-ratio: {shape}"
+      aria-label="Film. Plus and minus zoom, arrow keys move it, 0 shows it whole, H switches the heat map.">
+      <div class="layers">
+        <img class="picture" alt="Chest film {name}, {answer.width} by {answer.height} pixels"
+          src="{data_uri(answer.picture)}">
+        {heats}
+      </div>
+    </div>
+    <div class="legend">
+      <span class="scale" aria-hidden="true"><span style="background-image: {legend_gradient()}"></span></span>
+      <span class="ends" aria-hidden="true"><span>nothing</span><span>this finding's maximum</span></span>
+      <p><b>Heat map: <span data-shown></span>.</b> <span data-unseen hidden>Nothing in this film raised the answer, so
+      the map is empty. </span>Relative to this finding's own maximum on this film. {NOT_WHERE}</p></div>
+  </div>
+  <fieldset><legend>Findings <small>flagged first; choose one to see its heat map</small></legend>{findings}</fieldset>
+</div>"""
+
+
+def films_html(answers: list[FilmAnswer], findings: list[str]) -> str:
+    """Several films as a table with thumbnails; a film's name is a button that shows it."""
+    rows = "".join(_film_row(i, answer, findings) for i, answer in enumerate(answers))
+    return f"""
+<table><caption>{counted(answers)}{" Choose a name to see the film." * any(not a.reason for a in answers)}</caption>
+<thead><tr><th scope="col">Film</th><th scope="col">Name</th><th scope="col">Flagged, or the highest</th>
+<th scope="col">Remarks</th></tr></thead>
+<tbody>{rows}</tbody></table>"""
+
+
+def counted(answers: list[FilmAnswer]) -> str:
+    """How many files were answered and refused, as a sentence."""
+    refused = sum(bool(answer.reason) for answer in answers)
+    files = "1 file" if len(answers) == 1 else f"{len(answers)} files"
+    return f"{files}: {len(answers) - refused} answered, {refused} refused."
+
+
+def said(answer: FilmAnswer, findings: list[str]) -> str:
+    """One plain sentence for who hears the page; not escaped."""
+    if answer.reason:
+        return f"{answer.name} was refused. {answer.reason}"
+    flagged = [plain(findings[i]) for i in by_probability(answer) if answer.flagged[i]]
+    return f"{answer.name} is answered. " + (f"Flagged: {', '.join(flagged)}." if flagged else "Nothing is flagged.")
+
+
+def plain(finding: str) -> str:
+    """A finding's name as people write it."""
+    return finding.replace("_", " ")
+
+
+def facts(card: dict[str, Any], place: int) -> str:
+    """What the card knows of a finding: threshold and where it is from, test AUROC with its interval, positives."""
+    finding = card["findings"][place]
+    row = next((row for row in card.get("metrics", []) if row["finding"] == finding), {})
+    parts = [f"threshold {card['thresholds'][place]:.2f}"]
+    source = (card.get("thresholds_from") or ["default"] * len(card["findings"]))[place]
+    parts += {"fallback": ["few validation positives"], "default": ["not chosen on data"]}.get(source, [])
+    if row.get("auroc") is not None:
+        low, high = row.get("auroc_low"), row.get("auroc_high")
+        interval = f" ({low:.2f} to {high:.2f})" if low is not None and high is not None else ""
+        parts.append(f"test AUROC {row['auroc']:.2f}{interval}")
+    else:
+        parts.append("no test AUROC")
+    if row.get("positives") is not None:
+        parts.append(f"{int(row['positives']):,} positive test films")
+    return escape("; ".join(parts))
+
+
+def remarks(answer: FilmAnswer, card: dict[str, Any]) -> list[str]:
+    """What is to be said about a film, as sentences; not escaped."""
+    lines = []
+    if answer.unfamiliar:
+        usual = f"{card['familiarity']['threshold']:.1f}"
+        score = f"{answer.unlikeness:.1f}" if isfinite(answer.unlikeness) else "beyond measure"
+        lines.append(
+            f"This does not look like the chest films that the model was trained on (its score is {score}, where up to "
+            f"{usual} is usual): do not rely on the answer."
+        )
+    return lines + [f"Noticed: {', '.join(answer.warnings)}."] * bool(answer.warnings)
+
+
+def _remarks(answer: FilmAnswer, card: dict[str, Any]) -> str:
+    kinds = ["strange", "noticed"] if answer.unfamiliar else ["noticed"]
+    lines = zip(kinds, remarks(answer, card), strict=False)
+    return "".join(f'<p class="{kind}">{escape(line)}</p>' for kind, line in lines)
+
+
+def _finding_html(answer: FilmAnswer, card: dict[str, Any], place: int, chosen: bool) -> str:
+    prob, threshold = answer.probs[place], card["thresholds"][place]
+    mark = '<span class="mark">flagged</span>' if answer.flagged[place] else ""
+    return f"""
+<label class="finding{" flagged" * answer.flagged[place]}">
+  <input type="radio" name="finding" value="{place}"{" checked" * chosen}{' data-empty=""' * (not answer.seen[place])}>
+  <span class="name">{escape(plain(card["findings"][place]))}</span> {mark}
+  <span class="prob">{prob:.2f}</span>
+  <span class="bar" aria-hidden="true"><span style="width: {100 * prob:.1f}%"></span>
+    <i style="left: {100 * threshold:.1f}%"></i></span>
+  <span class="facts">{facts(card, place)}</span>
+</label>"""
+
+
+def _film_row(number: int, answer: FilmAnswer, findings: list[str]) -> str:
+    name = escape(answer.name)
+    if answer.reason:
+        return (
+            f'<tr class="refused"><td></td><th scope="row">{name}</th><td colspan="2">{escape(answer.reason)}</td></tr>'
+        )
+    order = by_probability(answer)
+    told = [i for i in order if answer.flagged[i]]
+    listed = ", ".join(f"{escape(plain(findings[i]))} {answer.probs[i]:.2f}" for i in told or order[:1])
+    told_text = f"<b>{listed}</b>" if told else f"nothing flagged (highest: {listed})"
+    notes = ["unlike the training films"] * answer.unfamiliar + list(answer.warnings)
+    return f"""<tr><td><img alt="" src="{data_uri(answer.thumbnail)}"></td>
+<th scope="row"><button type="button" data-film="{number}">{name}</button></th>
+<td>{told_text}</td><td>{escape("; ".join(notes))}</td></tr>"""

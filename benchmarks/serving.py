@@ -1,0 +1,183 @@
+"""In: the web app, served as a person would serve it, with EfficientNet-B4 int8. Out: rows on its memory and its speed.
+
+The browser is Debian's Chromium, driven by Playwright; its own memory does not count, its work on the cores does.
+"""
+
+import contextlib
+import shutil
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.request import urlopen
+
+import numpy as np
+import psutil
+import torch
+from playwright.sync_api import Page, sync_playwright
+
+from benchmarks.loading import films_of_1024
+from benchmarks.timing import Row
+from lib.config import FINDINGS, REPO_ROOT
+from lib.modelcard import make_card
+from lib.models import Classifier, build_backbone, build_head
+from lib.onnxfile import write_card, write_onnx
+from lib.quantize import Bench, Judge, best_trial, quantize
+from lib.served import Served
+
+BACKBONE, SIZE = "tf_efficientnet_b4", 224
+SESSIONS, ROUNDS = 5, 10
+ALONE = 15
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+_PORT = 8611
+_IDLE = '[data-testid="stApp"][data-test-script-state="notRunning"]'
+_MARK_CHOICE = "document.addEventListener('change', () => performance.mark('film-chosen'), true)"
+_TAKEN = """() => {
+  const last = (name) => performance.getEntriesByName(name).at(-1).startTime;
+  return last("film-shown") - last("film-chosen");
+}"""
+_SHOWN = "(count) => performance.getEntriesByName('film-shown').length === count"
+
+
+def serving_rows(scratch: Path) -> list[Row]:
+    """Peak and growth of the server's resident memory, and the time from an upload to its picture in the browser."""
+    if CHROMIUM is None:
+        print("no Chromium on this machine (apt install chromium): the web app was not measured")
+        return []
+    folder = scratch / "models"
+    write_b4(folder)
+    films, kind = films_of_1024(scratch)
+    with served(folder) as process, Memory(process) as memory, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        alone = time_alone(browser.new_page(), films)
+        pages = [browser.new_context().new_page() for _ in range(SESSIONS)]
+        tenth, fiftieth = use_together(pages, films, memory)
+        peak = memory.peak()
+        browser.close()
+    model = "EfficientNet-B4 int8 at 224 px"
+    what = f"web app, {model}, {SESSIONS * ROUNDS} uploads of 1024 px ({kind}) by {SESSIONS} sessions at once"
+    return [
+        Row(f"{what}: peak resident memory", "MB", peak, goal="< 200"),
+        Row(f"{what}: growth from the 10th to the 50th", "MB", fiftieth - tenth, goal="about 0"),
+        Row(f"web app, {model}: from upload to picture, median", "ms", alone, goal="< 300"),
+    ]
+
+
+def write_b4(folder: Path) -> Path:
+    """An EfficientNet-B4 with 14 findings and random weights in int8, as `cxr export --int8` writes it."""
+    torch.manual_seed(0)
+    backbone = build_backbone(BACKBONE, SIZE)
+    model = Classifier(
+        backbone, build_head("mlp", backbone.head_hidden_size, len(FINDINGS), 0.3), (0.5,) * 3, (0.25,) * 3
+    )
+    work = folder / "work"
+    work.mkdir(parents=True)
+    write_onnx(Served(model.eval(), [1.0] * len(FINDINGS), [0.0] * len(FINDINGS), SIZE), work / "fp32.onnx")
+    films = np.random.default_rng(0).integers(0, 256, (8, SIZE, SIZE), dtype=np.uint8)
+    targets = np.tile([0.0, 1.0], (len(FINDINGS), len(films) // 2)).T  # (8, 14)
+    wrong = {"logits": -targets, "probs": targets}  # random weights have no score to lose: the first trial will do
+    trials = quantize(Bench(work / "fp32.onnx", films, Judge(films, targets, wrong), work), lambda line: None)
+    card = {"backbone": BACKBONE, "head": "mlp", "findings": FINDINGS, "image_size": SIZE, "data": {}}
+    path = folder / "b4-int8.onnx"
+    shutil.move(best_trial(trials).path, path)
+    known = {"precision": "int8", "familiarity": None, "exported": "", "versions": {}}
+    write_card(path, make_card("b4-int8", card, [], **known))
+    shutil.rmtree(work)
+    return path
+
+
+@contextlib.contextmanager
+def served(folder: Path) -> Iterator[psutil.Process]:
+    """The server of the models in `folder`, started as the README says, once it answers."""
+    command = [sys.executable, "-m", "streamlit", "run", "app/app.py", "--server.port", str(_PORT), "--", str(folder)]
+    with subprocess.Popen(command, cwd=REPO_ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        try:
+            wait_for_server(process)
+            yield psutil.Process(process.pid)
+        finally:
+            process.terminate()
+
+
+def wait_for_server(process: subprocess.Popen, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and process.poll() is None:
+        with contextlib.suppress(OSError), urlopen(f"http://127.0.0.1:{_PORT}/_stcore/health", timeout=5):
+            return
+        time.sleep(0.1)
+    raise RuntimeError(f"the web app did not start within {seconds:g} s; port {_PORT} may be taken")
+
+
+class Memory:
+    """Resident memory of a process and its children in MB: now, and its peak since the block began."""
+
+    def __init__(self, process: psutil.Process):
+        self.process, self.seen, self.going = process, 0.0, True
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "Memory":
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.going = False
+        self.thread.join()
+
+    def now(self) -> float:
+        """Children that end while they are counted have nothing resident."""
+        total = self.process.memory_info().rss
+        for child in self.process.children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                total += child.memory_info().rss
+        return total / 2**20
+
+    def peak(self) -> float:
+        """The highest of many samples and of what Linux knows of the process alone, which misses nothing."""
+        status = Path(f"/proc/{self.process.pid}/status")
+        lines = status.read_text().splitlines() if status.exists() else []
+        return max([self.seen, *(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:"))])
+
+    def _watch(self) -> None:
+        while self.going:
+            self.seen = max(self.seen, self.now())
+            time.sleep(0.02)
+
+
+def time_alone(page: Page, films: list[Path]) -> float:
+    """Median milliseconds in the browser from choosing a file to its picture on the screen, after one that warms up."""
+    open_page(page)
+    taken = []
+    for count in range(ALONE + 1):
+        upload(page, films[count % len(films)])
+        page.wait_for_function(_SHOWN, arg=count + 1)
+        taken.append(page.evaluate(_TAKEN))
+    page.close()
+    return statistics.median(taken[1:])
+
+
+def use_together(pages: list[Page], films: list[Path], memory: Memory) -> tuple[float, float]:
+    """Every session uploads in every round, without waiting for the others; memory after 10 uploads and after all."""
+    after = []
+    for page in pages:
+        open_page(page)
+    for count in range(ROUNDS):
+        for place, page in enumerate(pages):
+            upload(page, films[(count * SESSIONS + place) % len(films)])
+        for page in pages:
+            page.wait_for_function(_SHOWN, arg=count + 1)
+        time.sleep(0.5)  # the server tidies up after its answers
+        after.append(memory.now())
+    return after[10 // SESSIONS - 1], after[-1]
+
+
+def open_page(page: Page) -> None:
+    page.goto(f"http://127.0.0.1:{_PORT}")
+    page.locator("input[type=file]").wait_for(state="attached")
+    page.evaluate(_MARK_CHOICE)
+
+
+def upload(page: Page, film: Path) -> None:
+    page.locator(_IDLE).wait_for()
+    page.locator("input[type=file]").set_input_files(film)
