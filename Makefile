@@ -32,7 +32,7 @@ demo: $(VENV)/.installed
 	@$(BIN)/cxr report studies/demo.yaml
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lab: $(VENV)/.installed
 	$(BIN)/jupyter lab

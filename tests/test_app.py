@@ -20,6 +20,7 @@ import matplotlib
 import numpy as np
 import psutil
 import pytest
+from hostile import EITHER, OK, write_hostile
 from PIL import Image
 from tiny_model import FINDINGS, SIZE, write_tiny_model
 
@@ -98,7 +99,7 @@ def film_file(grey: int = 128, size: int = 64, noise: int = 20, seed: int = 0) -
     """A film of about that grey, as a PNG."""
     pixels = np.random.default_rng(seed).integers(-noise, noise + 1, (size, size)) + grey
     file = io.BytesIO()
-    Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(file, "PNG")
+    Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(file, "PNG", compress_level=1)
     return file.getvalue()
 
 
@@ -152,6 +153,18 @@ def test_the_app_answers_as_the_predictor_does(predictor):
 def test_a_bad_file_is_refused_with_a_sentence(predictor):
     answer = answering.answer_file(predictor, b"no image", "a.png")
     assert answer.reason.startswith("The file is not an image") and answer.reason.endswith(".") and not answer.probs
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data", "ignore:Image size")
+def test_no_hostile_file_is_more_than_a_refusal(predictor, tmp_path):
+    fates = write_hostile(tmp_path / "hostile")
+    files = [path for path in map(Path, map(os.fsdecode, fates)) if path.is_file()]
+    small = [path for path in files if path.stat().st_size <= 32 * 2**20]  # larger ones are not taken
+    for path in small:
+        answer, fate = answering.answer_file(predictor, path.read_bytes(), path.name), fates[os.fsencode(path)]
+        assert fate == EITHER or (fate == OK) == (not answer.reason), (path.name, answer.reason)
+        assert not answer.reason or re.fullmatch(r"The file .+\.", answer.reason), answer.reason
+    assert len(small) > 150
 
 
 def test_no_more_than_small_pictures_are_kept(predictor):
@@ -592,8 +605,8 @@ def test_text_stands_out_from_what_is_behind_it(page, scheme):
 
 def test_no_upload_passes_through_the_disk(page):
     """The server may not write to any file, and large uploads are those that would pass through one."""
-    data = film_file(size=1800, noise=120)
-    assert len(data) > 2 * 2**20
+    data = film_file(size=1300, noise=120)
+    assert len(data) > 1.5 * 2**20
     give(page, ("large.png", data))
     page.get_by_role("heading", name="large.png").wait_for()
 

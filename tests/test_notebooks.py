@@ -16,6 +16,8 @@ from lib.plan import plan_study
 from lib.report import make_report
 from lib.runner import run_plan
 
+pytestmark = pytest.mark.timeout(1200)  # a study is run, on a machine that may be busy
+
 EXPERIMENTS = ("single-task/cardiomegaly.ipynb", "multi-task/fourteen_findings.ipynb", "transformer/vit.ipynb")
 OTHERS = ("notebooks/explore_data.ipynb", "notebooks/ablations.ipynb", "notebooks/errors_and_heatmaps.ipynb")
 OTHERS += ("notebooks/compress_and_export.ipynb",)
