@@ -63,3 +63,9 @@ def test_the_demo_of_record_lies_in_the_band_that_makes_phantoms_useful():
     assert table["phantom"].all()
     adaptive = table.loc[table["is_reference"], "auroc"]
     assert len(adaptive) == 2 and adaptive.between(0.75, 0.97).all()
+
+
+def test_the_readme_shows_the_published_numbers_and_no_others():
+    text = (REPO_ROOT / "README.md").read_text()
+    summaries = sorted((REPO_ROOT / "results").glob("*/summary.md"))
+    assert summaries and [path.parent.name for path in summaries if path.read_text().strip() not in text] == []
