@@ -1,6 +1,7 @@
 """Export: the same answers as torch in every family, a card that tells the truth, nothing left behind by a refusal."""
 
 import copy
+import io
 import json
 
 import numpy as np
@@ -8,6 +9,7 @@ import onnx
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from small_models import FINDINGS, SIZE, films, settle, small_classifier
 
 from lib import export
@@ -51,6 +53,20 @@ def test_the_file_and_the_predictor_answer_as_torch_does(family):
     assert np.abs(answer.probs - probs.numpy()).max() <= 1e-4 and probs.std() > 0.01
     assert np.abs(answer.logits - logits.numpy()).max() <= 1e-4 * max(1.0, logits.abs().max())
     assert np.abs(answer.heatmaps - heatmaps.numpy()).max() <= 1e-4 * heatmaps.max() and heatmaps.max() > 0
+
+
+def test_the_app_answers_a_file_as_torch_does(family, monkeypatch):
+    monkeypatch.syspath_prepend(REPO_ROOT / "app")  # as `streamlit run app/app.py` does
+    from answering import answer_file
+
+    net, path = family
+    film = films(1)
+    file = io.BytesIO()
+    Image.fromarray(film[0].numpy()).save(file, "PNG")
+    answer = answer_file(Predictor(path, threads=1), file.getvalue(), "film.png")
+    with torch.no_grad():
+        probs = net(film)[1][0].numpy()
+    assert np.abs(np.asarray(answer.probs) - probs).max() <= 1e-4
 
 
 def test_one_film_is_answered_as_in_a_batch(family):
