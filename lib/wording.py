@@ -58,7 +58,10 @@ def summary(table: pd.DataFrame, verdicts: "Verdicts") -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _in_few(what: str) -> str:
+def _in_few(what: str | float) -> str:
+    """What an arm changes; an arm that changes no other run, but has parameters of its own, has nothing there."""
+    if not isinstance(what, str) or not what:
+        return "all its own"
     return what if len(what) <= 50 else "several (see the study)"
 
 

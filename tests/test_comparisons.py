@@ -10,7 +10,7 @@ from lib.comparisons import Answers, ComparisonError, arm_scores, common_finding
 from lib.metrics import auroc
 from lib.significance import delong, detectable, holm
 from lib.verdicts import compare_arms, power_table
-from lib.wording import p_text, sentence
+from lib.wording import p_text, sentence, summary
 
 MASS = ("Mass",)
 
@@ -267,3 +267,13 @@ def test_more_seeds_show_smaller_differences_but_never_beyond_the_patients():
     arms = {name: [answers(s + shift, 1.0, 2.0) for s in range(3)] for shift, name in ((0, "one"), (9, "two"))}
     row = power_table(compare_arms(arms, "one")).loc["macro AUROC"]
     assert (np.diff(row) < 0).all() and row["endless seeds"] > 0
+
+
+def test_the_summary_has_a_row_an_arm_with_its_verdict():
+    arms = {"one": [answers(s) for s in (0, 1)], "two": [answers(s, 2.5) for s in (2, 3)]}
+    runs = pd.DataFrame(
+        {"arm": ["one", "one", "two", "two"], "prerequisite": False, "what": [None, None, np.nan, np.nan]}
+    )
+    lines = summary(runs.assign(accuracy=0.8, accuracy_all_negative=0.7), compare_arms(arms, "one")).splitlines()
+    assert len(lines) == 4 and lines[2].startswith("| one | the reference | ") and "0.800 (0.700)" in lines[2]
+    assert lines[3].startswith("| two | all its own | ") and "| **better**, on one finding: +0." in lines[3]
