@@ -104,7 +104,7 @@ def power_table(verdicts: Verdicts, seeds: Sequence[int] = (1, 2, 3, 5, 10)) -> 
     """The smallest true difference in a macro metric that this test set finds with 80 % power, by number of seeds.
 
     One row a metric: the median over the arms, with as many seeds for either arm. Patients are those of the test set:
-    more seeds shrink only what comes from training, never what comes from few patients (the column inf).
+    more seeds shrink only what comes from training, never what comes from few patients.
     """
     rows = {}
     for metric, name in NAMES.items():
@@ -113,14 +113,20 @@ def power_table(verdicts: Verdicts, seeds: Sequence[int] = (1, 2, 3, 5, 10)) -> 
             continue
         single = macro["se_seeds"] ** 2 / (1 / macro["seeds"] + 1 / macro["reference_seeds"])  # of one run
         patients = macro["se_patients"] ** 2
-        found = {f"{k} seed{'s' * (k > 1)}": _median(patients, single * 2 / k) for k in seeds}
-        rows[f"macro {name}"] = {**found, "endless seeds": _median(patients, single * 0)}
+        share = macro["se_seeds"] ** 2 / (patients + macro["se_seeds"] ** 2)
+        known = (macro["df"] * share**2).where(share > 0, 0)  # the degrees of freedom of the seeds' part
+        found = {f"{k} seed{'s' * (k > 1)}": _median(patients, single * 2 / k, known) for k in seeds}
+        rows[f"macro {name}"] = {**found, "endless seeds": _median(patients, single * 0, known)}
     return pd.DataFrame(rows).T
 
 
-def _median(patients: pd.Series, spread: pd.Series) -> float:
-    return float(np.median([detectable(a, b, 0) for a, b in zip(patients, spread, strict=True)]))
+def _median(patients: pd.Series, spread: pd.Series, known: pd.Series) -> float:
+    return float(np.median([detectable(*one) for one in zip(patients, spread, known, strict=True)]))
 
 
 def _detectable(row: tuple) -> float:
-    return detectable(row.se_patients**2, row.se_seeds**2, 0) if np.isfinite(row.p) else np.nan
+    if not np.isfinite(row.p):
+        return np.nan
+    patients, seeds = row.se_patients**2, row.se_seeds**2
+    known = row.df * (seeds / (patients + seeds)) ** 2 if seeds > 0 else 0
+    return detectable(patients, seeds, known)
