@@ -190,6 +190,7 @@ def _kernel_manager(scratch: Path) -> Any:
 
     native = KernelSpecManager(kernel_dirs=[])  # no installed kernel: ipykernel's own, which runs sys.executable
     os.environ["IPYTHONDIR"] = str(scratch)  # nobody's profile, history or start-up files
+    os.environ.pop("MPLBACKEND", None)  # figures belong into the notebook, whatever draws elsewhere
     return AsyncKernelManager(
         kernel_name="python3",
         kernel_spec_manager=native,

@@ -87,6 +87,6 @@ def test_killing_runner_kernel_and_process_changes_no_number(study, tmp_path):
     assert runner.wait() == 1
 
     assert start(study, killed).wait() == 0
-    cost = ["train_seconds", "peak_memory_mb"]
+    cost = ["train_seconds", "peak_memory_mb", "cpu_latency_ms"]
     tables = [read_runs(folder / "chaos").drop(columns=cost) for folder in (whole, killed)]
     pd.testing.assert_frame_equal(*tables, check_exact=True)

@@ -197,7 +197,8 @@ def test_the_report_says_in_words_what_its_tables_hold(studied):
     assert {"scores.csv", "power.csv", "subgroups.csv"} <= {path.name for path in report.iterdir()}
 
 
-def test_explore_data_runs(tmp_path, tiny_phantoms):
+def test_explore_data_runs(tmp_path, tiny_phantoms, monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "agg")  # as a terminal may have it: figures are in the notebook all the same
     out = tmp_path / "explore.ipynb"
     run_notebook(
         REPO_ROOT / "notebooks/explore_data.ipynb",
