@@ -34,14 +34,7 @@ def read_films(config: Config, folder: Path) -> Films:
     The phantoms are drawn first where `data_root` asks for them and they are not there. Raises DatasetError and
     SplitError, also when an earlier stage of `init_from` trained on a patient who is held out here.
     """
-    root = resolve(config.data_root)
-    if config.data_root == PHANTOMS and not root.exists():
-        write_phantoms(root)
-    data = read_dataset(config.data_folders, on_bad=config.on_bad)
-    frame, bad_rows = data.frame, data.bad_rows
-    if config.on_bad == "skip":
-        frame, undecodable = without_undecodable(frame, config.image_size)
-        bad_rows = pd.concat([bad_rows, undecodable], ignore_index=True)
+    data, frame, bad_rows = read_rows(config)
     frame = frame.assign(split=assign_splits(frame, config))
     check_leaks(frame, config.split_by)
     for stage in earlier_stages(config):
@@ -53,6 +46,19 @@ def read_films(config: Config, folder: Path) -> Films:
     write_table(folder / "bad_rows.csv", bad_rows)
     write_json(folder / "data.json", describe_films(films))
     return films
+
+
+def read_rows(config: Config) -> tuple[Dataset, pd.DataFrame, pd.DataFrame]:
+    """The dataset that `config` names, its rows that can be used, and those that cannot; missing phantoms are drawn."""
+    root = resolve(config.data_root)
+    if config.data_root == PHANTOMS and not root.exists():
+        write_phantoms(root)
+    data = read_dataset(config.data_folders, on_bad=config.on_bad)
+    frame, bad_rows = data.frame, data.bad_rows
+    if config.on_bad == "skip":
+        frame, undecodable = without_undecodable(frame, config.image_size)
+        bad_rows = pd.concat([bad_rows, undecodable], ignore_index=True)
+    return data, frame, bad_rows
 
 
 def some_films(data: Dataset, images: Sequence[str], size: int) -> np.ndarray:

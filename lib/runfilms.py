@@ -7,13 +7,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lib.config import PHANTOMS, Config, resolve
-from lib.datasets import DatasetError, read_dataset
-from lib.films import Films, describe_films
+from lib.config import Config
+from lib.datasets import DatasetError
+from lib.films import Films, describe_films, read_rows
 from lib.loaders import Loader, make_loaders
-from lib.phantom import write_phantoms
 from lib.results import read_json
-from lib.store import open_store, without_undecodable
+from lib.store import open_store
 
 TRAIN_FILMS = 2000
 VAL_FILMS = 5000
@@ -38,14 +37,7 @@ def read_run_films(folder: Path, card: dict[str, Any]) -> RunFilms:
     or splits are no longer those that the run was trained on.
     """
     config = Config(**read_json(folder / "config.json"))
-    root = resolve(config.data_root)
-    if config.data_root == PHANTOMS and not root.exists():
-        write_phantoms(root)
-    data = read_dataset(config.data_folders, on_bad=config.on_bad)
-    frame, bad_rows = data.frame, data.bad_rows
-    if config.on_bad == "skip":
-        frame, undecodable = without_undecodable(frame, config.image_size)
-        bad_rows = pd.concat([bad_rows, undecodable], ignore_index=True)
+    data, frame, bad_rows = read_rows(config)
     splits = pd.read_csv(folder / "splits.csv", dtype=str).set_index("image")["split"]
     frame = frame.assign(split=frame["image"].map(splits))
     films = Films(data, frame, bad_rows, open_store(frame, config.image_size))
