@@ -29,13 +29,6 @@ print(own[0] if own else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
-def answer_films(model: Path, films: np.ndarray, batch: int = 16) -> tuple[np.ndarray, np.ndarray]:
-    """Calibrated probabilities (N, F) and heat maps (N, F, h, w) of an exported model for films (N, S, S) uint8."""
-    predictor = Predictor(model)
-    answers = [predictor.predict(films[start : start + batch]) for start in range(0, len(films), batch)]
-    return np.concatenate([a.probs for a in answers]), np.concatenate([a.heatmaps for a in answers])
-
-
 def compare_exports(models: Mapping[str, Path], run: Answers, probs: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """One row a model {name: file}, the first the reference; `probs` (N, F) are their answers to the films of `run`.
 

@@ -3,8 +3,10 @@
 import os
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
+from lib.config import FINDINGS
 from lib.phantom import write_phantoms
 
 
@@ -21,3 +23,11 @@ def real_data() -> Path:
     if not folder:
         pytest.skip("CXR_REAL_DATA is not set: no real films on this machine")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def published(real_data):
+    """targets (22433, 14), probs (22433, 14) and patients of a published DenseNet-121."""
+    frame = pd.read_csv(real_data / "predictions" / "reproduce_chexnet_test.csv.gz", dtype={"patient_id": str})
+    targets, probs = (frame[[f"{kind}_{name}" for name in FINDINGS]].to_numpy(float) for kind in ("target", "prob"))
+    return targets, probs, frame["patient_id"]

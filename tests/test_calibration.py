@@ -1,4 +1,3 @@
-import gzip
 import json
 import warnings
 
@@ -488,11 +487,9 @@ def test_the_bars_are_wilsons():
         assert (low[0], high[0]) == pytest.approx((interval.low, interval.high), abs=1e-6)
 
 
-def test_real_probabilities_mean_more_after_calibration_and_rank_as_before(real_data):
-    with gzip.open(real_data / "predictions" / "reproduce_chexnet_test.csv.gz") as file:
-        frame = pd.read_csv(file)
-    targets, probs = (frame[[f"{kind}_{name}" for name in FINDINGS]].to_numpy(float) for kind in ("target", "prob"))
-    patients = frame["patient_id"].to_numpy()
+def test_real_probabilities_mean_more_after_calibration_and_rank_as_before(published):
+    targets, probs, patients = published
+    patients = patients.to_numpy(int)
     val = np.isin(patients, np.random.default_rng(0).permutation(np.unique(patients))[::3])
     cal = fit_calibration(targets[val], probs[val], patients[val], FINDINGS)
     assert len(set(cal.method)) > 1

@@ -1,9 +1,4 @@
-import gzip
-import os
-from pathlib import Path
-
 import numpy as np
-import pandas as pd
 import pytest
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score, recall_score, roc_auc_score
 
@@ -285,18 +280,6 @@ def test_fewer_than_two_patients_give_no_interval(patients):
 def test_each_image_needs_a_patient(patients):
     with pytest.raises(ValueError, match="one patient for each of the 2 images"):
         intervals.bootstrap_scores(np.array([[1.0], [0]]), np.array([[0.9], [0.2]]), patients)
-
-
-@pytest.fixture(scope="module")
-def published():
-    """targets (22433, 14), probs (22433, 14) and patients of a published DenseNet-121."""
-    root = os.environ.get("CXR_REAL_DATA")
-    if not root:
-        pytest.skip("CXR_REAL_DATA names no folder with predictions/reproduce_chexnet_test.csv.gz")
-    with gzip.open(Path(root) / "predictions" / "reproduce_chexnet_test.csv.gz") as file:
-        frame = pd.read_csv(file, dtype={"patient_id": str})
-    targets, probs = (frame[[f"{kind}_{name}" for name in FINDINGS]].to_numpy(float) for kind in ("target", "prob"))
-    return targets, probs, frame["patient_id"]
 
 
 def test_published_aurocs_come_out(published):

@@ -1,5 +1,3 @@
-import gzip
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -278,11 +276,9 @@ def test_a_missing_patient_is_refused(chosen, scored):
         points(chosen, *scored[:2], scored[2][1:])
 
 
-def test_thresholds_of_a_third_of_real_patients_hold_on_the_others(real_data):
-    with gzip.open(real_data / "predictions" / "reproduce_chexnet_test.csv.gz") as file:
-        frame = pd.read_csv(file)
-    targets, probs = (frame[[f"{kind}_{name}" for name in FINDINGS]].to_numpy(float) for kind in ("target", "prob"))
-    patients = frame["patient_id"].to_numpy()
+def test_thresholds_of_a_third_of_real_patients_hold_on_the_others(published):
+    targets, probs, patients = published
+    patients = patients.to_numpy(int)
     val = np.isin(patients, np.random.default_rng(0).permutation(np.unique(patients))[::3])
     chosen = thresholds.choose_thresholds(targets[val], probs[val], FINDINGS, targets.mean(axis=0))
     table = points(chosen, targets[~val], probs[~val], patients[~val])
