@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.timing import Row, alternate
+from lib.memory import peak_memory_mb
 
 BACKBONE, SIZE, THREADS, FINDINGS = "tf_efficientnet_b4", 224, 2, 14
 WAYS = {
@@ -158,16 +159,6 @@ def _theirs(way: str, film: str) -> Callable[[], None]:
     return {"eager": eager, "gradcam": gradcam}[way]
 
 
-def _peak_mb() -> float:
-    """This process's own peak; `getrusage` would count the process that started it."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        return int(status.read_text().split("VmHWM:")[1].split()[0]) / 1024
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
 def _serve(way: str, model: str, film: str) -> None:
     answer = _ours(model, film) if way == "ours" else _theirs(way, film)
     answer()
@@ -175,7 +166,7 @@ def _serve(way: str, model: str, film: str) -> None:
     for _ in sys.stdin:
         answer()
         print("answered", flush=True)
-    print(_peak_mb(), flush=True)
+    print(peak_memory_mb(), flush=True)
 
 
 if __name__ == "__main__":

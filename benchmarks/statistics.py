@@ -16,7 +16,7 @@ import pandas as pd
 from benchmarks.timing import Row
 from lib.config import FINDINGS
 from lib.intervals import bootstrap_scores, resample_counts
-from lib.results import peak_memory_mb
+from lib.memory import peak_memory_mb
 
 IMAGES, PATIENTS, RESAMPLES, LOOPED = 22_433, 6_300, 1000, 3
 

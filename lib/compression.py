@@ -15,17 +15,14 @@ from lib.onnxfile import latencies_ms
 from lib.predictor import Predictor
 
 _ALONE = """
-import resource, sys
-from pathlib import Path
+import sys
 import numpy as np
+from lib.memory import peak_memory_mb
 from lib.predictor import Predictor
 predictor = Predictor(sys.argv[1], 2)
 for _ in range(5):
     predictor.predict(np.zeros((1, predictor.image_size, predictor.image_size), np.uint8))
-status = Path("/proc/self/status")
-lines = status.read_text().splitlines() if status.exists() else []
-own = [line.split()[1] for line in lines if line.startswith("VmHWM")]  # getrusage may hold the starting process
-print(own[0] if own else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(peak_memory_mb())
 """
 
 
@@ -61,5 +58,4 @@ def _macro(table: pd.DataFrame) -> pd.Series:
 
 def _peak_memory_mb(path: Path) -> float:
     words = [sys.executable, "-c", _ALONE, str(path.resolve())]
-    told = subprocess.run(words, cwd=REPO_ROOT, capture_output=True, text=True, check=True).stdout
-    return float(told) / (2**20 if sys.platform == "darwin" else 2**10)
+    return float(subprocess.run(words, cwd=REPO_ROOT, capture_output=True, text=True, check=True).stdout)

@@ -6,8 +6,6 @@ import json
 import math
 import os
 import platform
-import re
-import resource
 import socket
 import subprocess
 import sys
@@ -25,6 +23,7 @@ import pandas as pd
 from pydantic import ValidationError
 
 from lib.config import NO_FINDING, REPO_ROOT, Config, resolve
+from lib.memory import peak_memory_mb
 
 HEARTBEAT_SECONDS = 5.0
 PACKAGES = ("torch", "torchvision", "timm", "lightning-fabric", "numpy", "pandas", "papermill", "scikit-learn")
@@ -254,17 +253,6 @@ def finish_run(run: Run, *, history: pd.DataFrame, metrics: pd.DataFrame, **part
     (run.folder / "last.ckpt").unlink(missing_ok=True)
     run.lock.close()
     return run.folder / "record.json"
-
-
-def peak_memory_mb() -> float:
-    """The largest resident memory of this process so far, in MiB.
-
-    Linux's own count begins with the program; that of getrusage may still hold the size of the process that started it.
-    """
-    status = Path("/proc/self/status")
-    if status.exists():
-        return float(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def git_state() -> dict[str, Any]:
