@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 
+from lib.predictor import OUTPUTS, open_session
 from lib.served import ExportError, Served
 
 OPSET = 18
-OUTPUTS = ("logits", "probs", "heatmaps", "embedding")
 TOLERANCE = 1e-4
 THREADS = 2  # of a small laptop: latencies are told for as many
 
@@ -65,16 +64,9 @@ def read_card(path: Path) -> dict[str, Any]:
     return json.loads(props["card"])
 
 
-def open_session(path: Path, threads: int = THREADS) -> onnxruntime.InferenceSession:
-    """An onnxruntime session on the CPU with so many threads."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = threads, 3  # 3: errors only
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-
-
 def run_file(path: Path, images: np.ndarray, batch: int = 16) -> dict[str, np.ndarray]:
     """What the file answers to films (N, S, S) uint8, N >= 1: its outputs by name, each (N, ...)."""
-    session = open_session(path)
+    session = open_session(path, THREADS)
     names = [output.name for output in session.get_outputs()]
     parts = [session.run(names, {"images": images[i : i + batch]}) for i in range(0, len(images), batch)]
     return {name: np.concatenate(values) for name, values in zip(names, zip(*parts, strict=True), strict=True)}
@@ -85,7 +77,7 @@ def latencies_ms(paths: Mapping[str, Path], size: int, rounds: int = 20) -> dict
     machine slows all alike.
     """
     film = np.random.default_rng(0).integers(0, 256, (1, size, size), dtype=np.uint8)
-    sessions = {name: open_session(path) for name, path in paths.items()}
+    sessions = {name: open_session(path, THREADS) for name, path in paths.items()}
     seconds: dict[str, list[float]] = {name: [] for name in paths}
     for _ in range(rounds):
         for name, session in sessions.items():

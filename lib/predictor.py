@@ -40,7 +40,7 @@ class Predictor:
 
     def __init__(self, model: Path | str, threads: int | None = None):
         self.path = Path(model)
-        self.session = _open_session(self.path, threads or os.cpu_count() or 1)
+        self.session = open_session(self.path, threads or os.cpu_count() or 1)
         self.card = _read_card(self.session, self.path)
         self.name: str = self.card["name"]
         self.findings: tuple[str, ...] = tuple(self.card["findings"])
@@ -75,7 +75,11 @@ class Predictor:
         self.predict(np.zeros((1, self.image_size, self.image_size), np.uint8))
 
 
-def _open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
+def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
+    """A session on the CPU as every answer is served: no memory is kept between answers, no thread spins in wait.
+
+    Raises ValueError for a file that is missing or no ONNX model.
+    """
     if not path.is_file():
         raise ValueError(f"{path} is no file; export a trained run with `cxr export RUN`, or name another model")
     options = onnxruntime.SessionOptions()
