@@ -10,6 +10,7 @@ from lib.config import FINDINGS, Config
 
 SPLITS = ("train", "val", "test", "submit", "excluded")
 """What a row can be for. submit: official test images without labels; excluded: other images of test patients."""
+TEST_SEED = 0  # of the test patients that no official list names: all runs are tested on the same
 
 
 class SplitError(ValueError):
@@ -21,9 +22,10 @@ def assign_splits(frame: pd.DataFrame, config: Config) -> pd.Series:
 
     Official test images are 'test' ('submit' without a label); other images of their patients are 'excluded' in every
     source, never trained on. Where no official test image is labelled, or those leave out a finding of the config that
-    other images know, `test_fraction` of the patients whom no official list names are 'test' too. Of the rest
-    `val_fraction` are 'val'. All choices depend on the seed and the patient's id alone, so that a patient who is
-    validation in one stage is validation in every stage of that seed, whatever else the data hold.
+    other images know, `test_fraction` of the patients whom no official list names are 'test' too, the same patients for
+    every seed, so that seeds compare. Of the rest `val_fraction` are 'val'. The choice depends on the seed and the
+    patient's id alone, so that a patient who is validation in one stage is validation in every stage of that seed,
+    whatever else the data hold.
     With config.split_by == 'image' images take the place of patients, which leaks: for showing what that does.
 
     Raises SplitError when train or val would be empty; warns (UserWarning) of excluded rows, and of findings that
@@ -123,7 +125,7 @@ def check_inherited(trained: Iterable[str], frame: pd.DataFrame, by: str = "pati
 
 
 def _choose(unit: str, seed: int, val_fraction: float, test_fraction: float) -> str:
-    if unit_hash(seed, "test", unit) < test_fraction:
+    if unit_hash(TEST_SEED, "test", unit) < test_fraction:
         return "test"
     return "val" if unit_hash(seed, "val", unit) < val_fraction else "train"
 

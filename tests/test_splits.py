@@ -47,8 +47,10 @@ def test_validation_patients_stay_validation_when_another_stage_has_an_official_
     assert plain[both].equals(official[both])
 
 
-def test_seeds_differ():
-    assert not assign_splits(frame_of(MANY), Config(seed=0)).equals(assign_splits(frame_of(MANY), Config(seed=1)))
+def test_seeds_validate_on_other_patients_and_test_on_the_same():
+    one, other = (assign_splits(frame_of(MANY), Config(seed=seed)) for seed in (0, 1))
+    assert (one == "test").any() and one.eq("test").equals(other.eq("test"))
+    assert not one.eq("val").equals(other.eq("val"))
 
 
 def test_unit_hash_is_pinned():
