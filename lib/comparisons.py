@@ -5,6 +5,8 @@ Patients: the cluster bootstrap of `lib.intervals`, with the same resamples for 
 over test patients: what their patients have in common. Seeds: the spread of the runs of an arm gives the variance
 over trainings, and how each training meets these patients. Both are added, like cases and readers in reading studies
 (Obuchowski and Rockette 1995; Hillis 2007), and the interval is Student's with Satterthwaite's degrees of freedom.
+What both show, how runs of one arm meet the same patients differently, counts once. Seeds that agree by chance never
+make patients count for less: where the seeds show less than that, the interval is the one of the patients alone.
 Two or three seeds know their own spread badly, so it is pooled over the arms of a study (`training_noise`), and the
 larger of the pooled and the arms' own counts.
 With a single seed and no study nothing is known of the second part, and the table says seeds 1.
@@ -183,12 +185,15 @@ def _estimate(groups: Sequence[tuple[int, list[Answers]]], noise: Noise | None, 
     seeds = sum(map(_squares, scores)) / max(df, 1) * share  # (F + 1,)
     if known and noise.df > df:
         seeds, df = np.fmax(seeds, noise.variance[metric] * share), noise.df
-    for _, runs in groups:  # counted with the seeds
+    both = np.zeros(len(value))  # variance that patients and seeds both show
+    for _, runs in groups:
         apart = _interaction(runs, metric) if len(runs) > 1 else noise.interaction[metric] if known else 0.0
-        patients = np.fmax(patients - apart / len(runs), 0.0) if df else patients
+        both += apart / len(runs)
+    patients = np.fmax(patients - np.fmin(both, seeds), 0.0)  # with the seeds' no less than it was
     patients[~counted] = np.nan
     error = np.sqrt(patients + seeds)
     freedom = np.array([satterthwaite(a, b, df) for a, b in zip(patients, seeds, strict=True)])
+    freedom[seeds < both] = np.inf  # all of it is known from the patients
     reach = stats.t.ppf((1 + LEVEL) / 2, freedom) * error
     with np.errstate(invalid="ignore", divide="ignore"):
         p = np.where(error > 0, 2 * stats.t.sf(np.abs(value) / error, freedom), np.where(value == 0, 1.0, np.nan))

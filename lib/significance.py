@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-LEVEL, ALPHA = 0.95, 0.05
+LEVEL, ALPHA, POWER = 0.95, 0.05, 0.8
 
 
 def holm(p: Sequence[float]) -> np.ndarray:
@@ -20,14 +20,15 @@ def holm(p: Sequence[float]) -> np.ndarray:
     return corrected
 
 
-def detectable(variance_patients: float, variance_seeds: float, df_seeds: float, power: float = 0.8) -> float:
-    """The smallest true difference that a two-sided 5 % test finds with this power: (t.975 + t.power) standard errors.
+def detectable(variance_patients: float, variance_seeds: float, df_seeds: float, alpha: float = ALPHA) -> float:
+    """The smallest true difference that a two-sided test at `alpha` finds with 80 % power, for 5 % (t.975 + t.80)
+    standard errors.
 
     The variances are those of the difference of two means; Satterthwaite's degrees of freedom as in the intervals.
     """
     df = satterthwaite(variance_patients, variance_seeds, df_seeds)
-    tail = (1 + LEVEL) / 2
-    return float((stats.t.ppf(tail, df) + stats.t.ppf(power, df)) * np.sqrt(variance_patients + variance_seeds))
+    steps = stats.t.ppf(1 - alpha / 2, df) + stats.t.ppf(POWER, df)
+    return float(steps * np.sqrt(variance_patients + variance_seeds))
 
 
 def satterthwaite(patients: float, seeds: float, df_seeds: float) -> float:

@@ -7,10 +7,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lib.comparisons import Answers, ComparisonError, arm_scores, differences, read_answers, training_noise
+from lib.comparisons import (
+    Answers,
+    ComparisonError,
+    arm_scores,
+    common_findings,
+    differences,
+    read_answers,
+    training_noise,
+)
 from lib.metrics import MACRO
 from lib.records import read_plan, read_runs
-from lib.significance import detectable, holm
+from lib.significance import ALPHA, detectable, holm
 from lib.wording import NAMES, sentence
 
 
@@ -19,7 +27,8 @@ class Verdicts:
     """Arms compared with `reference`: `scores` and `changes` have a row an arm, metric and finding, macro included.
 
     `changes` are those of `comparisons.differences` with p_holm (corrected over the arms, per metric and finding)
-    and detectable (the smallest true difference found with 80 % power). `refused`: why an arm does not compare.
+    and detectable (the smallest true difference found with 80 % power when it is the first to be corrected, the
+    hardest step of Holm's). `refused`: why an arm does not compare.
     """
 
     reference: str
@@ -39,8 +48,11 @@ class Verdicts:
 
 def compare_arms(arms: Mapping[str, Sequence[Answers]], reference: str) -> Verdicts:
     """Every arm against `reference`, on the test images and findings that both answer for."""
+    common_findings(arms[reference])
+    refused = {arm: reason for arm, runs in arms.items() if (reason := _differing(runs))}
+    arms = {arm: runs for arm, runs in arms.items() if arm not in refused}
     noise = training_noise([arms[reference], *(runs for arm, runs in arms.items() if arm != reference)])
-    scores, changes, refused = [], [], {}
+    scores, changes = [], []
     for arm, runs in arms.items():
         scores.append(arm_scores(runs, noise).assign(arm=arm))
         if arm == reference:
@@ -56,8 +68,20 @@ def compare_arms(arms: Mapping[str, Sequence[Answers]], reference: str) -> Verdi
         return Verdicts(reference, pd.concat(scores, ignore_index=True), pd.DataFrame(columns=columns), refused)
     table = pd.concat(changes, ignore_index=True)
     table["p_holm"] = table.groupby(["metric", "finding"])["p"].transform(holm)
-    table["detectable"] = [_detectable(row) for row in table.itertuples()]
+    tests = table.groupby(["metric", "finding"])["p"].transform("count")
+    table["detectable"] = [
+        _detectable(row, ALPHA / count) for row, count in zip(table.itertuples(), tests, strict=True)
+    ]
     return Verdicts(reference, pd.concat(scores, ignore_index=True), table, refused)
+
+
+def _differing(runs: Sequence[Answers]) -> str:
+    """Why the seeds of an arm do not compare with each other, or nothing."""
+    try:
+        common_findings(runs)
+    except ComparisonError as error:
+        return str(error)
+    return ""
 
 
 def compare_study(folder: Path) -> Verdicts:
@@ -115,8 +139,7 @@ def power_table(verdicts: Verdicts, seeds: Sequence[int] = (1, 2, 3, 5, 10)) -> 
         patients = macro["se_patients"] ** 2
         share = macro["se_seeds"] ** 2 / (patients + macro["se_seeds"] ** 2)
         known = (macro["df"] * share**2).where(share > 0, 0)  # the degrees of freedom of the seeds' part
-        found = {f"{k} seed{'s' * (k > 1)}": _median(patients, single * 2 / k, known) for k in seeds}
-        rows[f"macro {name}"] = {**found, "endless seeds": _median(patients, single * 0, known)}
+        rows[f"macro {name}"] = {f"{k} seed{'s' * (k > 1)}": _median(patients, single * 2 / k, known) for k in seeds}
     return pd.DataFrame(rows).T
 
 
@@ -124,9 +147,9 @@ def _median(patients: pd.Series, spread: pd.Series, known: pd.Series) -> float:
     return float(np.median([detectable(*one) for one in zip(patients, spread, known, strict=True)]))
 
 
-def _detectable(row: tuple) -> float:
+def _detectable(row: tuple, alpha: float) -> float:
     if not np.isfinite(row.p):
         return np.nan
     patients, seeds = row.se_patients**2, row.se_seeds**2
     known = row.df * (seeds / (patients + seeds)) ** 2 if seeds > 0 else 0
-    return detectable(patients, seeds, known)
+    return detectable(patients, seeds, known, alpha)

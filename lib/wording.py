@@ -51,11 +51,15 @@ def summary(table: pd.DataFrame, verdicts: "Verdicts") -> str:
     for arm, runs in table[~table["prerequisite"]].groupby("arm", sort=False):
         what = "the reference" if arm == verdicts.reference else _in_few(runs["what"].iloc[0])
         row = [arm, what]
-        row += [f"{s.value:.3f} ({s.low:.3f} to {s.high:.3f})" for s in (scores.loc[(arm, m)] for m in NAMES)]
+        row += [_interval(scores.loc[(arm, m)]) if (arm, m) in scores.index else "" for m in NAMES]
         row.append(f"{runs['accuracy'].mean():.3f} ({runs['accuracy_all_negative'].mean():.3f})")
         told = _verdict(changes.loc[arm]) if arm in changes.index else "not compared" if arm in verdicts.refused else ""
         lines.append([*row, told])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _interval(row: pd.Series) -> str:
+    return f"{row['value']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
 
 
 def _in_few(what: str | float) -> str:
@@ -96,7 +100,7 @@ def power_text(power: pd.DataFrame, patients: int) -> str:
     return (
         f"{power.to_string(float_format='{:.3f}'.format)}\n"
         f"the smallest true difference that {patients} test patients and so many seeds show with 80 % power "
-        "(two-sided, 5 %, before any correction); endless seeds: what only more test patients would lower"
+        "(two-sided, 5 %, before any correction)"
     )
 
 
