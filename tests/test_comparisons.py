@@ -77,7 +77,7 @@ def test_pairing_over_patients_narrows_the_interval():
 
 
 def test_degrees_of_freedom_are_those_of_satterthwaite():
-    row = macro(arm_scores([answers(seed, 0.5 + seed) for seed in range(3)]))
+    row = macro(arm_scores([answers(seed, 0.6 * seed) for seed in range(3)]))
     a, b = row["se_patients"] ** 2, row["se_seeds"] ** 2
     assert row["df"] == pytest.approx((a + b) ** 2 / (b**2 / 2))
     reach = stats.t.ppf(0.975, row["df"]) * np.sqrt(a + b)
