@@ -13,7 +13,8 @@ from rich.console import Console
 from lib.config import FINDINGS, REPO_ROOT
 from lib.export import ExportError, export_run
 from lib.plan import plan_study
-from lib.results import read_json
+from lib.records import read_plan
+from lib.results import is_complete, read_json
 from lib.runner import run_plan
 
 STUDY = REPO_ROOT / "studies" / "demo.yaml"
@@ -32,15 +33,17 @@ def prepare(folder: Path) -> None:
 
 
 def best_run(study: Path) -> Path | None:
-    """The complete run of all findings with the highest AUROC on validation; None where there is none."""
+    """The planned and complete run of all findings with the highest AUROC on validation; None where there is none."""
+    if not (study / "plan.json").is_file():
+        return None
     scores = {}
-    for record in study.glob("*/record.json"):  # of complete runs alone
-        if read_json(record)["config"]["findings"] != list(FINDINGS):
+    for run in (study / name for name in read_plan(study)["runs"]):
+        if not is_complete(run) or read_json(run / "record.json")["config"]["findings"] != list(FINDINGS):
             continue
-        with (record.parent / "history.csv").open(newline="", encoding="utf-8") as file:
+        with (run / "history.csv").open(newline="", encoding="utf-8") as file:
             known = [float(row["val_auroc"]) for row in csv.DictReader(file) if row["val_auroc"]]
         if known:
-            scores[record.parent] = max(known)
+            scores[run] = max(known)
     return max(scores, key=scores.__getitem__, default=None)
 
 

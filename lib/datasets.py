@@ -57,7 +57,9 @@ def read_dataset(
     parts = [check_rows(listing, source) for listing, source in zip(listings, sources, strict=True)]
     errors = "\n".join(part.error for part in parts if part.error)
     if errors and on_bad == "raise":
-        raise DatasetError(f"{errors}\nRepair the data, or leave these rows out and have them listed: on_bad=skip.")
+        whole = "Images were not decoded for this; `cxr data check FOLDER` decodes them too and names every problem."
+        advice = "Repair the data, or leave these rows out and have them listed: on_bad=skip."
+        raise DatasetError(f"{errors}\n{advice}\n{whole}")
     bad = pd.concat([part.bad for part in parts], ignore_index=True)
     if not any(len(part.frame) for part in parts):
         raise DatasetError(f"{', '.join(map(str, paths))}: no image that can be used.\n{errors}".rstrip())

@@ -270,7 +270,10 @@ def test_the_best_complete_run_is_the_one_to_export(tmp_path):
     finished(tmp_path, "one", findings, [0.6, 0.7])
     finished(tmp_path, "two", findings, ["", 0.8, 0.5])
     finished(tmp_path, "stage", ["Cardiomegaly"], [0.99])
+    finished(tmp_path, "two.replaced-20260101-000000", findings, [0.9])
     (tmp_path / "broken").mkdir()
+    plan = {"runs": {name: {} for name in ("one", "two", "stage", "broken", "to come")}}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
     assert prepare.best_run(tmp_path) == tmp_path / "two"
 
 
