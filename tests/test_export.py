@@ -32,7 +32,7 @@ def silent(line: str) -> None:
     """Where nothing is to be told."""
 
 
-@pytest.fixture(scope="module", params=["thin", "tf_efficientnet_b0", "cs3darknet_s", "vgg", "vit"])
+@pytest.fixture(scope="module", params=["thin", "tf_efficientnet_b0", "cs3darknet_s", "darknet17", "vgg", "vit"])
 def family(request, tmp_path_factory):
     """A served classifier and its file, of each kind of backbone; the head is the method's."""
     net = Served(small_classifier(request.param, "mlp"), [1.5] * FINDINGS, [0.1, 0.0, -0.2], SIZE).eval()
