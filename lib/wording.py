@@ -27,9 +27,12 @@ def sentence(row: pd.Series, reference: str) -> str:
         return f"{row['arm']} and {reference} cannot be compared by {what}: a class is missing ({counts})."
     numbers = f"({row['low']:.3f} to {row['high']:.3f}, {p_text(row['p_holm'])} corrected, {counts})"
     if row["p_holm"] >= ALPHA:
+        found = f"only differences over about {row['detectable']:.3f} would show"
+        if row["detectable"] >= 1:
+            found = "with so few positive films no difference could show"
         return (
             f"{row['arm']} and {reference} cannot be told apart: {what} differs by {row['difference']:+.3f} {numbers}; "
-            f"only differences over about {row['detectable']:.3f} would show."
+            f"{found}."
         )
     size, ends = abs(row["difference"]), sorted([abs(row["low"]), abs(row["high"])])
     numbers = f"({ends[0]:.3f} to {ends[1]:.3f}, {p_text(row['p_holm'])} corrected, {counts})"

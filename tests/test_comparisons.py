@@ -245,6 +245,12 @@ def test_a_verdict_says_when_the_data_cannot_tell():
     assert told.startswith("two and one cannot be told apart: ") and "only differences over about 0." in told
 
 
+def test_a_difference_beyond_the_scale_is_not_said_to_show():
+    arms = {"one": [answers(s) for s in (0, 1)], "two": [answers(s) for s in (2, 3)]}
+    row = compare_arms(arms, "one").macro().iloc[0]
+    assert sentence(pd.Series({**row, "detectable": 2.35}), "one").endswith("no difference could show.")
+
+
 def test_a_single_training_is_said_to_be_one():
     row = compare_arms({"one": [answers(0)], "two": [answers(1)]}, "one").macro().iloc[0]
     assert "chance in training is not covered" in sentence(row, "one")
