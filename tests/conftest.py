@@ -1,10 +1,13 @@
 """What several tests share: tiny phantoms, and the real films where a machine has them."""
 
 import os
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from processes import kill_tree
 
 from lib.config import FINDINGS
 from lib.phantom import write_phantoms
@@ -14,6 +17,20 @@ from lib.phantom import write_phantoms
 def tiny_phantoms(tmp_path_factory) -> Path:
     """A folder with dataset_full and dataset_cardiomegaly of some dozens of 64 px phantoms."""
     return write_phantoms(tmp_path_factory.mktemp("phantoms") / "tiny", patients=60, size=64, progress=False)
+
+
+@pytest.fixture
+def popen() -> Iterator[Callable[..., subprocess.Popen]]:
+    """`subprocess.Popen`; what it started is killed at the end of the test, however that ends."""
+    started: list[subprocess.Popen] = []
+
+    def start(*words, **options) -> subprocess.Popen:
+        started.append(subprocess.Popen(*words, **options))
+        return started[-1]
+
+    yield start
+    for process in started:
+        kill_tree(process)
 
 
 @pytest.fixture(scope="session")

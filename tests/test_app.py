@@ -1,5 +1,6 @@
 """The web app: its pieces, and the page itself in a real browser against the running server."""
 
+import contextlib
 import csv
 import importlib
 import io
@@ -22,6 +23,7 @@ import psutil
 import pytest
 from hostile import EITHER, OK, write_hostile
 from PIL import Image
+from processes import free_port, kill_tree
 from tiny_model import FINDINGS, SIZE, write_tiny_model
 
 from lib.config import REPO_ROOT
@@ -50,7 +52,6 @@ HEAVY = (
     "watchdog",
     "git",
 )
-PORT = 8619
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 METRICS = [
     {"finding": "Atelectasis", "auroc": 0.8125, "auroc_low": 0.75, "auroc_high": 0.875, "positives": 1234},
@@ -323,7 +324,8 @@ class Server:
     """The running app, and what it said so far."""
 
     def __init__(self, models: Path):
-        command = [sys.executable, "-c", _START, str(REPO_ROOT / "app" / "app.py"), "--server.port", str(PORT)]
+        port = free_port()
+        command = [sys.executable, "-c", _START, str(REPO_ROOT / "app" / "app.py"), "--server.port", str(port)]
         self.process = subprocess.Popen(
             [*command, "--", str(models)],
             cwd=models,  # not the repository: the settings lie beside the page
@@ -331,14 +333,13 @@ class Server:
             stderr=subprocess.STDOUT,
         )
         os.set_blocking(self.process.stdout.fileno(), False)
-        self.url, self.said = f"http://127.0.0.1:{PORT}", ""
+        self.url, self.said = f"http://127.0.0.1:{port}", ""
 
     def wait(self) -> None:
-        for _ in range(600):
-            if self.process.poll() is not None:
-                break
+        until = time.monotonic() + 240
+        while self.process.poll() is None and time.monotonic() < until:
             try:
-                with urllib.request.urlopen(f"{self.url}/_stcore/health", timeout=5):
+                with urllib.request.urlopen(f"{self.url}/_stcore/health", timeout=60):
                     return
             except OSError:
                 time.sleep(0.1)
@@ -369,7 +370,9 @@ def server(models):
         yield running
     finally:
         running.process.terminate()
-        running.process.wait(20)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            running.process.wait(20)
+        kill_tree(running.process)
 
 
 def test_only_this_machine_is_listened_to(server):

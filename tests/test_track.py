@@ -22,6 +22,7 @@ from urllib.parse import urlencode
 import pandas as pd
 import pytest
 import yaml
+from processes import free_port
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -116,12 +117,6 @@ def server(one_server):
     if one_server.process.poll() is not None:
         one_server.start()
     return one_server
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 @pytest.fixture
