@@ -160,6 +160,7 @@ def test_a_bad_file_is_refused_with_a_sentence(predictor):
 def test_no_hostile_file_is_more_than_a_refusal(predictor, tmp_path):
     fates = write_hostile(tmp_path / "hostile")
     files = [path for path in map(Path, map(os.fsdecode, fates)) if path.is_file()]
+    files = [path for path in files if os.access(path, os.R_OK)]
     small = [path for path in files if path.stat().st_size <= 32 * 2**20]  # larger ones are not taken
     for path in small:
         answer, fate = answering.answer_file(predictor, path.read_bytes(), path.name), fates[os.fsencode(path)]
@@ -294,7 +295,7 @@ def page_of(folder: Path, monkeypatch):
     from streamlit.testing.v1 import AppTest
 
     monkeypatch.setattr(sys, "argv", ["app.py", str(folder)])
-    return AppTest.from_file(str(REPO_ROOT / "app" / "app.py"), default_timeout=30).run()
+    return AppTest.from_file(str(REPO_ROOT / "app" / "app.py"), default_timeout=120).run()
 
 
 def test_an_empty_folder_says_what_to_do(tmp_path, monkeypatch):
@@ -351,14 +352,14 @@ class Server:
 
     def modules(self) -> set[str]:
         self.process.send_signal(signal.SIGUSR1)
-        for _ in range(100):
-            if lines := re.findall(r'^{"modules".*$', self.read(), re.MULTILINE):
+        for _ in range(600):
+            if lines := re.findall(r'^{"modules".*\n', self.read(), re.MULTILINE):
                 return set(json.loads(lines[-1])["modules"])
             time.sleep(0.1)
         raise RuntimeError("the server does not tell its modules")
 
     def uploads_kept(self) -> bool:
-        with urllib.request.urlopen(f"{self.url}/_stcore/metrics", timeout=5) as answer:
+        with urllib.request.urlopen(f"{self.url}/_stcore/metrics", timeout=60) as answer:
             return "UploadedFileManager" in answer.read().decode()
 
 
@@ -383,7 +384,7 @@ def test_only_this_machine_is_listened_to(server):
 def test_an_upload_without_the_token_is_refused(server):
     request = urllib.request.Request(f"{server.url}/_stcore/upload_file/a/b", data=b"x", method="PUT")
     with pytest.raises(urllib.error.HTTPError, match="403"):
-        urllib.request.urlopen(request, timeout=5)
+        urllib.request.urlopen(request, timeout=60)
 
 
 # ---- the page in a browser
@@ -395,7 +396,7 @@ def browser():
         pytest.skip("Chromium is missing: apt install chromium")
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is missing: pip install -e '.[dev]'")
     with playwright.sync_playwright() as driver:
-        running = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        running = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"], timeout=120_000)
         yield running
         running.close()
 
@@ -410,7 +411,7 @@ def asked() -> list[str]:
 def only_page(browser, server, asked):
     with browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True) as context:
         page = context.new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(120_000)
         page.on("request", lambda request: asked.append(request.url))
         page.on("dialog", lambda dialog: pytest.fail(f"a dialog opened: {dialog.message}"))
         page.goto(server.url)
