@@ -395,6 +395,7 @@ def browser():
     if CHROMIUM is None:
         pytest.skip("Chromium is missing: apt install chromium")
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is missing: pip install -e '.[dev]'")
+    playwright.expect.set_options(timeout=120_000)
     with playwright.sync_playwright() as driver:
         running = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"], timeout=120_000)
         yield running
@@ -433,11 +434,23 @@ def settle(page) -> None:
     page.locator('[data-test-script-state="notRunning"]').wait_for()
 
 
+def expect(found):
+    """What the page shows in the end."""
+    return importlib.import_module("playwright.sync_api").expect(found)
+
+
 def give(page, *files: tuple[str, bytes]) -> None:
     settle(page)
     page.locator("input[type=file]").set_input_files(
         [{"name": name, "mimeType": "image/png", "buffer": data} for name, data in files]
     )
+
+
+def shown(page, name: str) -> None:
+    """Waits until the film is on the page, and nothing moves any more."""
+    page.get_by_role("heading", name=name).wait_for()
+    page.locator(".picture").evaluate("image => image.decode()")
+    settle(page)
 
 
 def shown_names(page) -> list[str]:
@@ -454,7 +467,7 @@ def content_of(page, label: str) -> bytes:
 def test_an_upload_is_answered_as_the_predictor_answers(page, predictor):
     data = film_file(grey=170)
     give(page, ("film.png", data))
-    page.get_by_role("heading", name="film.png").wait_for()
+    shown(page, "film.png")
     told = json.loads(content_of(page, "Answers as JSON"))["films"][0]["probs"]
     np.testing.assert_allclose([told[name] for name in FINDINGS], wanted_probs(predictor, data), atol=1e-4)
     assert page.locator(".picture").evaluate("image => image.naturalWidth") == 64
@@ -465,7 +478,7 @@ def test_flagged_findings_are_first_on_the_page(page, predictor):
     probs = dict(zip(FINDINGS, wanted_probs(predictor, data), strict=True))
     assert probs["Atelectasis"] >= 0.5 and probs["Effusion"] < 0.6
     give(page, ("film.png", data))
-    page.locator(".finding").first.wait_for()
+    shown(page, "film.png")
     rest = sorted(["Cardiomegaly", "Effusion"], key=lambda name: -probs[name])
     assert shown_names(page) == ["Atelectasis", *rest]
     assert page.locator(".finding.flagged .name").all_inner_texts() == ["Atelectasis"]
@@ -474,6 +487,7 @@ def test_flagged_findings_are_first_on_the_page(page, predictor):
 
 def test_arrow_keys_choose_the_finding_whose_heat_map_is_shown(page):
     give(page, ("film.png", film_file(grey=150)))
+    shown(page, "film.png")
     page.locator(".finding input").first.focus()
     for name in shown_names(page):
         assert page.locator("[data-shown]").inner_text() == name
@@ -484,15 +498,17 @@ def test_arrow_keys_choose_the_finding_whose_heat_map_is_shown(page):
 
 def test_the_heat_map_can_be_switched_off_and_made_weaker(page):
     give(page, ("film.png", film_file()))
+    shown(page, "film.png")
     strength = page.get_by_label("Strength")
     strength.fill("20")
     assert page.locator(".heat:visible").evaluate("heat => getComputedStyle(heat).opacity") == "0.2"
     page.get_by_label("Heat map", exact=True).uncheck()
-    assert page.locator(".heat:visible").count() == 0
+    expect(page.locator(".heat:visible")).to_have_count(0)
 
 
 def test_the_film_is_zoomed_by_buttons_and_keys(page):
     give(page, ("film.png", film_file()))
+    shown(page, "film.png")
     pane, picture = page.locator(".window"), page.locator(".picture")
     whole = picture.bounding_box()["width"]
     page.get_by_role("button", name="Zoom in").click()
@@ -509,10 +525,9 @@ def test_several_films_are_a_table_and_a_bad_one_is_a_row(page):
     page.locator("caption", has_text="3 files: 2 answered, 1 refused.").wait_for()
     assert rows.nth(1).inner_text().startswith(f"\t{HOSTILE}\tThe file is not an image")
     assert "unlike the training films" in rows.nth(2).inner_text()
-    page.get_by_role("heading", name="one.png").wait_for()  # the film is drawn after the table
-    settle(page)
+    shown(page, "one.png")  # it is drawn after the table
     page.get_by_role("button", name="two.png").click()
-    page.get_by_role("heading", name="two.png").wait_for()
+    shown(page, "two.png")
     assert "does not look like the chest films" in page.locator(".strange").inner_text()
     assert page.locator("img[onerror]").count() == 0
     told = list(csv.DictReader(io.StringIO(content_of(page, "Answers as CSV").decode())))
@@ -527,6 +542,7 @@ def test_too_many_films_are_answered_in_part(page):
 
 def test_the_summary_is_one_printed_page_even_with_all_findings(page, browser, predictor, tmp_path):
     give(page, ("film.png", film_file()))
+    shown(page, "film.png")
     content = content_of(page, "Summary to print").decode()
     assert 'alt="Heat map of ' in content and content.count("<tr") == 1 + len(FINDINGS)
     answer = answering.answer_file(predictor, film_file(size=700), "film.png")
@@ -549,19 +565,19 @@ def test_a_phantom_is_answered(page):
 
 def test_another_model_forgets_the_films_and_one_of_phantoms_says_so(page):
     give(page, ("film.png", film_file()))
-    page.get_by_role("heading", name="film.png").wait_for()
-    settle(page)
+    shown(page, "film.png")
     for model, told in {"b-drawn": 1, "a-real": 0}.items():
         page.get_by_role("combobox", name="Model").click()
         page.get_by_role("option", name=model).click()
         page.get_by_role("heading", name="film.png").wait_for(state="detached")
         page.get_by_role("heading", name=model, include_hidden=True).wait_for(state="attached")
         settle(page)
-        assert page.get_by_text("This model was trained on drawn films (phantoms)").count() == told
+        expect(page.get_by_text("This model was trained on drawn films (phantoms)")).to_have_count(told)
 
 
 def test_the_notice_is_always_in_sight(page):
     give(page, ("film.png", film_file()))
+    shown(page, "film.png")
     page.locator(".finding").last.scroll_into_view_if_needed()
     notice = page.get_by_role("note").filter(has_text=NOTICE)
     box = notice.bounding_box()
@@ -570,7 +586,7 @@ def test_the_notice_is_always_in_sight(page):
 
 def test_every_control_and_picture_has_a_name(page):
     give(page, ("one.png", film_file()), ("two.png", film_file(seed=2)))
-    page.locator(".finding").first.wait_for()
+    shown(page, "one.png")
     tree = page.locator("body").aria_snapshot()
     nameless = re.findall(
         r"^\s*- (?:button|radio|checkbox|slider|combobox|img|heading|link)(?:$|:| \[)", tree, re.MULTILINE
@@ -599,10 +615,9 @@ def test_text_stands_out_from_what_is_behind_it(page, scheme):
     page.emulate_media(color_scheme=scheme)
     page.wait_for_function(f"getComputedStyle(document.querySelector('.stApp')).colorScheme === '{scheme}'")
     give(page, ("black.png", film_file(grey=0, noise=0)), ("bright.png", film_file(grey=250)), ("bad.png", b"?"))
-    page.get_by_role("heading", name="black.png").wait_for()
-    settle(page)
+    shown(page, "black.png")
     page.get_by_role("button", name="bright.png").click()
-    page.locator(".mark").first.wait_for()
+    shown(page, "bright.png")
     for place in (".name", ".prob", ".facts", ".mark", "caption", ".refused td", ".legend p", "legend small", "h2"):
         assert page.locator(f".root {place}").last.evaluate(_CONTRAST) >= 4.5, place
     assert page.get_by_role("note").evaluate(_CONTRAST) >= 4.5
@@ -616,17 +631,25 @@ def test_no_upload_passes_through_the_disk(page):
     page.get_by_role("heading", name="large.png").wait_for()
 
 
+def test_streamlit_tells_an_upload_that_it_keeps():
+    """By the word that `uploads_kept` looks for."""
+    from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileManager
+    from streamlit.runtime.uploaded_file_manager import UploadedFileRec
+
+    manager = MemoryUploadedFileManager("/upload")
+    manager.add_file("session", UploadedFileRec("1", "film.png", "image/png", b"film"))
+    assert "UploadedFileManager" in str(manager.get_stats())
+
+
 def test_no_upload_is_kept(page, server):
     give(page, ("one.png", film_file()), ("two.png", film_file()))
-    page.get_by_role("heading", name="one.png").wait_for()
-    settle(page)
+    shown(page, "one.png")
     assert not server.uploads_kept()
 
 
 def test_no_name_is_logged_and_nothing_went_wrong(page, server):
     give(page, ("a-name-to-look-for.png", film_file()), ("another-name.png", b"no image"))
-    page.get_by_role("heading", name="a-name-to-look-for.png").wait_for()
-    settle(page)
+    shown(page, "a-name-to-look-for.png")
     said = server.read()
     assert "Uvicorn server started" in said and "-name" not in said and "Traceback" not in said
 
@@ -634,7 +657,7 @@ def test_no_name_is_logged_and_nothing_went_wrong(page, server):
 def test_the_server_stays_light(page, server):
     """After everything above has been asked of it, when the whole file is run."""
     give(page, ("film.png", film_file()))
-    page.get_by_role("heading", name="film.png").wait_for()
+    shown(page, "film.png")
     assert not server.modules() & set(HEAVY)
 
 
