@@ -12,6 +12,18 @@ from processes import kill_tree
 from lib.config import FINDINGS
 from lib.phantom import write_phantoms
 
+os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"  # the servers that tests start
+for name in ("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS"):  # with them, what commands say is coloured
+    os.environ.pop(name, None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_store(tmp_path_factory) -> Iterator[None]:
+    """What tests decode, in kernels too, goes into a folder of the session and not into the repository."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CXR_STORE", str(tmp_path_factory.mktemp("store")))
+        yield
+
 
 @pytest.fixture(scope="session")
 def tiny_phantoms(tmp_path_factory) -> Path:

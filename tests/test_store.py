@@ -146,6 +146,12 @@ def test_part_of_a_stored_frame_in_another_order_is_copied(films, tmp_path, coun
     assert not count
 
 
+def test_the_environment_names_the_folder(films, tmp_path, monkeypatch):
+    monkeypatch.setenv("CXR_STORE", str(tmp_path / "named"))
+    open_store(films, 16, progress=False)
+    assert len(list((tmp_path / "named").glob("*.npy"))) == 1
+
+
 def test_sizes_have_their_own_stores(films, tmp_path):
     assert build(films, tmp_path, 16).shape != build(films, tmp_path, 8).shape
 
