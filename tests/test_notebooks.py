@@ -9,6 +9,7 @@ import nbformat
 import pandas as pd
 import pytest
 import yaml
+from tracked import tracked
 
 from lib.config import FINDINGS, REPO_ROOT, Config
 from lib.execute import run_notebook
@@ -42,7 +43,7 @@ def test_every_notebook_of_the_repository_is_listed_here():
     found = {
         path.relative_to(REPO_ROOT).as_posix()
         for folder in ("single-task", "multi-task", "transformer", "notebooks")
-        for path in (REPO_ROOT / folder).glob("*.ipynb")
+        for path in tracked(f"{folder}/*.ipynb")
     }
     assert found == {*EXPERIMENTS, *OTHERS}
 
