@@ -169,7 +169,7 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -> No
             cwd=REPO_ROOT,
             progress_bar=False,
             start_timeout=300,
-            iopub_timeout=60,  # the default of 4 seconds loses outputs on a busy machine
+            iopub_timeout=60,  # with the default of 4 seconds a run can fail on a busy machine
             km=manager,
         )
         graceful = True
