@@ -168,6 +168,8 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -> No
             language="python",
             cwd=REPO_ROOT,
             progress_bar=False,
+            start_timeout=300,
+            iopub_timeout=60,  # with the default of 4 seconds a run can fail on a busy machine
             km=manager,
         )
         graceful = True

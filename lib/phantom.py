@@ -13,12 +13,14 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 from PIL import Image
 from tqdm.auto import tqdm
 
 from lib.config import NO_FINDING
+from lib.decode import start_worker
 from lib.phantom_cohort import Film, draw_cardiomegaly_cohort, draw_cohort
 from lib.phantom_film import BOX_GRID, Box, draw_phantom
 
@@ -31,7 +33,7 @@ _HEADER = (
     "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
     "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]"
 )
-_FEW = 48  # so few films are drawn without starting processes
+_FEW = 200  # so few films are drawn without starting processes, which takes seconds
 
 
 def write_phantoms(
@@ -141,7 +143,7 @@ def _draw_all(
     bar = partial(tqdm, total=len(jobs), desc="drawing phantoms", unit="film", disable=not progress)
     if workers == 1 or len(jobs) <= _FEW:
         return dict(bar(map(draw, jobs)))
-    with ProcessPoolExecutor(workers) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=start_worker) as pool:
         return dict(bar(pool.map(draw, jobs, chunksize=8)))
 
 

@@ -44,10 +44,11 @@ def open_store(
 ) -> np.memmap:
     """The store of `frame` (columns image, path, source) at `size` pixels a side, built first where it is not there.
 
-    Returns a read-only np.memmap (N, size, size) uint8, rows in the frame's order. `folder` is by default
-    REPO_ROOT/.store; `workers` by default one process a core. Building resumes after a kill, takes over what other
-    stores in the folder hold already, and waits where another process builds the same store. Raises DatasetError,
-    listing them all, when images cannot be decoded; `without_undecodable` leaves those out.
+    Returns a read-only np.memmap (N, size, size) uint8, rows in the frame's order. `folder` is by default what
+    CXR_STORE in the environment names, else REPO_ROOT/.store; `workers` by default one process a core. Building resumes
+    after a kill, takes over what other stores in the folder hold already, and waits where another process builds the
+    same store. Raises DatasetError, listing them all, when images cannot be decoded; `without_undecodable` leaves those
+    out.
     """
     path, bad = _build(frame, size, folder, workers, progress)
     if bad:
@@ -104,7 +105,7 @@ def _build(
     """Make sure that the store is there; its path, and the rows that could not be decoded."""
     if not len(frame):
         raise ValueError("a store needs at least one image; the frame is empty")
-    folder = REPO_ROOT / ".store" if folder is None else Path(folder)
+    folder = Path(folder or os.environ.get("CXR_STORE") or REPO_ROOT / ".store")
     folder.mkdir(parents=True, exist_ok=True)
     keys = _row_keys(frame, size)
     path = folder / f"{size}px-{blake2b(keys.tobytes(), digest_size=12).hexdigest()}.npy"

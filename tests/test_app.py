@@ -1,5 +1,6 @@
 """The web app: its pieces, and the page itself in a real browser against the running server."""
 
+import contextlib
 import csv
 import importlib
 import io
@@ -22,6 +23,7 @@ import psutil
 import pytest
 from hostile import EITHER, OK, write_hostile
 from PIL import Image
+from processes import free_port, kill_tree
 from tiny_model import FINDINGS, SIZE, write_tiny_model
 
 from lib.config import REPO_ROOT
@@ -50,7 +52,6 @@ HEAVY = (
     "watchdog",
     "git",
 )
-PORT = 8619
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 METRICS = [
     {"finding": "Atelectasis", "auroc": 0.8125, "auroc_low": 0.75, "auroc_high": 0.875, "positives": 1234},
@@ -159,6 +160,7 @@ def test_a_bad_file_is_refused_with_a_sentence(predictor):
 def test_no_hostile_file_is_more_than_a_refusal(predictor, tmp_path):
     fates = write_hostile(tmp_path / "hostile")
     files = [path for path in map(Path, map(os.fsdecode, fates)) if path.is_file()]
+    files = [path for path in files if os.access(path, os.R_OK)]
     small = [path for path in files if path.stat().st_size <= 32 * 2**20]  # larger ones are not taken
     for path in small:
         answer, fate = answering.answer_file(predictor, path.read_bytes(), path.name), fates[os.fsencode(path)]
@@ -296,7 +298,7 @@ def page_of(folder: Path, monkeypatch):
     from streamlit.testing.v1 import AppTest
 
     monkeypatch.setattr(sys, "argv", ["app.py", str(folder)])
-    return AppTest.from_file(str(REPO_ROOT / "app" / "app.py"), default_timeout=30).run()
+    return AppTest.from_file(str(REPO_ROOT / "app" / "app.py"), default_timeout=120).run()
 
 
 def test_an_empty_folder_says_what_to_do(tmp_path, monkeypatch):
@@ -326,7 +328,8 @@ class Server:
     """The running app, and what it said so far."""
 
     def __init__(self, models: Path):
-        command = [sys.executable, "-c", _START, str(REPO_ROOT / "app" / "app.py"), "--server.port", str(PORT)]
+        port = free_port()
+        command = [sys.executable, "-c", _START, str(REPO_ROOT / "app" / "app.py"), "--server.port", str(port)]
         self.process = subprocess.Popen(
             [*command, "--", str(models)],
             cwd=models,  # not the repository: the settings lie beside the page
@@ -334,14 +337,13 @@ class Server:
             stderr=subprocess.STDOUT,
         )
         os.set_blocking(self.process.stdout.fileno(), False)
-        self.url, self.said = f"http://127.0.0.1:{PORT}", ""
+        self.url, self.said = f"http://127.0.0.1:{port}", ""
 
     def wait(self) -> None:
-        for _ in range(600):
-            if self.process.poll() is not None:
-                break
+        until = time.monotonic() + 240
+        while self.process.poll() is None and time.monotonic() < until:
             try:
-                with urllib.request.urlopen(f"{self.url}/_stcore/health", timeout=5):
+                with urllib.request.urlopen(f"{self.url}/_stcore/health", timeout=60):
                     return
             except OSError:
                 time.sleep(0.1)
@@ -353,14 +355,14 @@ class Server:
 
     def modules(self) -> set[str]:
         self.process.send_signal(signal.SIGUSR1)
-        for _ in range(100):
-            if lines := re.findall(r'^{"modules".*$', self.read(), re.MULTILINE):
+        for _ in range(600):
+            if lines := re.findall(r'^{"modules".*\n', self.read(), re.MULTILINE):
                 return set(json.loads(lines[-1])["modules"])
             time.sleep(0.1)
         raise RuntimeError("the server does not tell its modules")
 
     def uploads_kept(self) -> bool:
-        with urllib.request.urlopen(f"{self.url}/_stcore/metrics", timeout=5) as answer:
+        with urllib.request.urlopen(f"{self.url}/_stcore/metrics", timeout=60) as answer:
             return "UploadedFileManager" in answer.read().decode()
 
 
@@ -372,7 +374,9 @@ def server(models):
         yield running
     finally:
         running.process.terminate()
-        running.process.wait(20)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            running.process.wait(20)
+        kill_tree(running.process)
 
 
 def test_only_this_machine_is_listened_to(server):
@@ -383,7 +387,7 @@ def test_only_this_machine_is_listened_to(server):
 def test_an_upload_without_the_token_is_refused(server):
     request = urllib.request.Request(f"{server.url}/_stcore/upload_file/a/b", data=b"x", method="PUT")
     with pytest.raises(urllib.error.HTTPError, match="403"):
-        urllib.request.urlopen(request, timeout=5)
+        urllib.request.urlopen(request, timeout=60)
 
 
 # ---- the page in a browser
@@ -394,8 +398,9 @@ def browser():
     if CHROMIUM is None:
         pytest.skip("Chromium is missing: apt install chromium")
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is missing: pip install -e '.[dev]'")
+    playwright.expect.set_options(timeout=120_000)
     with playwright.sync_playwright() as driver:
-        running = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        running = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"], timeout=120_000)
         yield running
         running.close()
 
@@ -410,7 +415,7 @@ def asked() -> list[str]:
 def only_page(browser, server, asked):
     with browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True) as context:
         page = context.new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(120_000)
         page.on("request", lambda request: asked.append(request.url))
         page.on("dialog", lambda dialog: pytest.fail(f"a dialog opened: {dialog.message}"))
         page.goto(server.url)
@@ -432,11 +437,23 @@ def settle(page) -> None:
     page.locator('[data-test-script-state="notRunning"]').wait_for()
 
 
+def expect(found):
+    """What the page shows in the end."""
+    return importlib.import_module("playwright.sync_api").expect(found)
+
+
 def give(page, *files: tuple[str, bytes]) -> None:
     settle(page)
     page.locator("input[type=file]").set_input_files(
         [{"name": name, "mimeType": "image/png", "buffer": data} for name, data in files]
     )
+
+
+def shown(page, name: str) -> None:
+    """Waits until the film is on the page, and nothing moves any more."""
+    page.get_by_role("heading", name=name).wait_for()
+    page.locator(".picture").evaluate("image => image.decode()")
+    settle(page)
 
 
 def shown_names(page) -> list[str]:
@@ -453,7 +470,7 @@ def content_of(page, label: str) -> bytes:
 def test_an_upload_is_answered_as_the_predictor_answers(page, predictor):
     data = film_file(grey=170)
     give(page, ("film.png", data))
-    page.get_by_role("heading", name="film.png").wait_for()
+    shown(page, "film.png")
     told = json.loads(content_of(page, "Answers as JSON"))["films"][0]["probs"]
     np.testing.assert_allclose([told[name] for name in FINDINGS], wanted_probs(predictor, data), atol=1e-4)
     assert page.locator(".picture").evaluate("image => image.naturalWidth") == 64
@@ -464,7 +481,7 @@ def test_flagged_findings_are_first_on_the_page(page, predictor):
     probs = dict(zip(FINDINGS, wanted_probs(predictor, data), strict=True))
     assert probs["Atelectasis"] >= 0.5 and probs["Effusion"] < 0.6
     give(page, ("film.png", data))
-    page.locator(".finding").first.wait_for()
+    shown(page, "film.png")
     rest = sorted(["Cardiomegaly", "Effusion"], key=lambda name: -probs[name])
     assert shown_names(page) == ["Atelectasis", *rest]
     assert page.locator(".finding.flagged .name").all_inner_texts() == ["Atelectasis"]
@@ -473,6 +490,7 @@ def test_flagged_findings_are_first_on_the_page(page, predictor):
 
 def test_arrow_keys_choose_the_finding_whose_heat_map_is_shown(page):
     give(page, ("film.png", film_file(grey=150)))
+    shown(page, "film.png")
     page.locator(".finding input").first.focus()
     for name in shown_names(page):
         assert page.locator("[data-shown]").inner_text() == name
@@ -483,15 +501,17 @@ def test_arrow_keys_choose_the_finding_whose_heat_map_is_shown(page):
 
 def test_the_heat_map_can_be_switched_off_and_made_weaker(page):
     give(page, ("film.png", film_file()))
+    shown(page, "film.png")
     strength = page.get_by_label("Strength")
     strength.fill("20")
     assert page.locator(".heat:visible").evaluate("heat => getComputedStyle(heat).opacity") == "0.2"
     page.get_by_label("Heat map", exact=True).uncheck()
-    assert page.locator(".heat:visible").count() == 0
+    expect(page.locator(".heat:visible")).to_have_count(0)
 
 
 def test_the_film_is_zoomed_by_buttons_and_keys(page):
     give(page, ("film.png", film_file()))
+    shown(page, "film.png")
     pane, picture = page.locator(".window"), page.locator(".picture")
     whole = picture.bounding_box()["width"]
     page.get_by_role("button", name="Zoom in").click()
@@ -508,10 +528,9 @@ def test_several_films_are_a_table_and_a_bad_one_is_a_row(page):
     page.locator("caption", has_text="3 files: 2 answered, 1 refused.").wait_for()
     assert rows.nth(1).inner_text().startswith(f"\t{HOSTILE}\tThe file is not an image")
     assert "unlike the training films" in rows.nth(2).inner_text()
-    page.get_by_role("heading", name="one.png").wait_for()  # the film is drawn after the table
-    settle(page)
+    shown(page, "one.png")  # it is drawn after the table
     page.get_by_role("button", name="two.png").click()
-    page.get_by_role("heading", name="two.png").wait_for()
+    shown(page, "two.png")
     assert "does not look like the chest films" in page.locator(".strange").inner_text()
     assert page.locator("img[onerror]").count() == 0
     told = list(csv.DictReader(io.StringIO(content_of(page, "Answers as CSV").decode())))
@@ -526,6 +545,7 @@ def test_too_many_films_are_answered_in_part(page):
 
 def test_the_summary_is_one_printed_page_even_with_all_findings(page, browser, predictor, tmp_path):
     give(page, ("film.png", film_file()))
+    shown(page, "film.png")
     content = content_of(page, "Summary to print").decode()
     assert 'alt="Heat map of ' in content and content.count("<tr") == 1 + len(FINDINGS)
     answer = answering.answer_file(predictor, film_file(size=700), "film.png")
@@ -548,19 +568,19 @@ def test_a_phantom_is_answered(page):
 
 def test_another_model_forgets_the_films_and_one_of_phantoms_says_so(page):
     give(page, ("film.png", film_file()))
-    page.get_by_role("heading", name="film.png").wait_for()
-    settle(page)
+    shown(page, "film.png")
     for model, told in {"b-drawn": 1, "a-real": 0}.items():
         page.get_by_role("combobox", name="Model").click()
         page.get_by_role("option", name=model).click()
         page.get_by_role("heading", name="film.png").wait_for(state="detached")
         page.get_by_role("heading", name=model, include_hidden=True).wait_for(state="attached")
         settle(page)
-        assert page.get_by_text("This model was trained on drawn films (phantoms)").count() == told
+        expect(page.get_by_text("This model was trained on drawn films (phantoms)")).to_have_count(told)
 
 
 def test_the_notice_is_always_in_sight(page):
     give(page, ("film.png", film_file()))
+    shown(page, "film.png")
     page.locator(".finding").last.scroll_into_view_if_needed()
     notice = page.get_by_role("note").filter(has_text=NOTICE)
     box = notice.bounding_box()
@@ -569,7 +589,7 @@ def test_the_notice_is_always_in_sight(page):
 
 def test_every_control_and_picture_has_a_name(page):
     give(page, ("one.png", film_file()), ("two.png", film_file(seed=2)))
-    page.locator(".finding").first.wait_for()
+    shown(page, "one.png")
     tree = page.locator("body").aria_snapshot()
     nameless = re.findall(
         r"^\s*- (?:button|radio|checkbox|slider|combobox|img|heading|link)(?:$|:| \[)", tree, re.MULTILINE
@@ -598,10 +618,9 @@ def test_text_stands_out_from_what_is_behind_it(page, scheme):
     page.emulate_media(color_scheme=scheme)
     page.wait_for_function(f"getComputedStyle(document.querySelector('.stApp')).colorScheme === '{scheme}'")
     give(page, ("black.png", film_file(grey=0, noise=0)), ("bright.png", film_file(grey=250)), ("bad.png", b"?"))
-    page.get_by_role("heading", name="black.png").wait_for()
-    settle(page)
+    shown(page, "black.png")
     page.get_by_role("button", name="bright.png").click()
-    page.locator(".mark").first.wait_for()
+    shown(page, "bright.png")
     for place in (".name", ".prob", ".facts", ".mark", "caption", ".refused td", ".legend p", "legend small", "h2"):
         assert page.locator(f".root {place}").last.evaluate(_CONTRAST) >= 4.5, place
     assert page.get_by_role("note").evaluate(_CONTRAST) >= 4.5
@@ -615,17 +634,25 @@ def test_no_upload_passes_through_the_disk(page):
     page.get_by_role("heading", name="large.png").wait_for()
 
 
+def test_streamlit_tells_an_upload_that_it_keeps():
+    """By the word that `uploads_kept` looks for."""
+    from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileManager
+    from streamlit.runtime.uploaded_file_manager import UploadedFileRec
+
+    manager = MemoryUploadedFileManager("/upload")
+    manager.add_file("session", UploadedFileRec("1", "film.png", "image/png", b"film"))
+    assert "UploadedFileManager" in str(manager.get_stats())
+
+
 def test_no_upload_is_kept(page, server):
     give(page, ("one.png", film_file()), ("two.png", film_file()))
-    page.get_by_role("heading", name="one.png").wait_for()
-    settle(page)
+    shown(page, "one.png")
     assert not server.uploads_kept()
 
 
 def test_no_name_is_logged_and_nothing_went_wrong(page, server):
     give(page, ("a-name-to-look-for.png", film_file()), ("another-name.png", b"no image"))
-    page.get_by_role("heading", name="a-name-to-look-for.png").wait_for()
-    settle(page)
+    shown(page, "a-name-to-look-for.png")
     said = server.read()
     assert "Uvicorn server started" in said and "-name" not in said and "Traceback" not in said
 
@@ -633,7 +660,7 @@ def test_no_name_is_logged_and_nothing_went_wrong(page, server):
 def test_the_server_stays_light(page, server):
     """After everything above has been asked of it, when the whole file is run."""
     give(page, ("film.png", film_file()))
-    page.get_by_role("heading", name="film.png").wait_for()
+    shown(page, "film.png")
     assert not server.modules() & set(HEAVY)
 
 

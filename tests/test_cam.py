@@ -16,6 +16,11 @@ from lib.served import ExportError, Served
 CNNS = [family for family in FAMILIES if family != "vit"]
 
 
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
 def served(model: Classifier, size: int = SIZE) -> Served:
     count = model.head[-1].out_features
     return Served(model, [1.0] * count, [0.0] * count, size)

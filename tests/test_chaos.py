@@ -1,7 +1,9 @@
 """A study whose runner, kernel and training process are killed, run again, gives the table of one that was not."""
 
+import contextlib
 import os
-import signal
+import random
+import shutil
 import subprocess
 import sys
 import time
@@ -41,52 +43,59 @@ def study(tmp_path, tiny_phantoms) -> Path:
     return path
 
 
-def start(study: Path, runs_dir: Path) -> subprocess.Popen:
+@pytest.fixture
+def start(study, popen):
+    """Starts the runner of the study, for a folder of runs."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO_ROOT)}
-    return subprocess.Popen([sys.executable, "-c", RUN, str(study), str(runs_dir)], cwd=REPO_ROOT, env=environment)
+    return lambda runs_dir: popen([sys.executable, "-c", RUN, study, runs_dir], cwd=REPO_ROOT, env=environment)
 
 
-def victim(runner: subprocess.Popen, words: str) -> psutil.Process:
-    """The first process below the runner whose command line holds `words`; waits for it."""
-    until = time.monotonic() + 60
-    while time.monotonic() < until and runner.poll() is None:
-        for process in psutil.Process(runner.pid).children(recursive=True):
-            try:
-                if words in " ".join(process.cmdline()):
-                    return process
-            except psutil.NoSuchProcess:
-                continue
-        time.sleep(0.05)
-    raise AssertionError(f"no process with {words!r} came up")
-
-
-def wait_for(path: Path, runner: subprocess.Popen) -> None:
-    until = time.monotonic() + 120
-    while not path.exists() and runner.poll() is None and time.monotonic() < until:
+def below(runner: subprocess.Popen, words: str) -> psutil.Process | None:
+    """The first process below the runner whose command line holds `words`; None when the runner ends before."""
+    while runner.poll() is None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for process in psutil.Process(runner.pid).children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if words in " ".join(process.cmdline()):
+                        return process
         time.sleep(0.02)
-    assert path.exists()
+    return None
 
 
-@pytest.mark.timeout(900)
-def test_killing_runner_kernel_and_process_changes_no_number(study, tmp_path):
+def kill(runner: subprocess.Popen, what: str, folder: Path, seconds: float) -> bool:
+    """Kills the runner or a process below it after `seconds`; whether something was left to do by then.
+
+    "training" is the kernel, the seconds counted from the end of its first epoch.
+    """
+    while what == "training" and runner.poll() is None and not list(folder.glob("*/last.ckpt")):
+        time.sleep(0.02)
+    words = {"training": "ipykernel_launcher", "kernel": "ipykernel_launcher", "driver": "lib.execute"}
+    victim = runner if what == "runner" else below(runner, words[what])
+    time.sleep(seconds)
+    if victim is not None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            victim.kill()
+    return runner.wait() != 0
+
+
+@pytest.mark.timeout(1800)
+def test_killing_runner_kernel_and_process_changes_no_number(start, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert start(study, whole).wait() == 0
+    began = time.monotonic()
+    assert start(whole).wait() == 0
+    stage = (time.monotonic() - began) / 2
 
-    runner = start(study, killed)  # the kernel dies in the first stage, after its first epoch
-    wait_for(killed / "chaos" / "first-s0" / "last.ckpt", runner)
-    victim(runner, "ipykernel_launcher").send_signal(signal.SIGKILL)
-    assert runner.wait() == 1
+    seed = time.time_ns() % 10**6
+    rng = random.Random(seed)
+    moments = [("training", rng.uniform(0, 1))]
+    moments += [(what, rng.uniform(0, stage)) for what in rng.sample(["runner", "kernel", "driver"], 3)]
+    told = f"seed {seed}: {moments}"
+    for what, seconds in moments:
+        while not kill(start(killed), what, killed / "chaos", seconds):  # too late: the last stage once more
+            shutil.rmtree(killed / "chaos" / "adaptive-s0")
+            seconds /= 2
 
-    runner = start(study, killed)  # the runner dies in the second stage, between two epochs
-    wait_for(killed / "chaos" / "adaptive-s0" / "last.ckpt", runner)
-    runner.send_signal(signal.SIGKILL)
-    runner.wait()
-
-    runner = start(study, killed)  # the process that drives the notebook dies
-    victim(runner, "lib.execute").send_signal(signal.SIGKILL)
-    assert runner.wait() == 1
-
-    assert start(study, killed).wait() == 0
-    cost = ["train_seconds", "peak_memory_mb", "cpu_latency_ms"]
-    tables = [read_runs(folder / "chaos").drop(columns=cost) for folder in (whole, killed)]
-    pd.testing.assert_frame_equal(*tables, check_exact=True)
+    assert start(killed).wait() == 0, told
+    not_compared = ["train_seconds", "peak_memory_mb", "cpu_latency_ms", "commit"]
+    tables = [read_runs(folder / "chaos").drop(columns=not_compared) for folder in (whole, killed)]
+    pd.testing.assert_frame_equal(*tables, check_exact=True, obj=told)

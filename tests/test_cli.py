@@ -30,7 +30,7 @@ ABLATIONS = [
 
 
 def cxr(*words: object) -> tuple[int, str]:
-    result = CliRunner().invoke(app, [str(word) for word in words], env={"COLUMNS": "200"})
+    result = CliRunner().invoke(app, [str(word) for word in words], env={"COLUMNS": "1000"})
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result.exit_code, result.output

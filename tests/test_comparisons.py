@@ -143,6 +143,7 @@ def test_delong_sees_that_copies_of_a_film_are_no_new_patients():
 
 # --- simulations: does the interval hold the truth, is there a false alarm?
 
+pytestmark = pytest.mark.timeout(1200)  # on a machine that may be busy
 SIMULATIONS = 1000
 
 

@@ -1,7 +1,7 @@
 """A run's folder: claimed by one, complete only at the end, set aside instead of overwritten, never of other data."""
 
 import json
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -81,10 +81,8 @@ def test_a_file_is_whole_or_not_there(tmp_path):
 
 
 def test_two_threads_may_write_one_file(tmp_path):
-    threads = [
-        threading.Thread(target=lambda n=n: [write_json(tmp_path / "a.json", n) for _ in range(50)]) for n in range(4)
-    ]
-    [thread.start() for thread in threads], [thread.join() for thread in threads]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda n: [write_json(tmp_path / "a.json", n) for _ in range(50)], range(4)))
     assert json.loads((tmp_path / "a.json").read_text()) in range(4) and len(list(tmp_path.iterdir())) == 1
 
 

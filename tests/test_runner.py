@@ -1,5 +1,6 @@
 """The runner: notebooks in processes of their own, resumed, killed, interrupted, failing, several at a time."""
 
+import contextlib
 import json
 import os
 import signal
@@ -23,6 +24,8 @@ from lib.records import read_plan
 from lib.results import is_complete, read_json, read_status, write_json, write_status
 from lib.runner import Summary, run_plan, standing
 from lib.studies import StudyError
+
+pytestmark = pytest.mark.timeout(900)  # on a machine that may be busy
 
 PARAMETERS = "run_dir = 'x'\nseed = 9\ndata_root = '.'\nfreeze = 'none'\ninit_from = None"
 START = (
@@ -89,12 +92,15 @@ def row(notebook: str, **fields) -> dict:
     return {"notebook": f"{notebook}.ipynb", **fields}
 
 
-def start_runner(tmp_path: Path) -> subprocess.Popen:
+@pytest.fixture
+def start_runner(tmp_path, popen):
+    """Starts a runner of the study that was planned, in a process of its own."""
     command = [sys.executable, "-c", RUNNER, str(tmp_path / "study.yaml"), str(tmp_path / "runs")]
-    return subprocess.Popen(command, cwd=REPO_ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return lambda: popen(command, cwd=REPO_ROOT, **options)
 
 
-def wait_for(fact, seconds: float = 30.0) -> None:
+def wait_for(fact, seconds: float = 240.0) -> None:
     until = time.monotonic() + seconds
     while not fact():
         assert time.monotonic() < until, "waited in vain"
@@ -109,7 +115,8 @@ def ours(tmp_path: Path) -> list[psutil.Process]:
             any(str(tmp_path) in word for word in process.info["cmdline"] or [])
             and "lib.execute" in process.info["cmdline"]
         ):
-            found += [process, *process.children(recursive=True)]
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found += [process, *process.children(recursive=True)]
     return found
 
 
@@ -256,9 +263,9 @@ def test_an_error_of_the_executor_fails_the_run_with_its_reason(study, monkeypat
 # --- death
 
 
-def test_a_killed_runner_takes_its_runs_along_and_the_next_one_finishes(study, tmp_path):
+def test_a_killed_runner_takes_its_runs_along_and_the_next_one_finishes(study, tmp_path, start_runner):
     plan = study(**TWO)
-    runner = start_runner(tmp_path)
+    runner = start_runner()
     waiting = plan.runs["slow-s0"].folder
     wait_for(lambda: is_complete(plan.runs["good-s0"].folder) and read_status(waiting)["state"] == "running")
     wait_for(lambda: (waiting / "config.json").exists())
@@ -274,9 +281,9 @@ def test_a_killed_runner_takes_its_runs_along_and_the_next_one_finishes(study, t
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_runner_ends_its_runs_and_says_how_to_go_on(study, tmp_path, number):
+def test_an_interrupted_runner_ends_its_runs_and_says_how_to_go_on(study, tmp_path, start_runner, number):
     plan = study(slow=row("waits", reference=True))
-    runner = start_runner(tmp_path)
+    runner = start_runner()
     folder = plan.runs["slow-s0"].folder
     wait_for(lambda: (folder / "config.json").exists())
     processes = ours(tmp_path)
@@ -289,9 +296,9 @@ def test_an_interrupted_runner_ends_its_runs_and_says_how_to_go_on(study, tmp_pa
     assert list(plan.folder.glob(".stop*")) == []
 
 
-def test_a_run_whose_process_is_killed_fails_with_the_signal(study, tmp_path):
+def test_a_run_whose_process_is_killed_fails_with_the_signal(study, tmp_path, start_runner):
     plan = study(slow=row("waits", reference=True))
-    runner = start_runner(tmp_path)
+    runner = start_runner()
     folder = plan.runs["slow-s0"].folder
     wait_for(lambda: (folder / "config.json").exists())
     process, *kernel = ours(tmp_path)
@@ -314,13 +321,13 @@ def test_an_interrupt_while_a_run_is_being_started_loses_no_run(study):
     assert summary.interrupted and summary.failed == {"slow-s0": "interrupted"}
 
 
-def test_one_study_has_one_runner(study, tmp_path):
+def test_one_study_has_one_runner(study, tmp_path, start_runner):
     plan = study(slow=row("waits", reference=True))
-    runner = start_runner(tmp_path)
+    runner = start_runner()
     wait_for(lambda: (plan.folder / "plan.json").exists())
     with pytest.raises(RuntimeError, match=f"being run by process {runner.pid}"):
         run_plan(plan)
-    runner.send_signal(signal.SIGINT)
+    runner.terminate()
     runner.communicate(timeout=120)
 
 

@@ -122,6 +122,7 @@ def test_second_opening_decodes_nothing(films, tmp_path, count):
 def test_changed_file_is_decoded_anew_and_the_others_are_taken_over(films, tmp_path, count):
     build(films, tmp_path)
     noise(Path(films["path"][5]), seed=99)
+    os.utime(films["path"][5], ns=(1, 1))  # whatever the resolution of the file system's clock
     count.clear()
     store = build(films, tmp_path)
     assert count == [5]
@@ -143,6 +144,12 @@ def test_part_of_a_stored_frame_in_another_order_is_copied(films, tmp_path, coun
     count.clear()
     np.testing.assert_array_equal(build(part, tmp_path), whole[[7, 2, 9]])
     assert not count
+
+
+def test_the_environment_names_the_folder(films, tmp_path, monkeypatch):
+    monkeypatch.setenv("CXR_STORE", str(tmp_path / "named"))
+    open_store(films, 16, progress=False)
+    assert len(list((tmp_path / "named").glob("*.npy"))) == 1
 
 
 def test_sizes_have_their_own_stores(films, tmp_path):
@@ -199,14 +206,27 @@ def test_all_undecodable_is_an_error(tmp_path):
 # ---- kills and two builders
 
 BUILDER = """
-import sys
+import sys, time
 from pathlib import Path
 import pandas as pd
 import lib.store
+noted, note = [], lib.store._Journal.note
+
+def note_half(journal, rows, failed):
+    noted.extend(rows)
+    note(journal, rows, failed)
+    while len(noted) >= 60:  # until it is killed
+        time.sleep(1)
+
 if __name__ == "__main__":
     lib.store._CHUNK, lib.store._SAVE_SECONDS, lib.store._WORTH_SECONDS = 1, 0.0, 0.0
-    frame = pd.read_csv(sys.argv[1])
-    print(lib.store.open_store(frame, 32, folder=Path(sys.argv[2]), workers=int(sys.argv[3]), progress=False).sum())
+    lib.store._Journal.note = note_half
+    frame, folder, workers, builders = pd.read_csv(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+    folder.mkdir(exist_ok=True)
+    (folder / f"ready.{time.time_ns()}").touch()
+    while len(list(folder.glob("ready.*"))) < builders:
+        time.sleep(0.001)
+    print(lib.store.open_store(frame, 32, folder=folder, workers=workers, progress=False).sum(), len(noted))
 """
 
 
@@ -219,12 +239,19 @@ def slow(tmp_path_factory) -> pd.DataFrame:
     return frame_of(first + copies)
 
 
-def start_builder(frame: pd.DataFrame, tmp_path: Path, workers: int) -> subprocess.Popen:
-    (tmp_path / "builder.py").write_text(BUILDER)
-    frame.to_csv(tmp_path / "frame.csv", index=False)
-    command = [sys.executable, tmp_path / "builder.py", tmp_path / "frame.csv", tmp_path / "store", str(workers)]
-    env = {**os.environ, "PYTHONPATH": str(REPO_ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
+@pytest.fixture
+def start_builder(tmp_path, popen):
+    """Starts a process that builds the store of a frame together with others; of more than 60 films only a half."""
+
+    def start(frame: pd.DataFrame, workers: int, builders: int = 1) -> subprocess.Popen:
+        if not (tmp_path / "builder.py").exists():  # no other builder reads them yet
+            frame.to_csv(tmp_path / "frame.csv", index=False)
+            (tmp_path / "builder.py").write_text(BUILDER)
+        words = [tmp_path / "builder.py", tmp_path / "frame.csv", tmp_path / "store", str(workers), str(builders)]
+        env = {**os.environ, "PYTHONPATH": str(REPO_ROOT), "OMP_NUM_THREADS": "1"}
+        return popen([sys.executable, *words], env=env, stdout=subprocess.PIPE, text=True)
+
+    return start
 
 
 def finished_rows(folder: Path) -> int:
@@ -236,10 +263,10 @@ def finished_rows(folder: Path) -> int:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_killed_build_goes_on_where_it_was(slow, tmp_path, count, workers):
-    process = start_builder(slow, tmp_path, workers)
+def test_a_killed_build_goes_on_where_it_was(slow, tmp_path, count, start_builder, workers):
+    process = start_builder(slow, workers)
     while finished_rows(tmp_path / "store") < 10:
-        assert process.poll() is None, "the build ended before it could be killed"
+        assert process.poll() is None, "the build ended by itself"
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -252,10 +279,11 @@ def test_a_killed_build_goes_on_where_it_was(slow, tmp_path, count, workers):
     assert not list((tmp_path / "store").glob("*.partial")) and not list((tmp_path / "store").glob("*.done.npz"))
 
 
-def test_two_builders_at_once_build_one_store(slow, tmp_path):
-    both = [start_builder(slow.iloc[:40], tmp_path, 1) for _ in range(2)]
-    sums = [process.communicate(timeout=120)[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0] and sums[0] == sums[1]
+def test_two_builders_at_once_build_one_store(slow, tmp_path, start_builder):
+    both = [start_builder(slow.iloc[:40], 1, builders=2) for _ in range(2)]
+    told = [process.communicate(timeout=240)[0].split() for process in both]
+    assert [process.returncode for process in both] == [0, 0] and told[0][0] == told[1][0]
+    assert {rows for _, rows in told} == {"0", "40"}  # one decoded, the other waited
     assert len(list((tmp_path / "store").glob("*.npy"))) == 1
 
 

@@ -57,6 +57,7 @@ def loaders(config: Config) -> tuple[Loader, Loader]:
 def train_in(folder: Path) -> dict[str, torch.Tensor]:
     """What the killed process and the undisturbed one both do: fit and save the best weights."""
     torch.set_num_threads(1)
+    (folder / "started").touch()
     model = build_model(CONFIG)
     pause = float(os.environ.get("PAUSE_AFTER_EPOCH", "0"))
     history = fit(model, *loaders(CONFIG), CONFIG, folder, on_epoch=lambda row: time.sleep(pause))
@@ -66,11 +67,22 @@ def train_in(folder: Path) -> dict[str, torch.Tensor]:
     return state
 
 
-def start_training(folder: Path, **environment: str) -> subprocess.Popen:
-    """`train_in(folder)` in a process of its own, that can be killed."""
-    code = f"from pathlib import Path; from tests.test_training import train_in; train_in(Path({str(folder)!r}))"
-    environment = {**os.environ, "PYTHONPATH": str(REPO_ROOT), "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.Popen([sys.executable, "-c", code], cwd=REPO_ROOT, env=environment)
+@pytest.fixture
+def start_training(popen):
+    """Starts `train_in(folder)` in a process of its own, that can be killed."""
+
+    def start(folder: Path, **environment: str) -> subprocess.Popen:
+        code = f"from pathlib import Path; from tests.test_training import train_in; train_in(Path({str(folder)!r}))"
+        environment = {**os.environ, "PYTHONPATH": str(REPO_ROOT), "OMP_NUM_THREADS": "1", **environment}
+        return popen([sys.executable, "-c", code], cwd=REPO_ROOT, env=environment)
+
+    return start
+
+
+def wait_for(path: Path, process: subprocess.Popen) -> None:
+    while not path.exists():
+        assert process.poll() is None, f"the training ended before there was {path.name}"
+        time.sleep(0.02)
 
 
 def test_loss_is_the_mean_over_known_labels_only():
@@ -122,35 +134,36 @@ def test_training_learns_and_keeps_the_best_epoch(tmp_path):
     assert auroc(val.targets[:, 0], again[:, 0]) > 0.9
 
 
-def test_a_killed_training_ends_with_the_same_weights_bit_for_bit(tmp_path):
+def test_a_killed_training_ends_with_the_same_weights_bit_for_bit(tmp_path, start_training):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir(), killed.mkdir()
     wanted = train_in(whole)
     process = start_training(killed, PAUSE_AFTER_EPOCH="30")
-    until = time.monotonic() + 120
-    while not (killed / "last.ckpt").exists() and time.monotonic() < until:
-        time.sleep(0.05)
+    wait_for(killed / "last.ckpt", process)
     process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL and (killed / "last.ckpt").exists()
+    assert process.wait() == -signal.SIGKILL
     assert start_training(killed).wait() == 0
     found = safetensors.torch.load_file(killed / "model.safetensors")
     assert all(torch.equal(found[key], value) for key, value in wanted.items())
     assert (killed / "history.csv").read_text() == (whole / "history.csv").read_text()
 
 
-def test_kills_at_random_moments_change_nothing(tmp_path):
+def test_kills_at_random_moments_change_nothing(tmp_path, start_training):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir(), killed.mkdir()
     wanted = train_in(whole)
-    rng = np.random.default_rng(int(time.time()))
+    seed = time.time_ns() % 10**6
+    rng = np.random.default_rng(seed)
     for _ in range(2):
+        (killed / "started").unlink(missing_ok=True)
         process = start_training(killed)
-        time.sleep(rng.uniform(3, 7))  # from before the first batch to after the last
+        wait_for(killed / "started", process)
+        time.sleep(rng.uniform(0, 2))  # from before the first batch to after the last
         process.kill()
         process.wait()
-    assert start_training(killed).wait() == 0
+    assert start_training(killed).wait() == 0, f"seed {seed}"
     found = safetensors.torch.load_file(killed / "model.safetensors")
-    assert all(torch.equal(found[key], value) for key, value in wanted.items())
+    assert all(torch.equal(found[key], value) for key, value in wanted.items()), f"seed {seed}"
 
 
 def test_resume_refuses_a_checkpoint_of_other_parameters(tmp_path):
