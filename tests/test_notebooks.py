@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -195,6 +196,14 @@ def test_the_report_says_in_words_what_its_tables_hold(studied):
     assert "vit and adaptive cannot be told apart" in page or "vit is worse than adaptive" in page
     assert "Synthetic phantoms, not patients." in page
     assert {"scores.csv", "power.csv", "subgroups.csv"} <= {path.name for path in report.iterdir()}
+
+
+def test_a_report_of_the_reference_alone_says_that_nothing_compares(tmp_path, studied):
+    alone = tmp_path / "tiny"
+    shutil.copytree(studied / "adaptive-s0", alone / "adaptive-s0")
+    shutil.copy(studied / "plan.json", alone)
+    page = make_report(alone)[-1].read_text()
+    assert page.count("No other arm compares with the reference yet.") == 3  # answers, power, differences
 
 
 def test_explore_data_runs(tmp_path, tiny_phantoms, monkeypatch):

@@ -256,3 +256,9 @@ def test_image_titles_lie_inside_the_figure(count):
     )
     figure.draw_without_rendering()
     assert all(axes.title.get_window_extent().y1 <= figure.bbox.y1 for axes in figure.axes)
+
+
+def test_differences_without_an_arm_to_compare_are_refused():
+    none = pd.DataFrame(columns=["arm", "metric", "finding", "difference", "low", "high", "p_holm"])
+    with pytest.raises(ValueError, match="at least one arm beside the reference"):
+        plots.finding_differences(none, "auroc", "AUROC", FINDINGS)
