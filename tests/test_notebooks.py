@@ -166,6 +166,12 @@ def test_errors_and_heatmaps_runs_on_a_run(tmp_path, studied):
     assert len(figures) >= 5
 
 
+def test_errors_and_heatmaps_says_that_films_have_no_boxes(tmp_path, studied):
+    out = tmp_path / "errors.ipynb"
+    run_notebook(REPO_ROOT / OTHERS[2], out, {"run": str(studied / "first-s0"), "each": 2, "image_size": 32})
+    assert "no boxes of the run's findings" in out.read_text()
+
+
 def test_compress_and_export_runs_on_a_run(tmp_path, studied):
     out = tmp_path / "export.ipynb"
     parameters = {"run": str(studied / "adaptive-s0"), "out": str(tmp_path / "models"), "allow_drop": True}
