@@ -212,14 +212,25 @@ def test_a_report_of_the_reference_alone_says_that_nothing_compares(tmp_path, st
     assert page.count("No other arm compares with the reference yet.") == 3  # answers, power, differences
 
 
-def test_explore_data_runs(tmp_path, tiny_phantoms, monkeypatch):
+@pytest.fixture
+def class_folders(tmp_path, tiny_phantoms) -> Path:
+    """A folder `classes` with the films of the tiny phantoms' Cardiomegaly set in folders named after classes."""
+    source = tiny_phantoms / "dataset_cardiomegaly"
+    for row in pd.read_csv(source / "train.csv").itertuples():
+        folder = tmp_path / "classes" / row.disease
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / row.imageID).symlink_to(source / "train" / row.imageID)
+    return tmp_path / "classes"
+
+
+@pytest.mark.parametrize("layout", ["both", "single", "classes"])
+def test_explore_data_shows_every_layout(tmp_path, tiny_phantoms, class_folders, monkeypatch, layout):
     monkeypatch.setenv("MPLBACKEND", "agg")  # as a terminal may have it: figures are in the notebook all the same
+    folders = {"both": ["dataset_full", "dataset_cardiomegaly"], "single": "dataset_cardiomegaly"}
+    parameters = {"data_root": str(tiny_phantoms), "image_size": 64, "run_dir": str(tmp_path / "run")}
+    parameters["data_dir"] = folders.get(layout, str(class_folders))
     out = tmp_path / "explore.ipynb"
-    run_notebook(
-        REPO_ROOT / "notebooks/explore_data.ipynb",
-        out,
-        {"data_root": str(tiny_phantoms), "image_size": 64, "run_dir": str(tmp_path / "run")},
-    )
+    run_notebook(REPO_ROOT / "notebooks/explore_data.ipynb", out, parameters)
     figures = [o for cell in nbformat.read(out, 4).cells for o in cell.get("outputs", []) if "image/png" in str(o)]
     assert len(figures) == 4
 
