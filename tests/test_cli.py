@@ -25,6 +25,7 @@ ABLATIONS = [
     "study = ''\nout = ''",
     "import pathlib\nout = pathlib.Path(out)\n(out / 'table.csv').write_text(" + repr(TABLE) + ")",
     FIGURE + "figure.savefig(out / 'ablation.png')\nfigure.savefig(out / 'ablation.svg')\nprint('SEEN')",
+    "figure.savefig(out / 'ablation_column.svg')",
     "from IPython.display import Image\nImage(filename=str(out / 'ablation.png'))",
 ]
 
@@ -131,6 +132,12 @@ def test_a_report_has_table_figures_and_a_page_that_loads_nothing(file, tmp_path
     assert "SEEN" in page and "data:image/png;base64" in page and "savefig" not in page
     assert 'src="http' not in page and "src='http" not in page and "cdnjs" not in page
     assert (tmp_path / "results/tiny/table.csv").read_text() == (report / "table.csv").read_text()
+    assert {path.name for path in (tmp_path / "results/tiny").iterdir()} == {
+        "table.csv",
+        "ablation.png",
+        "ablation.svg",
+        "ablation_column.svg",
+    }
     assert "`tiny`: 2 runs" in (tmp_path / "results/LOG.md").read_text()
 
 

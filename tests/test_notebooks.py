@@ -155,6 +155,8 @@ def test_the_report_has_table_figures_and_a_page_without_outside_links(studied):
     table = pd.read_csv(report / "table.csv")
     assert list(table["run"]) == ["first-s0", "adaptive-s0", "alone-s0", "first-vit_tiny_patch16_224-s0", "vit-s0"]
     assert (report / "ablation.png").stat().st_size > 10_000 and "<svg" in (report / "ablation.svg").read_text()
+    figures = {"ablation", "ablation_cardiomegaly", "ablation_column"}
+    assert {path.stem for path in report.glob("*.png")} == {path.stem for path in report.glob("*.svg")} == figures
     page = (report / "report.html").read_text()
     assert "data:image/png;base64" in page and "<script src=" not in page and "<link rel" not in page
 
@@ -199,6 +201,8 @@ def test_the_report_says_in_words_what_its_tables_hold(studied):
     row = changes[(changes["arm"] == "vit") & (changes["metric"] == "auroc") & (changes["finding"] == "macro")].iloc[0]
     page = (report / "report.html").read_text()
     assert f"{abs(row['difference']):.3f}" in page
+    rows = [line.split(" | ") for line in (report / "summary.md").read_text().splitlines()[2:]]
+    assert page.count("<td>") > len(rows) and all(f"<td>{row[2]}</td>" in page for row in rows)
     assert "vit and adaptive cannot be told apart" in page or "vit is worse than adaptive" in page
     assert "Synthetic phantoms, not patients." in page
     assert {"scores.csv", "power.csv", "subgroups.csv"} <= {path.name for path in report.iterdir()}

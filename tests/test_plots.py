@@ -178,6 +178,20 @@ def test_ablation_draws_one_run_or_many(arms, seeds):
     assert [label.replace("\n", "") for label in (t.get_text() for t in figure.axes[0].get_yticklabels())] == arms
 
 
+@pytest.mark.parametrize("arms", [5, 13])
+def test_a_column_of_a_paper_holds_the_whole_figure_in_letters_that_can_be_read(arms):
+    runs = make_runs([f"arm_of_some_length_{i}" if i % 4 == 3 else f"arm_{i}" for i in range(arms)], seeds=3)
+    changes = pd.DataFrame({"arm": ["arm_1"], "metric": "f1", "finding": "macro", "p_holm": 0.01})
+    page, column = (plots.ablation(runs, changes=changes, phantom=True, column=kind) for kind in (False, True))
+    told = [{text.replace("\n", "").replace(" ", "") for text in texts(figure)} for figure in (page, column)]
+    assert told[0] == told[1] and column.get_size_inches()[0] == 3.5
+    shown = [text for text in column.findobj(Text) if text.get_text() and text.get_visible()]
+    assert min(text.get_fontsize() for text in shown) >= 7
+    boxes = [text.get_window_extent() for text in shown]
+    assert not [a for a, b in itertools.combinations(boxes, 2) if a.overlaps(b)]
+    assert column.get_tightbbox().x0 >= 0 and column.get_tightbbox().x1 <= 3.5
+
+
 def test_an_arm_without_a_value_says_so():
     runs = make_runs()
     runs.loc[runs["arm"] == "direct", "auroc"] = np.nan
