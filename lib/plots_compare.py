@@ -159,13 +159,19 @@ def pointing_scores(table: pd.DataFrame, *, phantom: bool = False) -> Figure:
 
 
 def heat_grid(
-    images: np.ndarray, maps: np.ndarray, boxes: np.ndarray | None, titles: Sequence[str], *, phantom: bool = False
+    images: np.ndarray,
+    maps: Sequence[np.ndarray],
+    boxes: np.ndarray | None,
+    titles: Sequence[str],
+    *,
+    columns: int = 6,
+    phantom: bool = False,
 ) -> Figure:
-    """Films (N, S, S) uint8 with their heat maps (N, h, w), each scaled to its own maximum, and any boxes (N, 4).
+    """Films (N, S, S) uint8 with N heat maps (h, w), each scaled to its own maximum, and any boxes (N, 4), in rows.
 
     Boxes are left, top, width, height as shares of the sides, drawn as dashed lines.
     """
-    columns = min(6, len(images))
+    columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     figure = new_figure(max(2.6, 1.7 * columns), 1.95 * rows, phantom=phantom)
     for i, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):

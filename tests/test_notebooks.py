@@ -185,6 +185,8 @@ def test_compress_and_export_runs_on_a_run(tmp_path, studied):
         "tiny-adaptive-s0-int8.onnx",
         "tiny-adaptive-s0-int8.md",
     }
+    figures = [o for cell in nbformat.read(out, 4).cells for o in cell.get("outputs", []) if "image/png" in str(o)]
+    assert len(figures) == 1  # torch, ONNX and int8 beside one another
 
 
 def test_a_run_keeps_its_thresholds_and_calibration(studied):
