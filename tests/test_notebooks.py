@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from lib.config import FINDINGS, REPO_ROOT, Config
-from lib.execute import run_notebook
+from lib.execute import NotebookError, run_notebook
 from lib.plan import plan_study
 from lib.report import make_report
 from lib.runner import run_plan
@@ -187,6 +187,18 @@ def test_compress_and_export_runs_on_a_run(tmp_path, studied):
     }
     figures = [o for cell in nbformat.read(out, 4).cells for o in cell.get("outputs", []) if "image/png" in str(o)]
     assert len(figures) == 1  # torch, ONNX and int8 beside one another
+
+
+@pytest.mark.parametrize("path", OTHERS[1:])
+def test_a_notebook_that_finds_no_run_says_in_its_last_line_what_to_do(tmp_path, path):
+    name = "study" if "ablations" in path else "run"
+    out = tmp_path / "out.ipynb"
+    with pytest.raises(
+        NotebookError, match=f"{tmp_path}/none holds no .* `make demo` makes .* the parameter `{name}`$"
+    ):
+        run_notebook(REPO_ROOT / path, out, {name: f"{tmp_path}/none"})
+    (error,) = (o for cell in nbformat.read(out, 4).cells for o in cell.get("outputs", []) if "ename" in o)
+    assert error.traceback[-1].splitlines()[-1].endswith(f"the parameter `{name}`")
 
 
 def test_a_run_keeps_its_thresholds_and_calibration(studied):
