@@ -93,7 +93,7 @@ def report(
     study: StudyRun,
     publish: Annotated[bool, typer.Option("--publish", help="Copies table and figures to results/<study>/.")] = False,
 ) -> None:
-    """Makes table.csv, ablation.png, ablation.svg and report.html of a study that was run."""
+    """Makes table.csv, the ablation figures (.png and .svg) and report.html of a study that was run."""
     with _told():
         from lib import report as reports
 

@@ -64,7 +64,8 @@ def read_rows(config: Config) -> tuple[Dataset, pd.DataFrame, pd.DataFrame]:
 def some_films(data: Dataset, images: Sequence[str], size: int) -> np.ndarray:
     """Some films of a dataset by their ids, decoded anew: (N, size, size) uint8; raises KeyError for an unknown id."""
     paths = data.frame.set_index("image")["path"].loc[list(images)]
-    return np.stack([decode_grey(str(path), size) for path in paths])
+    films = [decode_grey(str(path), size) for path in paths]
+    return np.stack(films) if films else np.zeros((0, size, size), np.uint8)
 
 
 def _drop_stale_checkpoint(folder: Path, fingerprint: str) -> None:

@@ -1,7 +1,8 @@
 """In: histories, targets and probabilities, metrics. Out: matplotlib Figures; nothing is shown or saved.
 
 `from lib import plots` gives every figure of the project: those of the data are in `lib.plots_data`, those of a study
-in `lib.plots_study` and `lib.plots_compare`. With `phantom=True` a figure says that its images are synthetic.
+in `lib.plots_study`, `lib.plots_ablation` and `lib.plots_compare`. With `phantom=True` a figure says that its images
+are synthetic.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lib.metrics import auroc, average_precision, operating_points
+from lib.plots_ablation import ablation
 from lib.plots_calibration import reliability_diagrams
 from lib.plots_compare import (
     cost_quality,
@@ -34,7 +36,7 @@ from lib.plots_data import (
     style,
     wrap,
 )
-from lib.plots_study import ablation, backbone_colour, findings_by_runs
+from lib.plots_study import backbone_colour, findings_by_runs
 
 __all__ = [
     "ablation",

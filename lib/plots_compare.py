@@ -27,14 +27,17 @@ def finding_differences(
     """A heat map of the differences from the reference (findings x arms), each with its 95 % interval in the cell.
 
     `changes` has arm, metric, finding, difference, low, high, p_holm; bold cells have p_holm < 0.05 (corrected over
-    the arms of that finding). Blue is better than the reference, orange worse.
+    the arms of that finding). Blue is better than the reference, orange worse. Raises ValueError where no arm is
+    compared.
     """
     table = changes[changes["metric"] == metric]
+    if table.empty:
+        raise ValueError("the figure of differences needs at least one arm beside the reference; got none")
     arms = list(dict.fromkeys(table["arm"]))
     names = [name for name in (*findings, MACRO) if name in set(table["finding"])]
     cells = table.set_index(["finding", "arm"])
     values = table.pivot_table(index="finding", columns="arm", values="difference", sort=False).reindex(names)[arms]
-    limit = max(0.01, float(np.nanmax(np.abs(values.to_numpy(float)))))
+    limit = float(np.nanmax(np.abs(values.to_numpy(float)), initial=0.01))
     figure = new_figure(2.4 + 1.05 * max(2, len(arms)), 1.6 + 0.38 * len(names), phantom=phantom)
     axes = figure.subplots()
     colours = colormaps["PuOr"].with_extremes(bad="#DDDDDD")
@@ -156,13 +159,19 @@ def pointing_scores(table: pd.DataFrame, *, phantom: bool = False) -> Figure:
 
 
 def heat_grid(
-    images: np.ndarray, maps: np.ndarray, boxes: np.ndarray | None, titles: Sequence[str], *, phantom: bool = False
+    images: np.ndarray,
+    maps: Sequence[np.ndarray],
+    boxes: np.ndarray | None,
+    titles: Sequence[str],
+    *,
+    columns: int = 6,
+    phantom: bool = False,
 ) -> Figure:
-    """Films (N, S, S) uint8 with their heat maps (N, h, w), each scaled to its own maximum, and any boxes (N, 4).
+    """Films (N, S, S) uint8 with N heat maps (h, w), each scaled to its own maximum, and any boxes (N, 4), in rows.
 
     Boxes are left, top, width, height as shares of the sides, drawn as dashed lines.
     """
-    columns = min(6, len(images))
+    columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     figure = new_figure(max(2.6, 1.7 * columns), 1.95 * rows, phantom=phantom)
     for i, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):

@@ -23,7 +23,7 @@ def heat_maps(folder: Path, images: np.ndarray, batch: int = 32) -> np.ndarray:
     model, _ = load_model(folder)
     answer = closed_form(model, images.shape[-1])
     maps = []
-    for start in range(0, len(images), batch):
+    for start in range(0, len(images) or 1, batch):  # no film is a batch too
         grey = torch.from_numpy(images[start : start + batch]).unsqueeze(1).float() / 255  # (B, 1, S, S)
         coarse = answer((grey - model.mean) / model.std)[1]  # (B, F, h, w)
         maps.append(F.interpolate(coarse, (CELLS, CELLS), mode="bilinear").numpy())
@@ -59,11 +59,12 @@ def box_scores(maps: np.ndarray, boxes: np.ndarray) -> pd.DataFrame:
 def pointing_table(scores: pd.DataFrame, findings: Sequence[str], n: int = 1000, seed: int = 0) -> pd.DataFrame:
     """Means of `box_scores` per finding and over all boxes, with 95 % intervals from resampled patients.
 
-    `scores` also has the columns finding and patient. A row a finding with boxes, then `all`: boxes, patients, and for
-    each of MEASURES the mean, _low, _high, centre_ (the fixed guess), gain_low and gain_high (of the difference).
+    `scores` also has the columns finding and patient. A row a finding with boxes, then `all` (no row without a box):
+    boxes, patients, and for each of MEASURES the mean, _low, _high, centre_ (the fixed guess), gain_low and gain_high
+    (of the difference).
     """
     rows = []
-    for name in [name for name in findings if (scores["finding"] == name).any()] + ["all"]:
+    for name in [name for name in findings if (scores["finding"] == name).any()] + ["all"] * (len(scores) > 0):
         part = scores if name == "all" else scores[scores["finding"] == name]
         codes, count = patient_codes(part["patient"], len(part))
         weights = resample_counts(count, n, seed)[:, codes] if count > 1 else np.full((1, len(part)), np.nan)

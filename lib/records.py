@@ -1,4 +1,4 @@
-"""In: the folder of a study, `runs/<study>`. Out: its plan, and its complete runs as frames."""
+"""In: the folder of a study, `runs/<study>`, or of a run. Out: its plan, and its complete runs as frames."""
 
 from pathlib import Path
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lib.config import Config
 from lib.metrics import MACRO
 from lib.results import is_complete, read_json
 
@@ -60,8 +61,21 @@ def read_plan(study_folder: Path) -> dict[str, Any]:
     """The plan of a study: which runs it has, of which arm and seed, and the reference arm."""
     path = study_folder / "plan.json"
     if not path.exists():
-        raise FileNotFoundError(f"{study_folder} holds no plan.json: run the study first (cxr run studies/NAME.yaml)")
+        raise FileNotFoundError(
+            f"{study_folder} holds no study that was run: `make demo` makes runs/demo, `cxr run studies/NAME.yaml` "
+            "another; or name one that is there in the parameter `study`"
+        )
     return read_json(path)
+
+
+def read_run(folder: Path) -> tuple[Config, dict[str, Any]]:
+    """The config and the record of a complete run; raises FileNotFoundError where there is none."""
+    if not is_complete(folder):
+        raise FileNotFoundError(
+            f"{folder} holds no complete run: `make demo` makes runs/demo/adaptive-s0, or name one that is there in "
+            "the parameter `run`"
+        )
+    return Config(**read_json(folder / "config.json")), read_json(folder / "record.json")
 
 
 def read_tables(study_folder: Path, name: str = "metrics.csv") -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""In: the folder of a study that was run. Out: its report folder: tables, ablation.png and .svg, report.html; texts."""
+"""In: the folder of a study that was run. Out: its report folder: tables, figures, report.html; texts."""
 
 import os
 import re
@@ -16,7 +16,7 @@ from lib.studies import StudyError, read_study
 
 NOTEBOOK = REPO_ROOT / "notebooks" / "ablations.ipynb"
 WRITTEN = ("table.csv", "ablation.png", "ablation.svg")
-PUBLISHED = (*WRITTEN, "scores.csv", "differences.csv", "summary.md", "answers.md")
+PUBLISHED = ("table.csv", "scores.csv", "differences.csv", "summary.md", "answers.md")
 
 
 def study_folder(study: str, runs_dir: Path = REPO_ROOT / "runs") -> Path:
@@ -63,10 +63,14 @@ def make_report(folder: Path) -> list[Path]:
     page = report / "report.html"
     with whole_file(page) as partial:
         partial.write_text(_page(executed, title=f"{read_plan(folder)['study']}: ablation report"))
-    paths = [*(report / name for name in WRITTEN), page]
-    if missing := [path.name for path in paths if not path.exists()]:
+    if missing := [name for name in WRITTEN if not (report / name).exists()]:
         raise FileNotFoundError(f"{NOTEBOOK} ran, but did not write {', '.join(missing)} to {report}")
-    return paths
+    return [report / "table.csv", *_figures(report), page]
+
+
+def _figures(report: Path) -> list[Path]:
+    """ablation.png and .svg, and the others beside them: in a column, and of one finding."""
+    return sorted(path for kind in ("png", "svg") for path in report.glob(f"ablation*.{kind}"))
 
 
 DARK = """<style>@media (prefers-color-scheme: dark) { :root {
@@ -132,8 +136,8 @@ def publish(folder: Path, results_dir: Path = REPO_ROOT / "results") -> list[Pat
     study, table = read_plan(folder)["study"], pd.read_csv(folder / "report" / "table.csv")
     target = results_dir / study
     target.mkdir(parents=True, exist_ok=True)
-    made = [folder / "report" / name for name in PUBLISHED if (folder / "report" / name).exists()]
-    paths = [Path(shutil.copy2(path, target / path.name)) for path in made]
+    tables = [folder / "report" / name for name in PUBLISHED if (folder / "report" / name).exists()]
+    paths = [Path(shutil.copy2(path, target / path.name)) for path in (*tables, *_figures(folder / "report"))]
     told = {name: ", ".join(sorted(table[name].astype(str).unique())) for name in ("commit", "torch", "device")}
     log = results_dir / "LOG.md"
     with log.open("a") as file:

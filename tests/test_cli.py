@@ -1,13 +1,18 @@
 """`cxr`: every command's answer and exit code."""
 
 import functools
+import itertools
 import subprocess
 import sys
+from pathlib import Path
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from PIL import Image
+from tiny_model import write_tiny_model
 from typer.testing import CliRunner
 
 from lib.cli import app
@@ -25,6 +30,7 @@ ABLATIONS = [
     "study = ''\nout = ''",
     "import pathlib\nout = pathlib.Path(out)\n(out / 'table.csv').write_text(" + repr(TABLE) + ")",
     FIGURE + "figure.savefig(out / 'ablation.png')\nfigure.savefig(out / 'ablation.svg')\nprint('SEEN')",
+    "figure.savefig(out / 'ablation_column.svg')",
     "from IPython.display import Image\nImage(filename=str(out / 'ablation.png'))",
 ]
 
@@ -131,6 +137,12 @@ def test_a_report_has_table_figures_and_a_page_that_loads_nothing(file, tmp_path
     assert "SEEN" in page and "data:image/png;base64" in page and "savefig" not in page
     assert 'src="http' not in page and "src='http" not in page and "cdnjs" not in page
     assert (tmp_path / "results/tiny/table.csv").read_text() == (report / "table.csv").read_text()
+    assert {path.name for path in (tmp_path / "results/tiny").iterdir()} == {
+        "table.csv",
+        "ablation.png",
+        "ablation.svg",
+        "ablation_column.svg",
+    }
     assert "`tiny`: 2 runs" in (tmp_path / "results/LOG.md").read_text()
 
 
@@ -141,6 +153,88 @@ def test_a_report_whose_notebook_fails_names_the_cell(file, tmp_path, monkeypatc
     cxr("run", file)
     code, text = cxr("report", tmp_path / "runs/tiny")
     assert code == 1 and "ValueError: no runs" in text
+
+
+# --- compare and power
+
+
+def made_run(folder: Path, seed: int, shift: float, films: int = 120) -> None:
+    """A complete run's folder with made-up answers, better with a larger shift; a patient has two films."""
+    rng = np.random.default_rng(0)
+    target = (rng.random(films) < 0.4).astype(float)
+    logit = shift * target + rng.normal(size=films) + 0.3 * np.random.default_rng([seed, 7]).normal(size=films)
+    frame = pd.DataFrame({"image": [f"{i:03d}.png" for i in range(films)], "split": "test", "target_Mass": target})
+    frame = frame.assign(patient=(np.arange(films) // 2).astype(str), prob_Mass=1 / (1 + np.exp(-logit)))
+    folder.mkdir(parents=True)
+    frame.to_parquet(folder / "predictions.parquet")
+    threshold = {"threshold": 0.5, "threshold_from": "validation"}
+    pd.DataFrame([{"finding": name, **threshold} for name in ("Mass", "macro")]).to_csv(folder / "metrics.csv")
+    config = {"findings": ["Mass"], "seed": seed, "backbone": "resnet50"}
+    write_json(folder / "config.json", config)
+    record = {"config": config, "config_hash": "same", "metrics": [{"finding": "macro"}], "parameters": {"all": 1}}
+    record |= {"best_epoch": 1, "train_seconds": 1.0, "peak_memory_mb": 1.0, "device": {"kind": "cpu"}}
+    record |= {"data": {"phantom": True, "test_fingerprint": str(films)}, "versions": {"torch": "2"}}
+    write_json(folder / "record.json", record | {"git": {"commit": None}})
+
+
+@pytest.fixture
+def made(tmp_path) -> Path:
+    """A complete study: the reference `good` and a worse arm `poor`, two seeds each."""
+    study, runs = tmp_path / "made", {}
+    for (arm, shift), seed in itertools.product({"good": 3.0, "poor": 0.5}.items(), (0, 1)):
+        made_run(study / f"{arm}-s{seed}", seed, shift)
+        told = {"arm": arm, "seed": seed, "reference": arm == "good", "prerequisite": False}
+        runs[f"{arm}-s{seed}"] = told | {"what": None, "config_hash": "same", "lineage": ""}
+    write_json(study / "plan.json", {"study": "made", "seeds": [0, 1], "runs": runs})
+    return study
+
+
+def test_two_runs_are_compared_in_a_table_and_a_sentence(made):
+    code, text = cxr("compare", made / "good-s0", made / "poor-s0")
+    assert code == 0 and "good-s0 *" in text and "poor-s0 is worse than good-s0 by 0." in text
+
+
+def test_a_study_alone_compares_its_arms(made):
+    code, text = cxr("compare", made)
+    assert code == 0 and "poor is worse than good by 0." in text
+
+
+def test_runs_on_different_test_images_are_not_compared(made, tmp_path):
+    made_run(tmp_path / "few-s0", 0, 1.0, films=100)
+    code, text = cxr("compare", made / "good-s0", tmp_path / "few-s0")
+    assert code == 1 and "were tested on different images (120 and 100, 100 of them shared" in text
+    assert "is worse" not in text and "Traceback" not in text
+
+
+def test_power_tells_the_smallest_difference_a_row_a_metric(made):
+    code, text = cxr("power", made)
+    assert code == 0 and "macro AUROC" in text and "endless seeds" in text and "that 60 test patients" in text
+
+
+def test_power_of_a_study_whose_arms_have_different_test_images_is_not_known(made):
+    for seed in (0, 1):
+        (made / f"poor-s{seed}").rename(made / f"before-s{seed}")
+        made_run(made / f"poor-s{seed}", seed, 1.0, films=100)
+    code, text = cxr("power", made)
+    assert code == 0 and "no arm compares with the reference yet" in text
+
+
+# --- predict
+
+
+def test_predict_writes_a_row_a_film_and_says_how_many(tmp_path):
+    model = write_tiny_model(tmp_path / "tiny.onnx")
+    for i in range(3):
+        Image.new("L", (32, 32), 80 * i).save(tmp_path / f"{i}.png")
+    out = tmp_path / "out.csv"
+    code, text = cxr("predict", model, tmp_path / "*.png", "--out", out, "--threads", 1)
+    assert code == 0 and str(out) in text
+    assert [Path(path).name for path in pd.read_csv(out)["path"]] == ["0.png", "1.png", "2.png"]
+
+
+def test_predict_without_its_model_says_so(tmp_path):
+    code, text = cxr("predict", tmp_path / "none.onnx", tmp_path)
+    assert code == 1 and "none.onnx" in text and "Traceback" not in text
 
 
 # --- data

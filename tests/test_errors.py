@@ -106,6 +106,11 @@ def test_a_hit_everywhere_has_a_certain_interval():
     assert (row["pointing"], row["pointing_low"], row["pointing_high"], row["patients"]) == (1, 1, 1, 3)
 
 
+def test_without_boxes_there_is_no_row():
+    scores = box_scores(np.zeros((0, 4, 4)), np.zeros((0, 4))).assign(finding=[], patient=[])
+    assert scores.columns[0] == "pointing" and pointing_table(scores, FINDINGS).empty
+
+
 # --- subgroups
 
 

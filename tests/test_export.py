@@ -11,8 +11,10 @@ import pytest
 import torch
 from PIL import Image
 from small_models import FINDINGS, SIZE, films, settle, small_classifier
+from typer.testing import CliRunner
 
 from lib import export
+from lib.cli import app
 from lib.config import REPO_ROOT, Config
 from lib.datasets import DatasetError
 from lib.export import Source, export_run
@@ -175,6 +177,18 @@ def test_noise_is_less_familiar_than_the_films_of_the_run(run, exported):
     noise = np.random.default_rng(0).integers(0, 256, (20, 32, 32), dtype=np.uint8)
     strange = predictor.predict(noise).unlikeness
     assert strange.min() > np.median(predictor.predict(val).unlikeness) and predictor.unfamiliar(strange).all()
+
+
+def test_the_command_exports_a_run_and_tells_the_path(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(export.export_run, "__defaults__", (None, False, False, tmp_path, silent))
+    result = CliRunner().invoke(app, ["export", str(run), "--name", "small"])
+    assert result.exit_code == 0 and result.output.splitlines()[-1] == str(tmp_path / "small.onnx")
+    assert read_card(tmp_path / "small.onnx")["name"] == "small"
+
+
+def test_the_command_exports_nothing_but_complete_runs(tmp_path):
+    result = CliRunner().invoke(app, ["export", str(tmp_path)])
+    assert result.exit_code == 1 and f"{tmp_path} is no complete run" in result.output
 
 
 def test_int8_comes_with_its_drift_and_statistics_of_its_own_embeddings(run, exported, tmp_path):

@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -12,7 +13,7 @@ import yaml
 from tracked import tracked
 
 from lib.config import FINDINGS, REPO_ROOT, Config
-from lib.execute import run_notebook
+from lib.execute import NotebookError, run_notebook
 from lib.plan import plan_study
 from lib.report import make_report
 from lib.runner import run_plan
@@ -155,6 +156,8 @@ def test_the_report_has_table_figures_and_a_page_without_outside_links(studied):
     table = pd.read_csv(report / "table.csv")
     assert list(table["run"]) == ["first-s0", "adaptive-s0", "alone-s0", "first-vit_tiny_patch16_224-s0", "vit-s0"]
     assert (report / "ablation.png").stat().st_size > 10_000 and "<svg" in (report / "ablation.svg").read_text()
+    figures = {"ablation", "ablation_cardiomegaly", "ablation_column"}
+    assert {path.stem for path in report.glob("*.png")} == {path.stem for path in report.glob("*.svg")} == figures
     page = (report / "report.html").read_text()
     assert "data:image/png;base64" in page and "<script src=" not in page and "<link rel" not in page
 
@@ -164,6 +167,12 @@ def test_errors_and_heatmaps_runs_on_a_run(tmp_path, studied):
     run_notebook(REPO_ROOT / OTHERS[2], out, {"run": str(studied / "adaptive-s0"), "each": 2, "image_size": 32})
     figures = [o for cell in nbformat.read(out, 4).cells for o in cell.get("outputs", []) if "image/png" in str(o)]
     assert len(figures) >= 5
+
+
+def test_errors_and_heatmaps_says_that_films_have_no_boxes(tmp_path, studied):
+    out = tmp_path / "errors.ipynb"
+    run_notebook(REPO_ROOT / OTHERS[2], out, {"run": str(studied / "first-s0"), "each": 2, "image_size": 32})
+    assert "no boxes of the run's findings" in out.read_text()
 
 
 def test_compress_and_export_runs_on_a_run(tmp_path, studied):
@@ -177,6 +186,20 @@ def test_compress_and_export_runs_on_a_run(tmp_path, studied):
         "tiny-adaptive-s0-int8.onnx",
         "tiny-adaptive-s0-int8.md",
     }
+    figures = [o for cell in nbformat.read(out, 4).cells for o in cell.get("outputs", []) if "image/png" in str(o)]
+    assert len(figures) == 1  # torch, ONNX and int8 beside one another
+
+
+@pytest.mark.parametrize("path", OTHERS[1:])
+def test_a_notebook_that_finds_no_run_says_in_its_last_line_what_to_do(tmp_path, path):
+    name = "study" if "ablations" in path else "run"
+    out = tmp_path / "out.ipynb"
+    with pytest.raises(
+        NotebookError, match=f"{tmp_path}/none holds no .* `make demo` makes .* the parameter `{name}`$"
+    ):
+        run_notebook(REPO_ROOT / path, out, {name: f"{tmp_path}/none"})
+    (error,) = (o for cell in nbformat.read(out, 4).cells for o in cell.get("outputs", []) if "ename" in o)
+    assert error.traceback[-1].splitlines()[-1].endswith(f"the parameter `{name}`")
 
 
 def test_a_run_keeps_its_thresholds_and_calibration(studied):
@@ -195,18 +218,39 @@ def test_the_report_says_in_words_what_its_tables_hold(studied):
     told = re.search(r"vit (?:and|is (?:better|worse) than) adaptive[^(<]*AUROC[^(<]*", page)[0]
     verdict = "cannot be told apart" if row["p_holm"] >= 0.05 else "better" if row["difference"] > 0 else "worse"
     assert verdict in told and f"{abs(row['difference']):.3f}" in told
+    rows = [line.split(" | ") for line in (report / "summary.md").read_text().splitlines()[2:]]
+    assert page.count("<td>") > len(rows) and all(f"<td>{row[2]}</td>" in page for row in rows)
     assert "Synthetic phantoms, not patients." in page
     assert {"scores.csv", "power.csv", "subgroups.csv"} <= {path.name for path in report.iterdir()}
 
 
-def test_explore_data_runs(tmp_path, tiny_phantoms, monkeypatch):
+def test_a_report_of_the_reference_alone_says_that_nothing_compares(tmp_path, studied):
+    alone = tmp_path / "tiny"
+    shutil.copytree(studied / "adaptive-s0", alone / "adaptive-s0")
+    shutil.copy(studied / "plan.json", alone)
+    page = make_report(alone)[-1].read_text()
+    assert page.count("No other arm compares with the reference yet.") == 3  # answers, power, differences
+
+
+@pytest.fixture
+def class_folders(tmp_path, tiny_phantoms) -> Path:
+    """A folder `classes` with the films of the tiny phantoms' Cardiomegaly set in folders named after classes."""
+    source = tiny_phantoms / "dataset_cardiomegaly"
+    for row in pd.read_csv(source / "train.csv").itertuples():
+        folder = tmp_path / "classes" / row.disease
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / row.imageID).symlink_to(source / "train" / row.imageID)
+    return tmp_path / "classes"
+
+
+@pytest.mark.parametrize("layout", ["both", "single", "classes"])
+def test_explore_data_shows_every_layout(tmp_path, tiny_phantoms, class_folders, monkeypatch, layout):
     monkeypatch.setenv("MPLBACKEND", "agg")  # as a terminal may have it: figures are in the notebook all the same
+    folders = {"both": ["dataset_full", "dataset_cardiomegaly"], "single": "dataset_cardiomegaly"}
+    parameters = {"data_root": str(tiny_phantoms), "image_size": 64, "run_dir": str(tmp_path / "run")}
+    parameters["data_dir"] = folders.get(layout, str(class_folders))
     out = tmp_path / "explore.ipynb"
-    run_notebook(
-        REPO_ROOT / "notebooks/explore_data.ipynb",
-        out,
-        {"data_root": str(tiny_phantoms), "image_size": 64, "run_dir": str(tmp_path / "run")},
-    )
+    run_notebook(REPO_ROOT / "notebooks/explore_data.ipynb", out, parameters)
     figures = [o for cell in nbformat.read(out, 4).cells for o in cell.get("outputs", []) if "image/png" in str(o)]
     assert len(figures) == 4
 

@@ -9,10 +9,11 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from lib import metrics, plots
+from lib import errors, metrics, plots
 from lib.config import FINDINGS
 from lib.plots_data import PHANTOM_NOTE, wrap
 from lib.plots_study import FAMILIES
+from lib.pointing import box_scores, pointing_table
 
 NAMES = ["Effusion", "Mass", "Hernia"]
 
@@ -62,6 +63,33 @@ def figures(scored, frame, history):
         "accuracy": lambda **flag: plots.accuracy_vs_all_negative(metrics.evaluate(*scored, NAMES), **flag),
         "findings_by_runs": lambda **flag: plots.findings_by_runs(matrix, **flag),
         "ablation": lambda **flag: plots.ablation(make_runs(), chance_average_precision=0.1, **flag),
+        "column": lambda **flag: plots.ablation(make_runs(), column=True, **flag),
+    } | compared_figures(scored)
+
+
+def compared_figures(scored):
+    """The figures that compare arms, groups, errors and heat maps."""
+    changes = pd.DataFrame(
+        {"arm": "direct", "metric": "auroc", "finding": ["Mass", "macro"], "difference": [0.1, -0.1]}
+    )
+    changes = changes.assign(low=-0.2, high=0.2, p_holm=[0.01, np.nan])
+    scores = pd.DataFrame({"arm": ["adaptive", "direct"], "metric": "auroc", "finding": "macro", "value": [0.8, 0.7]})
+    scores = scores.assign(low=0.6, high=0.9)
+    runs = make_runs().assign(parameters=[1e6, 1e6, 5e7, 5e7], train_seconds=3.0)
+    groups = pd.DataFrame({"attribute": ["all", "sex"], "group": ["all", "F"], "value": [0.7, np.nan], "small": True})
+    groups = groups.assign(low=[0.6, np.nan], high=[0.8, np.nan], patients=9, findings=1)
+    overlap = errors.error_overlap(*scored, None, NAMES)
+    maps = np.random.default_rng(0).random((3, 4, 4))
+    boxes = np.array([[0.2, 0.2, 0.5, 0.5]] * 3)
+    pointing = box_scores(maps, boxes).assign(finding=NAMES, patient=["a", "b", "c"])
+    films = np.zeros((3, 8, 8), np.uint8)
+    return {
+        "finding_differences": lambda **flag: plots.finding_differences(changes, "auroc", "AUROC", NAMES, **flag),
+        "cost_quality": lambda **flag: plots.cost_quality(runs, scores, **flag),
+        "subgroup_scores": lambda **flag: plots.subgroup_scores(groups, **flag),
+        "error_overlap": lambda **flag: plots.error_overlap(overlap, **flag),
+        "pointing_scores": lambda **flag: plots.pointing_scores(pointing_table(pointing, NAMES), **flag),
+        "heat_grid": lambda **flag: plots.heat_grid(films, maps, boxes, NAMES, **flag),
     }
 
 
@@ -98,7 +126,7 @@ def test_the_stamp_lies_inside_the_figure_and_on_no_axes(figures):
 
 
 def test_every_data_figure_has_labelled_axes(figures):
-    for name in ("label_counts", "cooccurrence", "training_curves", "accuracy", "findings_by_runs", "ablation"):
+    for name in figures.keys() - {"image_grid", "heat_grid", "roc_curves", "precision_recall_curves"}:
         assert any(axes.get_xlabel() for axes in figures[name]().axes), name
     assert figures["roc_curves"]().get_supxlabel() == "1 - specificity"
     assert figures["precision_recall_curves"]().get_supylabel() == "precision"
@@ -176,6 +204,20 @@ def test_ablation_draws_one_run_or_many(arms, seeds):
     figure = plots.ablation(make_runs(arms, seeds, intervals=False), phantom=True)
     figure.draw_without_rendering()
     assert [label.replace("\n", "") for label in (t.get_text() for t in figure.axes[0].get_yticklabels())] == arms
+
+
+@pytest.mark.parametrize("arms", [5, 13])
+def test_a_column_of_a_paper_holds_the_whole_figure_in_letters_that_can_be_read(arms):
+    runs = make_runs([f"arm_of_some_length_{i}" if i % 4 == 3 else f"arm_{i}" for i in range(arms)], seeds=3)
+    changes = pd.DataFrame({"arm": ["arm_1"], "metric": "f1", "finding": "macro", "p_holm": 0.01})
+    page, column = (plots.ablation(runs, changes=changes, phantom=True, column=kind) for kind in (False, True))
+    told = [{text.replace("\n", "").replace(" ", "") for text in texts(figure)} for figure in (page, column)]
+    assert told[0] == told[1] and column.get_size_inches()[0] == 3.5
+    shown = [text for text in column.findobj(Text) if text.get_text() and text.get_visible()]
+    assert min(text.get_fontsize() for text in shown) >= 7
+    boxes = [text.get_window_extent() for text in shown]
+    assert not [a for a, b in itertools.combinations(boxes, 2) if a.overlaps(b)]
+    assert column.get_tightbbox().x0 >= 0 and column.get_tightbbox().x1 <= 3.5
 
 
 def test_an_arm_without_a_value_says_so():
@@ -256,3 +298,9 @@ def test_image_titles_lie_inside_the_figure(count):
     )
     figure.draw_without_rendering()
     assert all(axes.title.get_window_extent().y1 <= figure.bbox.y1 for axes in figure.axes)
+
+
+def test_differences_without_an_arm_to_compare_are_refused():
+    none = pd.DataFrame(columns=["arm", "metric", "finding", "difference", "low", "high", "p_holm"])
+    with pytest.raises(ValueError, match="at least one arm beside the reference"):
+        plots.finding_differences(none, "auroc", "AUROC", FINDINGS)
