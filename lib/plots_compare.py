@@ -66,7 +66,7 @@ def cost_quality(runs: pd.DataFrame, scores: pd.DataFrame, *, phantom: bool = Fa
     """Macro AUROC of each arm, with its 95 % interval, against what it costs: one panel a cost.
 
     `runs` has a row a run with arm, backbone and the columns of COSTS (a column that is missing gets no panel);
-    an arm's cost is the median of its runs. `scores` as for `plots_study.ablation`.
+    an arm's cost is the median of its runs, its latency the least. `scores` as for `plots_ablation.ablation`.
     """
     costs = [name for name in COSTS if name in runs and runs[name].notna().any()]
     macro = scores[(scores["metric"] == "auroc") & (scores["finding"] == MACRO)].set_index("arm")
@@ -79,7 +79,8 @@ def cost_quality(runs: pd.DataFrame, scores: pd.DataFrame, *, phantom: bool = Fa
     for axes, name in zip(panels.flat, costs, strict=False):
         for i, arm in enumerate(arms):
             own = runs[runs["arm"] == arm]
-            cost = own[name].median() / (1e6 if name == "parameters" else 1)
+            cost = own[name].min() if name == "cpu_latency_ms" else own[name].median()
+            cost /= 1e6 if name == "parameters" else 1
             row, colour = macro.loc[arm], backbone_colour(own["backbone"].iloc[0])
             axes.vlines(cost, row["low"], row["high"], color=colour, linewidth=1, alpha=0.5)
             axes.plot(cost, row["value"], marks[i % len(marks)], color=colour, markersize=6, mec="white", label=arm)
