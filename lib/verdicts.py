@@ -68,10 +68,8 @@ def compare_arms(arms: Mapping[str, Sequence[Answers]], reference: str) -> Verdi
         return Verdicts(reference, pd.concat(scores, ignore_index=True), pd.DataFrame(columns=columns), refused)
     table = pd.concat(changes, ignore_index=True)
     table["p_holm"] = table.groupby(["metric", "finding"])["p"].transform(holm)
-    tests = table.groupby(["metric", "finding"])["p"].transform("count")
-    table["detectable"] = [
-        _detectable(row, ALPHA / count) for row, count in zip(table.itertuples(), tests, strict=True)
-    ]
+    hardest = ALPHA / table.groupby(["metric", "finding"])["p"].transform("count").clip(lower=1)  # Holm's first step
+    table["detectable"] = [_detectable(row, alpha) for row, alpha in zip(table.itertuples(), hardest, strict=True)]
     return Verdicts(reference, pd.concat(scores, ignore_index=True), table, refused)
 
 

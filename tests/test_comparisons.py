@@ -1,5 +1,7 @@
 """Comparisons: intervals that cover, no false alarms, Holm and DeLong against known answers, refusals, sentences."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -291,6 +293,13 @@ def test_what_would_show_allows_for_the_correction():
     few = compare_arms({"one": one, "arm2": others["arm2"]}, "one").macro().iloc[0]
     many = compare_arms({"one": one, **others}, "one").macro().iloc[0]
     assert few["arm"] == many["arm"] and many["detectable"] > few["detectable"]
+
+
+def test_a_finding_without_a_positive_film_compares_by_nothing():
+    none = [answers(s) for s in (0, 1)]
+    none = [replace(run, targets=np.zeros_like(run.targets)) for run in none]
+    row = compare_arms({"one": none[:1], "two": none[1:]}, "one").macro().iloc[0]
+    assert np.isnan(row["p_holm"]) and np.isnan(row["detectable"])
 
 
 def test_an_arm_whose_seeds_were_tested_on_other_films_is_refused_alone():
