@@ -32,7 +32,7 @@ demo: $(VENV)/.installed
 	@$(BIN)/cxr report studies/demo.yaml
 
 test: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lab: $(VENV)/.installed
 	$(BIN)/jupyter lab

@@ -88,7 +88,7 @@ def test_killing_runner_kernel_and_process_changes_no_number(start, tmp_path):
     seed = time.time_ns() % 10**6
     rng = random.Random(seed)
     moments = [("training", rng.uniform(0, 1))]
-    moments += [(what, rng.uniform(0, stage)) for what in rng.sample(["runner", "kernel", "driver"], 3)]
+    moments += [(what, rng.uniform(0, stage / 2)) for what in rng.sample(["runner", "kernel", "driver"], 3)]
     told = f"seed {seed}: {moments}"
     for what, seconds in moments:
         while not kill(start(killed), what, killed / "chaos", seconds):  # too late: the last stage once more
