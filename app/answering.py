@@ -7,7 +7,8 @@ import numpy as np
 from pictures import overlay, picture, thumbnail
 from server import give_memory_back
 
-from lib.imaging import FilmError, read_film
+from lib.exceptions import FilmError
+from lib.imaging import read_film
 from lib.predictor import Predictor
 
 MAX_FILMS = 24

@@ -18,6 +18,7 @@ from server import set_up
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
+from lib.exceptions import CxrError
 from lib.modelcard import card_text
 from lib.predictor import Predictor
 
@@ -63,7 +64,7 @@ def choose_model(models: dict[str, Path]) -> Predictor | None:
     path = models[st.selectbox("Model", list(models), on_change=forget)]
     try:
         predictor = load(path, path.stat().st_mtime_ns)
-    except ValueError as error:
+    except CxrError as error:
         st.error(str(error))
         return None
     if predictor.card["data"].get("phantom"):

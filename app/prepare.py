@@ -11,7 +11,8 @@ from examples import draw_missing
 from rich.console import Console
 
 from lib.config import FINDINGS, REPO_ROOT
-from lib.export import ExportError, export_run
+from lib.exceptions import CxrError, ExportError, RunError
+from lib.export import export_run
 from lib.plan import plan_study
 from lib.records import read_plan
 from lib.results import is_complete, read_json
@@ -54,7 +55,7 @@ def run_reference() -> Path:
     summary = run_plan(plan, only=[REFERENCE], console=Console())
     if summary.exit_code:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in summary.failed.items())
-        raise RuntimeError(f"{REFERENCE} of {STUDY.name} did not run to its end: {reasons or 'interrupted'}")
+        raise RunError(f"{REFERENCE} of {STUDY.name} did not run to its end: {reasons or 'interrupted'}")
     return REPO_ROOT / "runs" / STUDY.stem / REFERENCE
 
 
@@ -70,5 +71,5 @@ def export(run: Path, folder: Path) -> Path:
 if __name__ == "__main__":
     try:
         prepare(Path(sys.argv[1]) if len(sys.argv) > 1 else REPO_ROOT / "savefolder")
-    except (OSError, RuntimeError, ValueError) as error:
+    except (CxrError, OSError) as error:
         sys.exit(str(error))

@@ -10,6 +10,7 @@ from math import inf
 from pathlib import Path, PurePath
 from typing import Any
 
+from lib.exceptions import CxrError
 from lib.filelist import escaped
 
 Row = dict[str, Any]
@@ -54,20 +55,20 @@ def columns(findings: Sequence[str]) -> list[str]:
 
 
 def check_output(out: Path, findings: Sequence[str], leaderboard: bool) -> None:
-    """Raises ValueError when answers cannot be written to `out`, or would replace something else than answers."""
+    """Raises CxrError when answers cannot be written to `out`, or would replace something else than answers."""
     endings = [".csv"] if leaderboard else list(_WRITE)
     if out.suffix not in endings:
-        raise ValueError(f"{out}: answers go to a file that ends with {', '.join(endings)}")
+        raise CxrError(f"{out}: answers go to a file that ends with {', '.join(endings)}")
     if not out.parent.is_dir():
-        raise ValueError(f"{out.parent} is no folder; make it, or name another place")
+        raise CxrError(f"{out.parent} is no folder; make it, or name another place")
     if not out.exists():
         return
     try:
         held = _header(out)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{out} is there and cannot be read ({error}); name another file") from error
+        raise CxrError(f"{out} is there and cannot be read ({error}); name another file") from error
     if held != (["imageID", "disease"] if leaderboard else columns(findings)):
-        raise ValueError(f"{out} is there and holds something else than such answers; name another file")
+        raise CxrError(f"{out} is there and holds something else than such answers; name another file")
 
 
 def write_answers(out: Path, rows: Iterable[Row], findings: Sequence[str], leaderboard: bool = False) -> None:

@@ -16,8 +16,9 @@ from tqdm import tqdm
 
 from lib.answers import Counts, Row, check_output, columns, line, read_answers, write_answers
 from lib.decode import DECODE_VERSION
+from lib.exceptions import CxrError, FilmError
 from lib.filelist import Found, escaped, find_files, path_text, without_output
-from lib.imaging import Film, FilmError, read_film
+from lib.imaging import Film, read_film
 from lib.journal import Journal
 from lib.predictor import Predictor
 
@@ -42,7 +43,7 @@ def predict_files(
 
     `threads` films are read and answered at a time, each on one core; by default as many as there are cores. A file
     that is no film is a row with the reason. The same call goes on where the last was stopped, and answers only what is
-    new or changed; `out` then holds the rows of this call. Raises ValueError for a model or output that cannot be.
+    new or changed; `out` then holds the rows of this call. Raises CxrError for a model or output that cannot be.
     """
     named, threads = list(named), threads or os.cpu_count() or 1
     predictor = Predictor(model, threads=1)
@@ -99,7 +100,7 @@ def _open_journal(out: Path, predictor: Predictor, leaderboard: bool) -> Journal
             journal.take_over(read_answers(out))
         except (KeyError, TypeError, ValueError) as error:
             journal.close(done=False)
-            raise ValueError(f"{out} is broken ({error}); delete it, or name another file") from error
+            raise CxrError(f"{out} is broken ({error}); delete it, or name another file") from error
     return journal
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from scipy.special import expit, logit
 
+from lib.exceptions import ExportError
 from lib.intervals import patient_codes
 from lib.metrics import checked
 from lib.reliability import log_losses
@@ -68,13 +69,13 @@ class Calibration:
             losses = [card["held_out_log_loss"][name] for name in METHODS]
             parts = [card["slope"], card["intercept"], card["val_positives"], *losses]
         except KeyError as error:
-            raise ValueError(f"the card's calibration lacks {error}; fit it again with fit_calibration") from error
+            raise ExportError(f"the card's calibration lacks {error}; fit it again with fit_calibration") from error
         if any(len(part) != len(findings) for part in [method, *parts]):
-            raise ValueError(f"the card's calibration needs {len(findings)} values everywhere, one a finding")
+            raise ExportError(f"the card's calibration needs {len(findings)} values everywhere, one a finding")
         slope, intercept, positives, *losses = (np.array(part, dtype=float) for part in parts)
         for name, kind, a, b in zip(findings, method, slope, intercept, strict=True):
             if kind not in METHODS or not keeps_order(a, b):
-                raise ValueError(
+                raise ExportError(
                     f"the card's calibration of {name} is '{kind}', slope {a}, intercept {b}: it must be one of "
                     f"{', '.join(METHODS)} and keep probabilities in order; fit it again with fit_calibration"
                 )

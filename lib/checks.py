@@ -6,7 +6,8 @@ from pathlib import Path
 import pandas as pd
 
 from lib.config import FINDINGS
-from lib.datasets import Dataset, DatasetError, read_dataset
+from lib.datasets import Dataset, read_dataset
+from lib.exceptions import DatasetError
 from lib.store import decode_problems
 
 

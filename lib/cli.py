@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from lib.exceptions import CxrError
+
 # What a command needs is imported in it: `cxr --help` stays quick, and nothing loads torch.
 
 app = typer.Typer(
@@ -218,7 +220,7 @@ def _told() -> Iterator[None]:
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
         raise typer.Exit(130) from None
-    except (OSError, RuntimeError, ValueError) as error:
+    except (CxrError, OSError) as error:
         if os.environ.get("CXR_DEBUG"):
             raise
         typer.echo(f"{error}", err=True)

@@ -21,16 +21,13 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from lib.exceptions import ComparisonError
 from lib.intervals import INTERVAL_METRICS, bootstrap_scores
 from lib.metrics import HALF, MACRO, auroc, average_precision, f1
 from lib.results import is_complete, read_json
 from lib.significance import LEVEL, satterthwaite
 
 RESAMPLES = 1000
-
-
-class ComparisonError(ValueError):
-    """Why runs cannot be compared, in one sentence."""
 
 
 @dataclass(frozen=True)

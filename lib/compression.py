@@ -10,6 +10,7 @@ import pandas as pd
 
 from lib.comparisons import Answers, arm_scores, differences
 from lib.config import REPO_ROOT
+from lib.exceptions import ExportError
 from lib.metrics import MACRO
 from lib.onnxfile import latencies_ms
 from lib.predictor import Predictor
@@ -32,14 +33,14 @@ def compare_exports(models: Mapping[str, Path], run: Answers, probs: Mapping[str
     `run` gives test targets, patients and thresholds (`comparisons.read_answers`). Columns: megabytes, auroc, low,
     high (macro, 95 %, patients), change, change_low, change_high (against the first, paired), prob_max (the largest
     change of a probability), milliseconds (one film, two threads, taking turns), memory_mb (the peak of a process that
-    does nothing else). Raises ValueError where probs do not fit the films.
+    does nothing else). Raises ExportError where probs do not fit the films.
     """
     size = Predictor(next(iter(models.values()))).image_size
     speed = latencies_ms(models, size)
     answers, rows = {}, []
     for name, path in models.items():
         if probs[name].shape != run.targets.shape:
-            raise ValueError(f"{name} has {probs[name].shape} answers for films with targets {run.targets.shape}")
+            raise ExportError(f"{name} has {probs[name].shape} answers for films with targets {run.targets.shape}")
         parts = (run.images, run.patients, run.targets, probs[name].astype(float), run.thresholds)
         answers[name] = Answers(name, run.seed, run.findings, *parts)
         first = next(iter(answers.values()))

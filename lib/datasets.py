@@ -11,10 +11,11 @@ from typing import Literal
 import pandas as pd
 
 from lib.config import FINDINGS
-from lib.layouts import DatasetError, read_listing
+from lib.exceptions import DatasetError
+from lib.layouts import read_listing
 from lib.rows import Rows, check_rows
 
-__all__ = ["Dataset", "DatasetError", "read_dataset"]
+__all__ = ["Dataset", "read_dataset"]
 
 
 @dataclass(frozen=True)

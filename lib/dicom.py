@@ -12,7 +12,8 @@ from pydicom.encaps import get_frame
 from pydicom.filereader import read_dataset
 from pydicom.pixels import get_decoder
 
-from lib.filmfile import FilmError, check_size
+from lib.exceptions import FilmError
+from lib.filmfile import check_size
 from lib.greyscale import displayed
 
 MODALITIES = ("CR", "DX", "RG", "DR", "XR")  # the last two are no defined terms, but are met

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from lib.config import REPO_ROOT
+from lib.exceptions import NotebookError
 from lib.results import is_complete, read_json, read_status, write_json, write_status
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
@@ -27,10 +28,6 @@ MALLOC_VARIABLES = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHO
 """glibc then keeps freed tensors for the next batch: small networks train up to 30 % faster on a CPU."""
 GRACE_SECONDS = 5.0
 INTERRUPTED = "interrupted"
-
-
-class NotebookError(RuntimeError):
-    """Why a notebook did not run to its end, in one sentence."""
 
 
 def process_environment(jobs: int) -> dict[str, str]:

@@ -13,7 +13,7 @@ from typing import Any
 from timm.utils import reparameterize_model
 
 from lib.config import REPO_ROOT, resolve
-from lib.datasets import DatasetError
+from lib.exceptions import DatasetError, ExportError
 from lib.familiarity import fit_familiarity
 from lib.modelcard import card_text, make_card, read_calibration
 from lib.models import Classifier, load_model
@@ -22,9 +22,9 @@ from lib.published import load_published
 from lib.quantize import LIMIT, Bench, Judge, Trial, best_trial, quantize
 from lib.results import is_complete, package_versions, read_json, whole_file
 from lib.runfilms import RunFilms, read_run_films
-from lib.served import ExportError, Served
+from lib.served import Served
 
-__all__ = ["ExportError", "export_run"]
+__all__ = ["export_run"]
 
 CALIBRATION_FILMS = 64
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

@@ -6,14 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+from lib.exceptions import FilmError
+
 MAX_SIDE = 8192  # px
 MIN_SIDE = 32  # px
 MAX_ASPECT = 4.0  # the longer side over the shorter
 MAX_BYTES = 2**28  # of a file; a plain 16-bit film of 8192 x 8192 px has half of that
-
-
-class FilmError(ValueError):
-    """A file is no film that can be answered; its text is a sentence with the reason."""
 
 
 def check_size(width: int, height: int) -> None:

@@ -12,6 +12,7 @@ import pandas as pd
 from lib.config import FINDINGS, PHANTOMS, Config, resolve
 from lib.datasets import Dataset, read_dataset
 from lib.decode import decode_grey
+from lib.exceptions import RunError
 from lib.phantom import write_phantoms
 from lib.results import read_json, write_json, write_table
 from lib.splits import SPLITS, assign_splits, check_inherited, check_leaks
@@ -83,7 +84,7 @@ def earlier_stages(config: Config) -> list[Path]:
     while start:
         folder = resolve(start)
         if not (folder / "record.json").exists():
-            raise RuntimeError(f"init_from: {folder} holds no complete run; run that stage first")
+            raise RunError(f"init_from: {folder} holds no complete run; run that stage first")
         stages.append(folder)
         start = read_json(folder / "config.json")["init_from"]
     return stages

@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from lib.decode import grey_pixels
-from lib.filmfile import MAX_SIDE, FilmError, check_size, read_bytes
+from lib.exceptions import FilmError
+from lib.filmfile import MAX_SIDE, check_size, read_bytes
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF")
 

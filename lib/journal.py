@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from lib.answers import KNOWN_BY, Row
+from lib.exceptions import CxrError
 
 _SAVE_SECONDS = 1.0
 _TABLE = "CREATE TABLE IF NOT EXISTS answers (path TEXT PRIMARY KEY, known TEXT, row TEXT, turn INTEGER UNIQUE)"
@@ -15,7 +16,7 @@ _TABLE = "CREATE TABLE IF NOT EXISTS answers (path TEXT PRIMARY KEY, known TEXT,
 class Journal:
     """The rows of one output file, on disk, so that memory does not grow with them.
 
-    Raises RuntimeError when another process holds the journal or it is broken.
+    Raises CxrError when another process holds the journal or it is broken.
     """
 
     def __init__(self, path: Path):
@@ -28,8 +29,8 @@ class Journal:
             self.database.commit()
         except sqlite3.DatabaseError as error:
             if "locked" in str(error):
-                raise RuntimeError(f"{path} is in use by another process that writes there; wait for it") from error
-            raise RuntimeError(f"{path} cannot be used ({error}); delete it, or write somewhere else") from error
+                raise CxrError(f"{path} is in use by another process that writes there; wait for it") from error
+            raise CxrError(f"{path} cannot be used ({error}); delete it, or write somewhere else") from error
 
     def take_over(self, rows: Iterable[Row]) -> None:
         """Learns the answers of an earlier output file; those of the journal are newer and stay."""

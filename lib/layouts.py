@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lib.config import FINDINGS, NO_FINDING
+from lib.exceptions import DatasetError
 
 NIH_NAME = re.compile(r"^(\d{8})_\d{3}\.(?:png|jpe?g)$", re.IGNORECASE)
 SPLIT_FOLDERS = {"train": "train", "val": "train", "valid": "train", "validation": "train", "test": "test"}
@@ -31,10 +32,6 @@ _NAMES = {name.lower().replace("_", " "): name for name in (*FINDINGS, NO_FINDIN
     "infiltrate": "Infiltration",  # so written in BBox_List_2017.csv
     "normal": NO_FINDING,
 }
-
-
-class DatasetError(ValueError):
-    """A dataset folder cannot be used as it is; the text lists everything that is wrong with it."""
 
 
 @dataclass

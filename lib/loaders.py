@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lib.config import Config
+from lib.exceptions import DatasetError
 
 DEGREES = 20.0  # the method rotates by up to +-20 degrees
 Batch = tuple[Tensor, Tensor]
@@ -35,7 +36,7 @@ class Loader:
 
     def __post_init__(self) -> None:
         if not len(self.rows):
-            raise ValueError("a loader needs at least one image; this split is empty")
+            raise DatasetError("a loader needs at least one image; this split is empty")
         if len(self.rows) != len(self.targets):
             raise ValueError(f"{len(self.rows)} images but {len(self.targets)} rows of targets")
 
@@ -76,7 +77,7 @@ def make_loaders(
     """Loaders for train, val and test of `frame` (with column `split`, N rows), and submit for the ids in `submission`.
 
     store: (N, S, S), rows as in `frame`. Images without any of the config's findings annotated are left out, but for
-    those to submit, which come in the order of `submission`. Raises ValueError when there is nothing to train on, to
+    those to submit, which come in the order of `submission`. Raises DatasetError when there is nothing to train on, to
     choose with, or to test on.
     """
     targets = frame[list(config.findings)].to_numpy(np.float32)  # (N, F)
@@ -87,13 +88,13 @@ def make_loaders(
     for split, rows in where.items():
         if (rows < 0).any():
             lost = [image for image, row in zip(submission, rows, strict=True) if row < 0]
-            raise ValueError(f"{len(lost)} images of the unlabelled test.csv cannot be answered, as {lost[0]}")
+            raise DatasetError(f"{len(lost)} images of the unlabelled test.csv cannot be answered, as {lost[0]}")
         if len(rows):
             training = {"augment": config.augment, "shuffle": True, "seed": config.seed} if split == "train" else {}
             loaders[split] = Loader(store, rows, targets[rows], config.batch_size, **training)
     missing = [split for split in ("train", "val", "test") if split not in loaders]
     if missing:
-        raise ValueError(f"no image annotated for {', '.join(config.findings)} is in {' or '.join(missing)}")
+        raise DatasetError(f"no image annotated for {', '.join(config.findings)} is in {' or '.join(missing)}")
     return loaders
 
 

@@ -13,6 +13,7 @@ from timm.models import group_parameters
 from torch import Tensor, nn
 
 from lib.config import Config, resolve
+from lib.exceptions import ModelError
 from lib.results import read_json, whole_file, write_json
 
 MLP_WIDTHS = (625, 256)  # Ayushk4/MedImaging (2021)
@@ -53,7 +54,7 @@ def build_model(config: Config) -> Classifier:
     """The model that a config asks for: its backbone with weights, a new head, and what is frozen.
 
     Weights come from `init_from` (the backbone of an earlier run), else from `pretrained`. Initial weights are
-    a function of the seed. Raises ValueError for an unknown backbone or a wrong option, RuntimeError when
+    a function of the seed. Raises ModelError for an unknown backbone or a wrong option, when
     weights cannot be fetched or do not fit.
     """
     torch.manual_seed(config.seed)
@@ -75,7 +76,7 @@ def build_backbone(name: str, image_size: int, drop_path: float = 0.0, pretraine
     """
     if not timm.is_model(name):
         close = timm.list_models(f"*{name.split('.')[0][:6]}*")[:5]
-        raise ValueError(f"backbone {name!r} is not known to timm; close names: {', '.join(close) or 'none'}")
+        raise ModelError(f"backbone {name!r} is not known to timm; close names: {', '.join(close) or 'none'}")
     options: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
     known = timm.get_pretrained_cfg(name)
     if known is not None and known.fixed_input_size:
@@ -83,20 +84,20 @@ def build_backbone(name: str, image_size: int, drop_path: float = 0.0, pretraine
     if isinstance(pretrained, str):
         path = resolve(pretrained)
         if not path.is_file():
-            raise RuntimeError(f"pretrained: there is no file {path}; give a timm weight file, true or false")
+            raise ModelError(f"pretrained: there is no file {path}; give a timm weight file, true or false")
         options["pretrained_cfg_overlay"] = {"file": str(path)}
     try:
         return timm.create_model(name, pretrained=bool(pretrained), num_classes=0, **options)
     except TypeError as error:
-        raise ValueError(f"backbone {name!r} does not take {', '.join(options)}: {error}") from error
+        raise ModelError(f"backbone {name!r} does not take {', '.join(options)}: {error}") from error
     except OSError as error:
-        raise RuntimeError(
+        raise ModelError(
             f"the weights of {name!r} cannot be fetched ({type(error).__name__}): without network, set "
             "pretrained to a local weight file, or to false to start from scratch, or fetch them once with network"
         ) from error
     except RuntimeError as error:
         first = str(error).strip().splitlines()[:3]
-        raise RuntimeError(f"the weights do not fit {name!r} (pretrained={pretrained!r}): {' '.join(first)}") from error
+        raise ModelError(f"the weights do not fit {name!r} (pretrained={pretrained!r}): {' '.join(first)}") from error
 
 
 def build_head(kind: str, features: int, outputs: int, dropout: float) -> nn.Module:
@@ -124,7 +125,7 @@ def freeze(model: Classifier, what: str | int) -> None:
     """Freezes `none`, the whole `backbone`, or its first k stages (an int; the stem counts as the first)."""
     stages = backbone_stages(model.backbone)
     if isinstance(what, int) and what > len(stages):
-        raise ValueError(f"freeze={what}: this backbone has {len(stages)} stages; use a smaller number or 'backbone'")
+        raise ModelError(f"freeze={what}: this backbone has {len(stages)} stages; use a smaller number or 'backbone'")
     count = {"none": 0, "backbone": len(stages)}.get(what, what)
     frozen = {name for stage in stages[:count] for name in stage}
     for name, weight in model.backbone.named_parameters():
@@ -140,11 +141,11 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
 def transfer_backbone(model: Classifier, name: str, folder: Path) -> None:
     """Copies the backbone of the run in `folder` into `model`; its head stays new.
 
-    Raises RuntimeError that names what does not fit: another backbone, missing, unknown or misshapen weights.
+    Raises ModelError that names what does not fit: another backbone, missing, unknown or misshapen weights.
     """
     card = read_card(folder)
     if card["backbone"] != name:
-        raise RuntimeError(f"init_from: {folder} holds a {card['backbone']}, this run wants a {name}; use one backbone")
+        raise ModelError(f"init_from: {folder} holds a {card['backbone']}, this run wants a {name}; use one backbone")
     state = safetensors.torch.load_file(folder / "model.safetensors")
     prefix = "backbone."
     given = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
@@ -157,7 +158,7 @@ def transfer_backbone(model: Classifier, name: str, folder: Path) -> None:
     wrong = [f"{key} is missing" for key in wanted.keys() - given.keys()]
     wrong += [f"{key} is unknown" for key in given.keys() - wanted.keys()] + shapes
     if wrong:
-        raise RuntimeError(
+        raise ModelError(
             f"init_from: {folder} does not fit {name}: {'; '.join(sorted(wrong)[:5])} ({len(wrong)} in all)"
         )
     model.backbone.load_state_dict(given)
@@ -176,7 +177,7 @@ def read_card(folder: Path) -> dict[str, Any]:
     """The card of a saved model; raises RuntimeError that says what is missing where."""
     for name in ("card.json", "model.safetensors"):
         if not (folder / name).exists():
-            raise RuntimeError(f"{folder} holds no {name}: that stage is not complete; run it first")
+            raise ModelError(f"{folder} holds no {name}: that stage is not complete; run it first")
     return read_json(folder / "card.json")
 
 

@@ -10,8 +10,9 @@ import numpy as np
 import onnx
 import torch
 
+from lib.exceptions import ExportError
 from lib.predictor import OUTPUTS, open_session
-from lib.served import ExportError, Served
+from lib.served import Served
 
 OPSET = 18
 TOLERANCE = 1e-4

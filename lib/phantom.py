@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from lib.config import NO_FINDING
 from lib.decode import start_worker
+from lib.exceptions import DatasetError
 from lib.phantom_cohort import Film, draw_cardiomegaly_cohort, draw_cohort
 from lib.phantom_film import BOX_GRID, Box, draw_phantom
 
@@ -53,7 +54,7 @@ def write_phantoms(
     FileExistsError where `folder` holds anything else, ValueError for parameters out of range.
     """
     if patients < 4 or size < 16 or seed < 0:
-        raise ValueError(
+        raise DatasetError(
             f"phantoms need patients >= 4, size >= 16 and seed >= 0; got patients={patients}, size={size}, seed={seed}"
         )
     folder = Path(folder).expanduser().absolute()

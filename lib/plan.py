@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from lib.config import REPO_ROOT, Config
-from lib.studies import Study, StudyError, read_study
+from lib.exceptions import StudyError
+from lib.studies import Study, read_study
 
 INHERITED = ("backbone", "pretrained", "head", "image_size")
 RECIPE = (

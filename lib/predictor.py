@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+from lib.exceptions import ExportError
 from lib.familiarity import unlikeness
 
 CARD_FORMAT = 1
@@ -35,7 +36,7 @@ class Predictor:
     """A model of `savefolder/`, loaded once; `predict` may be called from several threads.
 
     `card` is what the export wrote into the file, `thresholds` (F,) are on `probs`. `threads` is how many cores one
-    answer may use, by default all. Raises ValueError for a file that is no such model.
+    answer may use, by default all. Raises ExportError for a file that is no such model.
     """
 
     def __init__(self, model: Path | str, threads: int | None = None):
@@ -56,7 +57,7 @@ class Predictor:
             )
         outputs = self.session.run(OUTPUTS, {"images": images})
         if not np.isfinite(outputs[1]).all():
-            raise ValueError(f"{self.path} answers with numbers that are not finite; export the run again")
+            raise ExportError(f"{self.path} answers with numbers that are not finite; export the run again")
         statistics, embedding = self.card.get("familiarity"), outputs[3]
         score = unlikeness(embedding, statistics) if statistics else np.full(len(images), np.nan)  # (B,)
         return Answer(*outputs, unlikeness=np.asarray(score, dtype=np.float64))
@@ -78,10 +79,10 @@ class Predictor:
 def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
     """A session on the CPU as every answer is served: no memory is kept between answers, no thread spins in wait.
 
-    Raises ValueError for a file that is missing or no ONNX model.
+    Raises ExportError for a file that is missing or no ONNX model.
     """
     if not path.is_file():
-        raise ValueError(f"{path} is no file; export a trained run with `cxr export RUN`, or name another model")
+        raise ExportError(f"{path} is no file; export a trained run with `cxr export RUN`, or name another model")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -91,21 +92,21 @@ def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own types have no common base
-        raise ValueError(f"{path} cannot be loaded as an ONNX model; export it again ({error})") from error
+        raise ExportError(f"{path} cannot be loaded as an ONNX model; export it again ({error})") from error
 
 
 def _read_card(session: onnxruntime.InferenceSession, path: Path) -> dict[str, Any]:
     text = session.get_modelmeta().custom_metadata_map.get("card")
     outputs = {output.name: output.shape for output in session.get_outputs()}
     if text is None or not outputs.keys() >= set(OUTPUTS):
-        raise ValueError(f"{path} was not written by `cxr export`: it has no card, or not the outputs {OUTPUTS}")
+        raise ExportError(f"{path} was not written by `cxr export`: it has no card, or not the outputs {OUTPUTS}")
     card = json.loads(text)
     if card.get("format") != CARD_FORMAT:
-        raise ValueError(f"{path} has a card of format {card.get('format')!r}, and this version reads {CARD_FORMAT}")
+        raise ExportError(f"{path} has a card of format {card.get('format')!r}, and this version reads {CARD_FORMAT}")
     missing = [key for key in _REQUIRED if key not in card]
     count = len(card.get("findings", ()))
     if missing or outputs["logits"][1] != count or len(card["thresholds"]) != count:
-        raise ValueError(
+        raise ExportError(
             f"{path} has a broken card (missing: {missing or 'nothing'}; {count} findings); export it again"
         )
     return card

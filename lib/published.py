@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from lib.config import FINDINGS
+from lib.exceptions import ExportError
 from lib.models import Classifier, build_backbone, build_head
-from lib.served import ExportError
 
 BACKBONE = "tf_efficientnet_b4.ns_jft_in1k"
 SIZE = 224

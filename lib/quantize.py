@@ -18,10 +18,10 @@ import onnx
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType, quantize_static
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
+from lib.exceptions import ExportError
 from lib.graphs import light_nodes, weighted_nodes
 from lib.metrics import auroc
 from lib.onnxfile import run_file
-from lib.served import ExportError
 
 LIMIT = 0.005
 """The largest drop of validation macro AUROC that is shipped without being told to."""

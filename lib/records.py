@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from lib.config import Config
+from lib.exceptions import RunError
 from lib.metrics import MACRO
 from lib.results import is_complete, read_json
 
@@ -15,7 +16,7 @@ def read_runs(study_folder: Path) -> pd.DataFrame:
     """One row a complete run of a study, in the plan's order: what it is, its macro test metrics, what it cost.
 
     The macro metrics are those of `metrics.csv`, with intervals. A record that was made with other parameters than
-    the plan's does not count. Raises FileNotFoundError without a plan, ValueError when no run is complete.
+    the plan's does not count. Raises RunError without a plan, or when no run is complete.
     """
     rows = []
     for name, planned in _complete(study_folder).items():
@@ -46,7 +47,7 @@ def _complete(study_folder: Path) -> dict[str, dict[str, Any]]:
         if is_complete(folder) and _is_planned(folder, planned):
             complete[name] = planned
     if not complete:
-        raise ValueError(f"no run of {study_folder} is complete yet ({len(plan)} are planned): cxr run the study first")
+        raise RunError(f"no run of {study_folder} is complete yet ({len(plan)} are planned): cxr run the study first")
     return complete
 
 
@@ -61,7 +62,7 @@ def read_plan(study_folder: Path) -> dict[str, Any]:
     """The plan of a study: which runs it has, of which arm and seed, and the reference arm."""
     path = study_folder / "plan.json"
     if not path.exists():
-        raise FileNotFoundError(
+        raise RunError(
             f"{study_folder} holds no study that was run: `make demo` makes runs/demo, `cxr run studies/NAME.yaml` "
             "another; or name one that is there in the parameter `study`"
         )
@@ -71,7 +72,7 @@ def read_plan(study_folder: Path) -> dict[str, Any]:
 def read_run(folder: Path) -> tuple[Config, dict[str, Any]]:
     """The config and the record of a complete run; raises FileNotFoundError where there is none."""
     if not is_complete(folder):
-        raise FileNotFoundError(
+        raise RunError(
             f"{folder} holds no complete run: `make demo` makes runs/demo/adaptive-s0, or name one that is there in "
             "the parameter `run`"
         )

@@ -9,10 +9,11 @@ from pathlib import Path
 import pandas as pd
 
 from lib.config import REPO_ROOT
+from lib.exceptions import RunError, StudyError
 from lib.execute import run_notebook
 from lib.records import read_plan
 from lib.results import whole_file
-from lib.studies import StudyError, read_study
+from lib.studies import read_study
 
 NOTEBOOK = REPO_ROOT / "notebooks" / "ablations.ipynb"
 WRITTEN = ("table.csv", "ablation.png", "ablation.svg")
@@ -53,7 +54,7 @@ def run_or_study_folder(name: str, runs_dir: Path = REPO_ROOT / "runs") -> Path:
 def make_report(folder: Path) -> list[Path]:
     """Executes `notebooks/ablations.ipynb` on a study's folder; returns the paths of table, figures and page.
 
-    Raises NotebookError with the cell and its error when the notebook fails, FileNotFoundError when it did not
+    Raises NotebookError with the cell and its error when the notebook fails, RunError when it did not
     write what it has to.
     """
     report = folder / "report"
@@ -64,7 +65,7 @@ def make_report(folder: Path) -> list[Path]:
     with whole_file(page) as partial:
         partial.write_text(_page(executed, title=f"{read_plan(folder)['study']}: ablation report"))
     if missing := [name for name in WRITTEN if not (report / name).exists()]:
-        raise FileNotFoundError(f"{NOTEBOOK} ran, but did not write {', '.join(missing)} to {report}")
+        raise RunError(f"{NOTEBOOK} ran, but did not write {', '.join(missing)} to {report}")
     return [report / "table.csv", *_figures(report), page]
 
 

@@ -23,6 +23,7 @@ import pandas as pd
 from pydantic import ValidationError
 
 from lib.config import NO_FINDING, REPO_ROOT, Config, resolve
+from lib.exceptions import RunError
 from lib.memory import peak_memory_mb
 
 HEARTBEAT_SECONDS = 5.0
@@ -58,7 +59,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text())
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); delete it and run again") from error
+        raise RunError(f"{path} is not valid JSON ({error}); delete it and run again") from error
 
 
 def _plain(value: Any) -> Any:
@@ -109,7 +110,7 @@ def start_run(config: Config, *, wait_seconds: float = 30.0) -> Run:
 
     A folder that holds a complete run, or one of another config, is set aside under
     `<folder>.replaced-<time>`, never overwritten; what a broken run with the same config left is continued.
-    Raises RuntimeError when another live process holds the folder for longer than `wait_seconds`.
+    Raises RunError when another live process holds the folder for longer than `wait_seconds`.
     """
     folder = resolve(config.run_dir)
     _release(folder)
@@ -167,7 +168,7 @@ def _claim(folder: Path, wait_seconds: float) -> Any:
         except BlockingIOError:
             if time.monotonic() > until:
                 lock.seek(0)
-                raise RuntimeError(f"{folder} is in use by {lock.read().strip()}; wait for it or stop it") from None
+                raise RunError(f"{folder} is in use by {lock.read().strip()}; wait for it or stop it") from None
             time.sleep(0.2)
         else:
             lock.truncate(0)

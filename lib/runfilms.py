@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from lib.config import Config
-from lib.datasets import DatasetError
+from lib.exceptions import DatasetError
 from lib.films import Films, describe_films, read_rows
 from lib.loaders import Loader, make_loaders
 from lib.results import read_json

@@ -15,12 +15,12 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from lib.config import PHANTOMS, Config, resolve
+from lib.exceptions import DatasetError, RunError, StudyError
 from lib.execute import INTERRUPTED, execute_run, process_environment
-from lib.layouts import DatasetError, find_layout
+from lib.layouts import find_layout
 from lib.plan import Plan, PlannedRun
 from lib.progress import StudyProgress
 from lib.results import is_complete, read_json, set_aside, write_json, write_status
-from lib.studies import StudyError
 
 
 @dataclass
@@ -62,7 +62,7 @@ def run_plan(
     run is started again in its folder. A failed run fails those that need it and nothing else. `executor` submits
     `execute_run`: threads here by default, or Dask's `client.get_executor()` on a cluster with a shared disk.
     `on_end` is called with each run that ended, or was complete, and the reason of its failure; it must not raise.
-    Raises StudyError for an unknown name in `only`, RuntimeError when another process runs this study.
+    Raises StudyError for an unknown name in `only`, RunError when another process runs this study.
     """
     console = console or Console()
     on_end = on_end or (lambda run, reason: None)
@@ -234,7 +234,7 @@ def _study_lock(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
-            raise RuntimeError(f"{folder} is being run by process {lock.read().strip()}; wait or stop it") from None
+            raise RunError(f"{folder} is being run by process {lock.read().strip()}; wait or stop it") from None
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()

@@ -11,11 +11,8 @@ from torch import Tensor, nn
 
 from lib.attention import TokenMaps, check_transformer
 from lib.cam import ACTIVATIONS, ConvolvedMaps, PooledMaps, is_pooled
+from lib.exceptions import ExportError
 from lib.models import Classifier
-
-
-class ExportError(RuntimeError):
-    """Why a model cannot be exported, in one sentence."""
 
 
 class Served(nn.Module):

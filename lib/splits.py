@@ -7,14 +7,11 @@ from hashlib import blake2b
 import pandas as pd
 
 from lib.config import FINDINGS, Config
+from lib.exceptions import SplitError
 
 SPLITS = ("train", "val", "test", "submit", "excluded")
 """What a row can be for. submit: official test images without labels; excluded: other images of test patients."""
 TEST_SEED = 0  # of the test patients that no official list names: all runs are tested on the same
-
-
-class SplitError(ValueError):
-    """A split cannot be made, or leaks; the text names the patients."""
 
 
 def assign_splits(frame: pd.DataFrame, config: Config) -> pd.Series:

@@ -25,7 +25,8 @@ from tqdm.auto import tqdm
 
 from lib.config import REPO_ROOT
 from lib.decode import DECODE_VERSION, Bad, decode_chunk, start_worker
-from lib.layouts import DatasetError, Problem
+from lib.exceptions import DatasetError
+from lib.layouts import Problem
 from lib.rows import BAD_COLUMNS, problem_text
 
 _CHUNK = 32  # images a task
@@ -138,7 +139,8 @@ def _fill(path: Path, keys: np.ndarray, paths: list[str], size: int, workers: in
     if journal is None or not partial.is_file():
         needed, free = len(keys) * size * size, shutil.disk_usage(path.parent).free
         if needed > free:
-            raise OSError(f"{path.parent}: the store needs {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free there")
+            gigabytes = f"needs {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free there"
+            raise DatasetError(f"{path.parent}: the store {gigabytes}")
         np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=(len(keys), size, size))
         journal = _Journal(path.with_suffix(".done.npz"), partial, np.zeros(len(keys), dtype=np.uint8))
         _take_over(path, partial, keys, size, journal)
@@ -188,7 +190,7 @@ def _run(
         for future in as_completed(futures):
             on_chunk(futures.pop(future), future.result())
     except BrokenProcessPool as error:
-        raise RuntimeError(
+        raise DatasetError(
             "a process that decoded images ended unexpectedly: killed, out of memory, or started by a script without "
             "`if __name__ == '__main__':`. What was decoded is kept: run it again to go on."
         ) from error

@@ -11,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from lib.config import REPO_ROOT, Config, resolve
+from lib.exceptions import StudyError
 
 TOP_FIELDS = ("study", "seeds", "base", "notebooks", "runs")
 ROW_FIELDS = ("notebook", "set", "init_from", "changes", "reference", "about", "seeds")
@@ -20,10 +21,6 @@ ELSEWHERE = {
     "seed": "write `seeds` beside `base`, or in the run",
     "init_from": "write `init_from` in the run, beside `set`",
 }
-
-
-class StudyError(ValueError):
-    """Everything that is wrong with a study, one sentence a line; nothing was started."""
 
 
 @dataclass(frozen=True)

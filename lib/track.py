@@ -21,6 +21,7 @@ from typing import Any
 from rich.console import Console
 
 from lib.config import REPO_ROOT
+from lib.exceptions import CxrError
 from lib.execute import INTERRUPTED
 from lib.plan import PlannedRun
 from lib.track_mlflow import is_database, problem
@@ -45,12 +46,12 @@ def tracking(study: str, tracker: str | None, uri: str | None, console: Console)
     """What the runner calls with each run that ended and the reason of its failure; None without a `tracker`.
 
     `uri` is a tracking server or a store: by default MLFLOW_TRACKING_URI, else `runs/mlflow.db`. Interrupted runs are
-    left out: they go on later. Leaving the block waits until everything is logged or given up. Raises RuntimeError
+    left out: they go on later. Leaving the block waits until everything is logged or given up. Raises CxrError
     when MLflow is not installed, ValueError for a `uri` without a tracker; every other failure is told on `console`.
     """
     if tracker is None:
         if uri:
-            raise ValueError(f"--tracking-uri says where to log, but nothing is logged to {shown(uri)}: add --track")
+            raise CxrError(f"--tracking-uri says where to log, but nothing is logged to {shown(uri)}: add --track")
         yield None
         return
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
@@ -79,7 +80,7 @@ def tracking(study: str, tracker: str | None, uri: str | None, console: Console)
 def _check_installed(uri: str) -> None:
     needed = ["mlflow", *(["sqlalchemy", "alembic"] if is_database(uri) else [])]
     if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
-        raise RuntimeError(
+        raise CxrError(
             f"--track mlflow needs {', '.join(missing)}, so nothing was started. Install the extra `track`, in "
             f"{REPO_ROOT}: {sys.executable} -m pip install -c constraints.txt -e '.[track]'"
         )

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from lib.config import Config
+from lib.exceptions import ModelError
 from lib.loaders import Loader
 from lib.metrics import auroc, average_precision
 from lib.models import Classifier
@@ -111,10 +112,10 @@ def fit(
     History: one row an epoch with train_loss, val_loss, val_auroc, val_average_precision, lr, seconds. After every
     epoch `last.ckpt` in `folder` holds all that is needed to go on: started again with the same arguments, training
     continues from it and ends with the same weights, bit for bit on one CPU with the same number of threads.
-    `on_epoch` is told each row. Raises ValueError when validation can score no finding, RuntimeError on a NaN loss.
+    `on_epoch` is told each row. Raises ModelError when validation can score no finding, and on a NaN loss.
     """
     if np.isnan(_mean([auroc(t, np.zeros(len(t))) for t in val.targets.T])):
-        raise ValueError("no finding has both a positive and a negative in validation: use more data or val_fraction")
+        raise ModelError("no finding has both a positive and a negative in validation: use more data or val_fraction")
     fabric = make_fabric(config, model)
     model.to(memory_format=torch.channels_last)
     state = _State(model, fabric, config, len(train) * config.epochs)
@@ -209,7 +210,7 @@ class _State:
             return
         content = torch.load(path, map_location="cpu", weights_only=True)
         if content["config"] != self.config.hash():
-            raise RuntimeError(f"{path} was written by a run with other parameters; use another run_dir or remove it")
+            raise ModelError(f"{path} was written by a run with other parameters; use another run_dir or remove it")
         self.model.load_state_dict(content["model"])
         if self.ema:
             self.ema.module.load_state_dict(content["ema"])
@@ -246,7 +247,7 @@ def _train_epoch(state: _State, train: Loader, epoch: int, bar: tqdm) -> float:
         bar.update()
     mean = torch.stack(losses).mean().item()
     if not math.isfinite(mean):
-        raise RuntimeError(f"the training loss of epoch {epoch + 1} is {mean}: lower lr, raise warmup or clip_norm")
+        raise ModelError(f"the training loss of epoch {epoch + 1} is {mean}: lower lr, raise warmup or clip_norm")
     return mean
 
 

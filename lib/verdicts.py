@@ -7,15 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lib.comparisons import (
-    Answers,
-    ComparisonError,
-    arm_scores,
-    common_findings,
-    differences,
-    read_answers,
-    training_noise,
-)
+from lib.comparisons import Answers, arm_scores, common_findings, differences, read_answers, training_noise
+from lib.exceptions import ComparisonError
 from lib.metrics import MACRO
 from lib.records import read_plan, read_runs
 from lib.significance import ALPHA, detectable, holm

@@ -19,6 +19,7 @@ import lib.batch
 from lib.answers import columns, line, read_answers
 from lib.batch import predict_command, predict_files
 from lib.config import REPO_ROOT
+from lib.exceptions import CxrError
 from lib.filelist import Found, escaped, find_files, path_text
 from lib.journal import Journal
 from lib.predictor import Predictor
@@ -344,14 +345,14 @@ def test_a_killed_process_leaves_what_the_next_call_goes_on_from(model, films, t
 def test_two_at_once_on_one_output_are_told(model, films, tmp_path):
     held = Journal(tmp_path / ".out.csv.partial")
     held.add(0, {"path": "x", "status": "ok", "bytes": 1, "modified": 1, "model": "m"})
-    with pytest.raises(RuntimeError, match="is in use by another process"):
+    with pytest.raises(CxrError, match="is in use by another process"):
         answers(model, films, out=tmp_path / "out.csv")
     held.close(done=True)
 
 
 def test_a_broken_journal_is_told(model, films, tmp_path):
     (tmp_path / ".out.csv.partial").write_bytes(b"no database at all" * 100)
-    with pytest.raises(RuntimeError, match=r"\.out\.csv\.partial cannot be used .* delete it"):
+    with pytest.raises(CxrError, match=r"\.out\.csv\.partial cannot be used .* delete it"):
         answers(model, films, out=tmp_path / "out.csv")
 
 
@@ -372,7 +373,7 @@ def test_a_broken_journal_is_told(model, films, tmp_path):
 def test_an_output_that_cannot_be_is_told_before_anything_is_read(model, films, tmp_path, read, name, options, message):
     for ending in ENDINGS:
         (tmp_path / f"theirs{ending}").write_text("their,own\n1,2\n")
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(CxrError, match=message):
         predict_files(model, [str(films)], out=tmp_path / name, **options)
     assert read == [] and (tmp_path / "theirs.csv").read_text() == "their,own\n1,2\n"
 
@@ -381,7 +382,7 @@ def test_an_output_with_a_broken_row_is_told(model, films, tmp_path):
     answers(model, films, out=tmp_path / "out.jsonl")
     with (tmp_path / "out.jsonl").open("a") as file:
         file.write('{"path": ')
-    with pytest.raises(ValueError, match=r"out\.jsonl is broken .* delete it"):
+    with pytest.raises(CxrError, match=r"out\.jsonl is broken .* delete it"):
         answers(model, films, out=tmp_path / "out.jsonl")
 
 

@@ -15,6 +15,7 @@ from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 from lib import calibration, plots_calibration
 from lib.calibration import Calibration, fit_calibration, keeps_order
 from lib.config import FINDINGS
+from lib.exceptions import CxrError
 from lib.metrics import auroc
 from lib.plots_data import PHANTOM_NOTE
 from lib.reliability import calibration_scores, calibration_table, reliability
@@ -311,7 +312,7 @@ def test_a_card_names_the_losses_by_method():
 def test_a_broken_card_is_refused(change, message):
     card = with_maps((0.5, 0), (0.5, 1)).as_card() | change
     card = {name: value for name, value in card.items() if value is not None}
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(CxrError, match=message):
         Calibration.from_card(card)
 
 

@@ -10,8 +10,9 @@ from torch.nn.functional import gelu
 
 from lib.attention import gelu_slope, norm_gradient
 from lib.cam import head_gradient, weighted_maps
+from lib.exceptions import ExportError
 from lib.models import Classifier, build_backbone, build_head
-from lib.served import ExportError, Served
+from lib.served import Served
 
 CNNS = [family for family in FAMILIES if family != "vit"]
 

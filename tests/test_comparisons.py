@@ -8,7 +8,8 @@ import pytest
 from scipy import stats
 
 from lib import comparisons
-from lib.comparisons import Answers, ComparisonError, arm_scores, common_findings, differences, training_noise
+from lib.comparisons import Answers, arm_scores, common_findings, differences, training_noise
+from lib.exceptions import ComparisonError
 from lib.metrics import auroc
 from lib.significance import delong, detectable, holm
 from lib.verdicts import compare_arms, power_table

@@ -11,7 +11,8 @@ from PIL import Image
 
 from lib.checks import check_folder
 from lib.config import FINDINGS
-from lib.datasets import DatasetError, read_dataset
+from lib.datasets import read_dataset
+from lib.exceptions import DatasetError
 from lib.rows import patient_of
 
 NIH_HEADER = ["Image Index", "Finding Labels", "Follow-up #", "Patient ID", "Patient Age", "Patient Gender"]

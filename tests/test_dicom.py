@@ -18,8 +18,9 @@ from pydicom.pixels import apply_windowing  # noqa: E402
 
 from lib.config import REPO_ROOT  # noqa: E402
 from lib.decode import decode_grey  # noqa: E402
+from lib.exceptions import FilmError  # noqa: E402
 from lib.greyscale import displayed, window  # noqa: E402
-from lib.imaging import Film, FilmError, read_film  # noqa: E402
+from lib.imaging import Film, read_film  # noqa: E402
 
 SIDE = 64
 RNG = np.random.default_rng(0)

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from lib import export
 from lib.cli import app
 from lib.config import REPO_ROOT, Config
-from lib.datasets import DatasetError
+from lib.exceptions import DatasetError, ExportError
 from lib.export import Source, export_run
 from lib.films import describe_films, read_films
 from lib.loaders import make_loaders
@@ -27,7 +27,7 @@ from lib.predictor import Predictor
 from lib.quantize import Trial
 from lib.results import write_json
 from lib.runfilms import read_run_films
-from lib.served import ExportError, Served
+from lib.served import Served
 
 
 def silent(line: str) -> None:

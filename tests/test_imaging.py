@@ -11,8 +11,9 @@ from hostile import as_file, exif, grey_noise, png_of
 from PIL import Image
 
 from lib.decode import decode_grey
+from lib.exceptions import FilmError
 from lib.filmfile import MAX_BYTES
-from lib.imaging import FilmError, read_film
+from lib.imaging import read_film
 
 SIZE = 48
 RNG = np.random.default_rng(0)

@@ -5,6 +5,7 @@ import timm
 import torch
 
 from lib.config import FINDINGS, Config
+from lib.exceptions import CxrError
 from lib.models import (
     backbone_stages,
     build_backbone,
@@ -97,7 +98,7 @@ def test_frozen_weights_and_batch_norm_stay_as_they_are(what):
 
 
 def test_freezing_more_stages_than_there_are_is_refused():
-    with pytest.raises(ValueError, match="has 5 stages"):
+    with pytest.raises(CxrError, match="has 5 stages"):
         build_model(small(freeze=9))
 
 
@@ -112,7 +113,7 @@ def test_transfer_keeps_the_backbone_and_not_the_head(tmp_path):
 
 def test_transfer_between_different_backbones_is_refused(tmp_path):
     save_model(tmp_path, build_model(SMALL), card(SMALL))
-    with pytest.raises(RuntimeError, match="holds a resnet10t, this run wants a resnet18"):
+    with pytest.raises(CxrError, match="holds a resnet10t, this run wants a resnet18"):
         build_model(small(backbone="resnet18", init_from=str(tmp_path)))
 
 
@@ -120,12 +121,12 @@ def test_transfer_of_weights_that_do_not_fit_names_them(tmp_path):
     vit = small(backbone="vit_tiny_patch16_224", image_size=32)
     save_model(tmp_path, build_model(vit), card(vit))
     larger = build_model(vit.model_copy(update={"image_size": 64}))
-    with pytest.raises(RuntimeError, match="pos_embed"):
+    with pytest.raises(CxrError, match="pos_embed"):
         transfer_backbone(larger, vit.backbone, tmp_path)
 
 
 def test_an_unfinished_stage_is_named(tmp_path):
-    with pytest.raises(RuntimeError, match=r"holds no card\.json"):
+    with pytest.raises(CxrError, match=r"holds no card\.json"):
         build_model(small(init_from=str(tmp_path / "nowhere")))
 
 
@@ -147,22 +148,22 @@ def test_pretrained_weights_come_from_a_local_file(tmp_path):
 
 def test_local_weights_of_another_backbone_are_refused(tmp_path):
     torch.save(timm.create_model("resnet18").state_dict(), tmp_path / "weights.pth")
-    with pytest.raises(RuntimeError, match="do not fit 'resnet10t'"):
+    with pytest.raises(CxrError, match="do not fit 'resnet10t'"):
         build_backbone("resnet10t", 32, pretrained=str(tmp_path / "weights.pth"))
 
 
 def test_a_missing_weight_file_is_named(tmp_path):
-    with pytest.raises(RuntimeError, match=r"no file .*weights\.pth"):
+    with pytest.raises(CxrError, match=r"no file .*weights\.pth"):
         build_backbone("resnet10t", 32, pretrained=str(tmp_path / "weights.pth"))
 
 
 def test_weights_that_cannot_be_fetched_are_one_sentence(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(RuntimeError, match=r"cannot be fetched .* pretrained to a local weight file"):
+    with pytest.raises(CxrError, match=r"cannot be fetched .* pretrained to a local weight file"):
         build_backbone("resnet10t", 32, pretrained=True)
 
 
 def test_an_unknown_backbone_gets_close_names():
-    with pytest.raises(ValueError, match="resnet18"):
+    with pytest.raises(CxrError, match="resnet18"):
         build_backbone("resnet1800", 32)

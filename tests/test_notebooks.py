@@ -13,7 +13,8 @@ import yaml
 from tracked import tracked
 
 from lib.config import FINDINGS, REPO_ROOT, Config
-from lib.execute import NotebookError, run_notebook
+from lib.exceptions import NotebookError
+from lib.execute import run_notebook
 from lib.plan import plan_study
 from lib.report import make_report
 from lib.runner import run_plan

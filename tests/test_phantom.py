@@ -12,6 +12,7 @@ from PIL import Image
 
 from lib import phantom
 from lib.config import FINDINGS, NO_FINDING
+from lib.exceptions import CxrError
 from lib.phantom import draw_phantom, write_phantoms
 from lib.phantom_cohort import draw_cohort
 
@@ -238,7 +239,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_too_few_patients_are_refused(tmp_path: Path):
-    with pytest.raises(ValueError, match="patients=2"):
+    with pytest.raises(CxrError, match="patients=2"):
         write_phantoms(tmp_path / "p", patients=2)
 
 

@@ -13,6 +13,7 @@ from tiny_model import BIAS, FINDINGS, SIZE, SLOPE, tiny_card, write_tiny_model
 
 from lib.config import REPO_ROOT
 from lib.decode import decode_grey
+from lib.exceptions import CxrError
 from lib.familiarity import fit_familiarity, unlikeness
 from lib.imaging import read_film
 from lib.models import Classifier, build_backbone, build_head
@@ -133,13 +134,13 @@ def test_warming_up_changes_no_answer(tiny):
 
 
 def test_a_missing_model_is_told(tmp_path):
-    with pytest.raises(ValueError, match=r"none\.onnx is no file; export a trained run"):
+    with pytest.raises(CxrError, match=r"none\.onnx is no file; export a trained run"):
         Predictor(tmp_path / "none.onnx")
 
 
 def test_a_file_that_is_no_onnx_is_told(tmp_path):
     (tmp_path / "odd.onnx").write_bytes(b"not a model")
-    with pytest.raises(ValueError, match=r"odd\.onnx cannot be loaded as an ONNX model"):
+    with pytest.raises(CxrError, match=r"odd\.onnx cannot be loaded as an ONNX model"):
         Predictor(tmp_path / "odd.onnx")
 
 
@@ -147,7 +148,7 @@ def test_a_model_without_a_card_is_told(tmp_path):
     model = onnx.load(write_tiny_model(tmp_path / "bare.onnx"))
     helper.set_model_props(model, {})
     onnx.save(model, tmp_path / "bare.onnx")
-    with pytest.raises(ValueError, match=r"bare\.onnx was not written by `cxr export`"):
+    with pytest.raises(CxrError, match=r"bare\.onnx was not written by `cxr export`"):
         Predictor(tmp_path / "bare.onnx")
 
 
@@ -155,7 +156,7 @@ def test_a_model_with_other_outputs_is_told(tmp_path):
     model = onnx.load(write_tiny_model(tmp_path / "few.onnx"))
     del model.graph.output[2]
     onnx.save(model, tmp_path / "few.onnx")
-    with pytest.raises(ValueError, match="not the outputs"):
+    with pytest.raises(CxrError, match="not the outputs"):
         Predictor(tmp_path / "few.onnx")
 
 
@@ -168,7 +169,7 @@ def test_a_card_of_another_format_or_that_does_not_fit_is_told(tmp_path, changes
     if message is None:
         assert Predictor(path).name == "tiny"
     else:
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(CxrError, match=message):
             Predictor(path)
 
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from lib import published
 from lib.config import FINDINGS
+from lib.exceptions import ExportError
 from lib.onnxfile import read_card, run_file
 from lib.published import ORDER, load_published
-from lib.served import ExportError
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 

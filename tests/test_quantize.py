@@ -10,10 +10,11 @@ from sklearn.metrics import roc_auc_score
 from small_models import FINDINGS, SIZE, films, small_classifier
 
 from lib import quantize as quantizing
+from lib.exceptions import ExportError
 from lib.graphs import light_nodes, weighted_nodes
 from lib.onnxfile import run_file, write_onnx
 from lib.quantize import Bench, Judge, Trial, best_trial, macro_auroc, quantize
-from lib.served import ExportError, Served
+from lib.served import Served
 
 
 def graph_of(*nodes: tuple, constants: tuple[str, ...]) -> onnx.ModelProto:

@@ -17,13 +17,13 @@ import yaml
 from rich.console import Console
 
 from lib.config import REPO_ROOT
+from lib.exceptions import CxrError, StudyError
 from lib.execute import process_environment
 from lib.plan import Plan, plan_study
 from lib.progress import clock, state_text, status_table
 from lib.records import read_plan
 from lib.results import is_complete, read_json, read_status, write_json, write_status
 from lib.runner import Summary, run_plan, standing
-from lib.studies import StudyError
 
 pytestmark = pytest.mark.timeout(900)  # on a machine that may be busy
 
@@ -325,7 +325,7 @@ def test_one_study_has_one_runner(study, tmp_path, start_runner):
     plan = study(slow=row("waits", reference=True))
     runner = start_runner()
     wait_for(lambda: (plan.folder / "plan.json").exists())
-    with pytest.raises(RuntimeError, match=f"being run by process {runner.pid}"):
+    with pytest.raises(CxrError, match=f"being run by process {runner.pid}"):
         run_plan(plan)
     runner.terminate()
     runner.communicate(timeout=120)

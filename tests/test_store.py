@@ -15,8 +15,8 @@ from PIL import Image
 
 import lib.store
 from lib.config import REPO_ROOT
-from lib.datasets import DatasetError
 from lib.decode import decode_grey
+from lib.exceptions import CxrError, DatasetError
 from lib.store import decode_problems, open_store, without_undecodable
 
 
@@ -290,7 +290,7 @@ def test_two_builders_at_once_build_one_store(slow, tmp_path, start_builder):
 def test_a_store_that_does_not_fit_on_the_disk_is_refused(films, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(lib.store.shutil, "disk_usage", lambda path: usage._replace(free=10))
-    with pytest.raises(OSError, match=r"the store needs 0.00 GB"):
+    with pytest.raises(CxrError, match=r"the store needs 0.00 GB"):
         build(films, tmp_path)
 
 

@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from lib.config import REPO_ROOT, Config
+from lib.exceptions import StudyError
 from lib.plan import Plan, plan_study
-from lib.studies import StudyError
 
 SEED = """
 study: seed

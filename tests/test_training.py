@@ -14,6 +14,7 @@ import torch
 from torch.nn.functional import affine_grid as torch_affine_grid
 
 from lib.config import REPO_ROOT, Config
+from lib.exceptions import CxrError
 from lib.loaders import Loader, affine_grid, augment_batch, random_affine
 from lib.metrics import auroc
 from lib.models import build_model
@@ -169,20 +170,20 @@ def test_kills_at_random_moments_change_nothing(tmp_path, start_training):
 def test_resume_refuses_a_checkpoint_of_other_parameters(tmp_path):
     fit(build_model(CONFIG), *loaders(CONFIG), CONFIG, tmp_path)
     other = CONFIG.model_copy(update={"lr": 0.5})
-    with pytest.raises(RuntimeError, match="other parameters"):
+    with pytest.raises(CxrError, match="other parameters"):
         fit(build_model(other), *loaders(other), other, tmp_path)
 
 
 def test_a_diverging_loss_is_an_error_that_says_what_to_change(tmp_path):
     config = CONFIG.model_copy(update={"lr": 1e30, "clip_norm": 0.0, "ema": 0.0})
-    with pytest.raises(RuntimeError, match="lower lr"):
+    with pytest.raises(CxrError, match="lower lr"):
         fit(build_model(config), *loaders(config), config, tmp_path)
 
 
 def test_validation_with_one_class_is_refused_before_training(tmp_path):
     train, val = loaders(CONFIG)
     val.targets[:] = 0
-    with pytest.raises(ValueError, match="validation"):
+    with pytest.raises(CxrError, match="validation"):
         fit(build_model(CONFIG), train, val, CONFIG, tmp_path)
 
 
@@ -228,5 +229,5 @@ def test_affine_grid_equals_torch():
 
 def test_an_empty_split_is_refused():
     store, targets = films()
-    with pytest.raises(ValueError, match="empty"):
+    with pytest.raises(CxrError, match="empty"):
         Loader(store, np.arange(0), targets[:0], 8)
