@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,6 +12,9 @@ import typer
 from lib.exceptions import CxrError
 
 # What a command needs is imported in it: `cxr --help` stays quick, and nothing loads torch.
+
+if sys.platform == "win32":
+    sys.exit("cxr runs on Linux and macOS; on Windows use WSL (https://learn.microsoft.com/windows/wsl/install)")
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -51,6 +55,9 @@ def run(
         list[str] | None, typer.Option(help="An arm or a run; brings what it needs. May be given again.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Shows the plan and starts nothing.")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Sets complete runs of other parameters aside and makes them again.")
+    ] = False,
     track: Annotated[Literal["mlflow"] | None, typer.Option(help=TRACK_HELP)] = None,
     tracking_uri: Annotated[str | None, typer.Option(metavar="URI", help=URI_HELP)] = None,
 ) -> None:
@@ -64,16 +71,19 @@ def run(
 
         from lib.plan import plan_study
         from lib.progress import failure_table, plan_table
-        from lib.runner import run_plan, select, standing
+        from lib.runner import planned_states, run_plan, select
         from lib.track import tracking
 
         plan = plan_study(study, settings or ())
         if dry_run:
-            _print(plan_table(plan, [(run, standing(run)) for run in select(plan, only or ())]))
+            chosen = select(plan, only or ())
+            states = planned_states(plan, chosen)
+            _print(plan_table(plan, [(run, states[run.name].name) for run in chosen]))
             return
         console = Console()
         with tracking(plan.study, track, tracking_uri, console) as on_end:
-            summary = run_plan(plan, only=only or (), jobs=jobs, console=console, on_end=on_end)
+            options = {"only": only or (), "jobs": jobs, "replace": replace, "confirm": _confirm}
+            summary = run_plan(plan, **options, console=console, on_end=on_end)
         if summary.failed:
             _print(failure_table(summary.failed))
         typer.echo(summary.text())
@@ -225,6 +235,11 @@ def _told() -> Iterator[None]:
             raise
         typer.echo(f"{error}", err=True)
         raise typer.Exit(1) from error
+
+
+def _confirm(text: str) -> bool:
+    """Asks on a terminal; elsewhere the answer is no."""
+    return sys.stdin.isatty() and typer.confirm(f"{text}\nSet them aside and make them again?")
 
 
 def _print(table: object) -> None:

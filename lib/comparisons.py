@@ -24,7 +24,8 @@ from scipy import stats
 from lib.exceptions import ComparisonError
 from lib.intervals import INTERVAL_METRICS, bootstrap_scores
 from lib.metrics import HALF, MACRO, auroc, average_precision, f1
-from lib.results import is_complete, read_json
+from lib.records import read_record
+from lib.results import is_complete, read_json, read_table
 from lib.significance import LEVEL, satterthwaite
 
 RESAMPLES = 1000
@@ -82,13 +83,13 @@ def read_answers(folder: Path) -> Answers:
     if not is_complete(folder):
         raise ComparisonError(f"{folder} holds no complete run (no record.json): run it, or name another folder")
     config = read_json(folder / "config.json")
-    fingerprint = read_json(folder / "record.json")["data"]["test_fingerprint"]
+    fingerprint = read_record(folder).get("data", {}).get("test_fingerprint", "")
     findings = tuple(config["findings"])
-    frame = pd.read_parquet(folder / "predictions.parquet").query("split == 'test'").sort_values("image")
+    frame = read_table(folder / "predictions.parquet").query("split == 'test'").sort_values("image")
     if frame.empty:
         raise ComparisonError(f"{folder} has no test images: there is nothing to compare")
     columns = [frame[[f"{kind}_{name}" for name in findings]].to_numpy(float) for kind in ("target", "prob")]
-    metrics = pd.read_csv(folder / "metrics.csv").set_index("finding").loc[list(findings)]
+    metrics = read_table(folder / "metrics.csv").set_index("finding").loc[list(findings)]
     thresholds = metrics["threshold"].where(metrics["threshold_from"] != "default")
     names = frame["image"].to_numpy(str), frame["patient"].to_numpy(str)
     return Answers(folder.name, config["seed"], findings, *names, *columns, thresholds.to_numpy(float), fingerprint)

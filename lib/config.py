@@ -112,10 +112,25 @@ class Config(BaseModel):
         return [resolve(folder, self.data_root) for folder in self.data_dir]
 
     def hash(self) -> str:
-        """Twelve hex digits that change with any parameter but the run's own folder."""
-        values = self.model_dump(mode="json", exclude={"run_dir"}) | {"data_root": str(resolve(self.data_root))}
+        """Twelve hex digits that change with any parameter that decides a run's numbers.
+
+        Left out are values that are the default, so that a new parameter changes no hash; the run's own folder; and
+        `data_root`, since a folder may be moved or mounted elsewhere: the data are known by their fingerprint.
+        """
+        values = self.model_dump(mode="json", exclude={"run_dir", "data_root"}, exclude_defaults=True)
         text = json.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def config_changes(made: dict[str, Any], planned: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The parameters in which two configs, as JSON values, differ: {name: (made with, planned)}; `hash` decides alike.
+
+    A parameter that one of them does not have, being of another version, counts as the default.
+    """
+    usual = Config().model_dump(mode="json")
+    names = [name for name in {**planned, **made} if name not in ("run_dir", "data_root")]
+    pairs = {name: (made.get(name, usual.get(name)), planned.get(name, usual.get(name))) for name in names}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def resolve(path: str | Path, root: str | Path = ".") -> Path:

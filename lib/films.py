@@ -1,6 +1,7 @@
 """In: a config and its run's folder. Out: `Films`: the dataset, the split of every image, and the store of pixels."""
 
 import hashlib
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +107,14 @@ def describe_films(films: Films) -> dict[str, Any]:
         "test_fingerprint": _fingerprint(frame[frame["split"] == "test"]),
         "warnings": list(films.data.warnings),
     }
+
+
+def data_fingerprint(config: Config) -> str:
+    """The fingerprint that a run of `config` would record: of the image ids, labels and splits. Decodes no image."""
+    _, frame, _ = read_rows(config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the run itself says what is odd about its splits
+        return _fingerprint(frame.assign(split=assign_splits(frame, config)))
 
 
 def _fingerprint(frame: pd.DataFrame) -> str:

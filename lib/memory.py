@@ -1,7 +1,6 @@
 """In: a process. Out: the most memory it has held. Standard library alone: what is measured stays light."""
 
 import re
-import resource
 import sys
 from pathlib import Path
 
@@ -14,4 +13,6 @@ def peak_memory_mb(process: int | str = "self") -> float:
     status = Path(f"/proc/{process}/status")
     if status.exists():
         return float(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 2**10
+    import resource  # not on Windows
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)

@@ -54,13 +54,16 @@ class Plan:
 
     def as_json(self) -> dict[str, Any]:
         """What `plan.json` holds."""
-        runs = {}
-        for run in self.runs.values():
-            told = {key: value for key, value in vars(run).items() if key not in ("name", "folder")}
-            config = run.config.model_dump(mode="json")
-            runs[run.name] = told | {"needs": list(run.needs), "config": config, "config_hash": run.config.hash()}
+        runs = {run.name: self.entry(run) for run in self.runs.values()}
         head = {"study": self.study, "file": below_root(self.file), "reference": self.reference}
         return {**head, "seeds": list(self.seeds), "runs": runs}
+
+    @staticmethod
+    def entry(run: PlannedRun) -> dict[str, Any]:
+        """What `plan.json` holds of one run."""
+        fields = {key: value for key, value in vars(run).items() if key not in ("name", "folder")}
+        config = run.config.model_dump(mode="json")
+        return fields | {"needs": list(run.needs), "config": config, "config_hash": run.config.hash()}
 
 
 def plan_study(file: Path, settings: Iterable[str] = (), *, runs_dir: Path = REPO_ROOT / "runs") -> Plan:

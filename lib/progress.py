@@ -3,6 +3,7 @@
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -10,7 +11,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from lib.plan import Plan, PlannedRun
-from lib.records import read_plan
+from lib.records import RunState, read_plan, run_state
 from lib.results import HEARTBEAT_SECONDS, is_complete, read_status
 
 
@@ -114,7 +115,7 @@ def plan_table(plan: Plan, runs: list[tuple[PlannedRun, str]]) -> Table:
 def status_table(study_folder: Path) -> Table:
     """The runs of a study's folder and how far they are."""
     plan = read_plan(study_folder)
-    rows = [(name, run["what"] or "", state_text(study_folder / name)) for name, run in plan["runs"].items()]
+    rows = [(name, run["what"] or "", state_text(study_folder / name, run)) for name, run in plan["runs"].items()]
     return _table(plan["study"], ("run", "changes", "state"), rows)
 
 
@@ -130,15 +131,19 @@ def _table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) ->
     return table
 
 
-def state_text(folder: Path) -> str:
-    """The state of a run as its folder tells it, for a person: "running, epoch 2 of 5", "failed: ..."."""
+def state_text(folder: Path, planned: dict[str, Any] | None = None) -> str:
+    """The state of a run for a person: "running, epoch 2 of 5", "failed: ...", "done"; `planned`: its plan's entry."""
     status = read_status(folder)
     if is_complete(folder):
-        return "done"
-    if status["state"] == "failed":
-        return f"failed: {status['reason']}"
+        state = run_state(folder, planned) if planned else RunState("complete")
+        return "done" if state.name == "complete" else f"done, but {state.name}: {state.reason}"
+    if status["state"] in ("failed", "unknown"):
+        return f"{status['state']}: {status['reason']}"
     if status["state"] == "running" and time.time() - status["time"] > 6 * HEARTBEAT_SECONDS:
-        return "stopped without a word; it continues when the study is run again"
+        return (
+            f"no heartbeat for {6 * HEARTBEAT_SECONDS:.0f} s, no error recorded: the process was probably killed. "
+            "Run the study again to resume."
+        )
     if status["state"] == "running" and status.get("epochs"):
         return f"running, epoch {status.get('epoch', 0)} of {status['epochs']}"
     return status["state"]

@@ -1,15 +1,17 @@
 """In: the folder of a study, `runs/<study>`, or of a run. Out: its plan, and its complete runs as frames."""
 
+import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from lib.config import Config
+from lib.config import Config, config_changes
 from lib.exceptions import RunError
 from lib.metrics import MACRO
-from lib.results import is_complete, read_json
+from lib.results import is_complete, read_json, read_table
 
 
 def read_runs(study_folder: Path) -> pd.DataFrame:
@@ -20,7 +22,7 @@ def read_runs(study_folder: Path) -> pd.DataFrame:
     """
     rows = []
     for name, planned in _complete(study_folder).items():
-        record = read_json(study_folder / name / "record.json")
+        record = read_record(study_folder / name)
         macro = next(row for row in record["metrics"] if row["finding"] == MACRO)
         rows.append(
             {"run": name, **{key: planned[key] for key in ("arm", "seed", "what", "prerequisite")}}
@@ -40,22 +42,69 @@ def read_runs(study_folder: Path) -> pd.DataFrame:
 
 
 def _complete(study_folder: Path) -> dict[str, dict[str, Any]]:
+    """The planned runs of a study that are complete; a damaged one is left out with a warning that names its file."""
     plan = read_plan(study_folder)["runs"]
-    complete = {}
-    for name, planned in plan.items():
-        folder = study_folder / name
-        if is_complete(folder) and _is_planned(folder, planned):
-            complete[name] = planned
+    states = {name: run_state(study_folder / name, planned) for name, planned in plan.items()}
+    for name, state in states.items():
+        if state.name == "damaged":
+            warnings.warn(f"{name} is left out: {state.reason}", stacklevel=3)
+    complete = {name: plan[name] for name, state in states.items() if state.name == "complete"}
     if not complete:
         raise RunError(f"no run of {study_folder} is complete yet ({len(plan)} are planned): cxr run the study first")
     return complete
 
 
-def _is_planned(folder: Path, planned: dict[str, Any]) -> bool:
-    """Whether a complete run was made with the plan's parameters, from a stage made with the plan's, and so on."""
-    spec = folder / "spec.json"
-    same = read_json(folder / "record.json")["config_hash"] == planned["config_hash"]
-    return same and (not spec.exists() or read_json(spec)["lineage"] == planned["lineage"])
+@dataclass(frozen=True)
+class RunState:
+    """What the folder of a planned run holds.
+
+    name: "new", "complete", "broken" (it continues), "damaged" (complete, but a file cannot be read or is missing), or
+    "changed" (made with other parameters or from another earlier stage). reason: why, for the last two.
+    """
+
+    name: str
+    reason: str = ""
+
+
+def run_state(folder: Path, planned: dict[str, Any]) -> RunState:
+    """Whether `folder` holds the run that `planned`, an entry of plan.json, describes: the one place that decides it.
+
+    Where the data are does not count here: `data_root` may be mounted elsewhere (see `runner.check_moved_data`).
+    """
+    complete = is_complete(folder)
+    try:
+        changes = _changes(folder, planned)
+        if changes:
+            return RunState("changed", changes)
+        if complete:
+            read_record(folder)
+    except RunError as error:
+        return RunState("damaged" if complete else "changed", str(error))
+    if complete:
+        return RunState("complete")
+    return RunState("broken" if (folder / "config.json").exists() else "new")
+
+
+def _changes(folder: Path, planned: dict[str, Any]) -> str:
+    """How what lies in the folder differs from what is planned, in words; empty where it does not."""
+    made, spec = folder / "config.json", folder / "spec.json"
+    if made.exists() and (changes := config_changes(read_json(made), planned["config"])):
+        return ", ".join(f"{name} {_short(old)} -> {_short(new)}" for name, (old, new) in changes.items())
+    if spec.exists() and read_json(spec)["lineage"] != planned["lineage"]:
+        return "its notebook or an earlier stage changed"
+    return ""
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The record of a complete run; raises RunError where it is missing or damaged, or a file that it lists is gone."""
+    record = read_json(folder / "record.json")
+    needed = {"run", "config", "config_hash", "metrics", "versions", "git"}
+    if not isinstance(record, dict) or (missing := needed - record.keys()):
+        what = f"lacks {', '.join(sorted(missing))}" if isinstance(record, dict) else "holds no record"
+        raise RunError(f"{folder / 'record.json'} {what}: it is damaged or of another version; run the study again")
+    if gone := [name for name in record.get("files", ()) if not (folder / name).exists()]:
+        raise RunError(f"{folder} lacks {', '.join(gone)}, which its record lists; run the study again to make it")
+    return record
 
 
 def read_plan(study_folder: Path) -> dict[str, Any]:
@@ -63,8 +112,8 @@ def read_plan(study_folder: Path) -> dict[str, Any]:
     path = study_folder / "plan.json"
     if not path.exists():
         raise RunError(
-            f"{study_folder} holds no study that was run: `make demo` makes runs/demo, `cxr run studies/NAME.yaml` "
-            "another; or name one that is there in the parameter `study`"
+            f"{study_folder} contains no study. Run `make demo` (writes runs/demo) or `cxr run studies/NAME.yaml`, or "
+            "set `study` to an existing folder."
         )
     return read_json(path)
 
@@ -73,10 +122,10 @@ def read_run(folder: Path) -> tuple[Config, dict[str, Any]]:
     """The config and the record of a complete run; raises FileNotFoundError where there is none."""
     if not is_complete(folder):
         raise RunError(
-            f"{folder} holds no complete run: `make demo` makes runs/demo/adaptive-s0, or name one that is there in "
-            "the parameter `run`"
+            f"{folder} holds no complete run. Run `make demo` (writes runs/demo/adaptive-s0), or set `run` to an "
+            "existing folder."
         )
-    return Config(**read_json(folder / "config.json")), read_json(folder / "record.json")
+    return Config(**read_json(folder / "config.json")), read_record(folder)
 
 
 def read_tables(study_folder: Path, name: str = "metrics.csv") -> pd.DataFrame:
@@ -86,7 +135,7 @@ def read_tables(study_folder: Path, name: str = "metrics.csv") -> pd.DataFrame:
         path = study_folder / run / name
         if path.exists():
             told = {"run": run, "arm": planned["arm"], "seed": planned["seed"], "prerequisite": planned["prerequisite"]}
-            frames.append(pd.read_csv(path).assign(**told))
+            frames.append(read_table(path).assign(**told))
     none = pd.DataFrame(columns=["run", "arm", "seed", "prerequisite", "finding"])
     return pd.concat(frames, ignore_index=True) if frames else none
 
@@ -94,11 +143,11 @@ def read_tables(study_folder: Path, name: str = "metrics.csv") -> pd.DataFrame:
 def read_config_differences(study_folder: Path) -> pd.DataFrame:
     """The parameters in which complete runs differ, one row a run, in the plan's order; folders are left out."""
     configs = {name: read_json(study_folder / name / "config.json") for name in _complete(study_folder)}
-    table = pd.DataFrame.from_dict(configs, orient="index").drop(columns=["run_dir", "seed"]).map(_told)
+    table = pd.DataFrame.from_dict(configs, orient="index").drop(columns=["run_dir", "seed"]).map(_short)
     return table.loc[:, table.nunique() > 1].rename_axis("run")
 
 
-def _told(value: Any) -> str:
+def _short(value: Any) -> str:
     """A parameter in few letters: folders by their names, all findings by their number."""
     if value is None or value != value:
         return "none"
@@ -109,4 +158,4 @@ def _told(value: Any) -> str:
 
 def read_histories(study_folder: Path) -> dict[str, pd.DataFrame]:
     """The training history of every complete run: {run: one row an epoch}."""
-    return {name: pd.read_csv(study_folder / name / "history.csv") for name in _complete(study_folder)}
+    return {name: read_table(study_folder / name / "history.csv") for name in _complete(study_folder)}

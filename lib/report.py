@@ -31,7 +31,7 @@ def study_folder(study: str, runs_dir: Path = REPO_ROOT / "runs") -> Path:
     elif not path.is_dir():
         path = runs_dir / study
     if not (path / "plan.json").exists():
-        raise StudyError(f"{path} holds no plan.json, so there is nothing to tell: run the study first (cxr run FILE)")
+        raise StudyError(f"{path} contains no study (no plan.json): run it first with `cxr run FILE`")
     return path.resolve()
 
 

@@ -1,7 +1,6 @@
 """In: what one run produced. Out: its folder: state, heartbeat, tables, and `record.json` last."""
 
 import contextlib
-import fcntl
 import json
 import math
 import os
@@ -20,26 +19,45 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from pydantic import ValidationError
+import pyarrow as pa
+from filelock import FileLock, Timeout
 
-from lib.config import NO_FINDING, REPO_ROOT, Config, resolve
+from lib.config import NO_FINDING, REPO_ROOT, Config, config_changes, resolve
 from lib.exceptions import RunError
 from lib.memory import peak_memory_mb
 
 HEARTBEAT_SECONDS = 5.0
+KEPT = ("config.json", "history.csv", "metrics.csv", "predictions.parquet", "model.safetensors", "card.json")
+"""The files without which a complete run is damaged."""
 PACKAGES = ("torch", "torchvision", "timm", "lightning-fabric", "numpy", "pandas", "papermill", "scikit-learn")
 
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that becomes `path` only when the block ends without an error."""
+    """A temporary path beside `path` that becomes `path` only when the block ends without an error.
+
+    The content is on the disk before it gets its name, so that a power cut leaves the old file or the new one.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.{os.getpid()}-{threading.get_ident()}.partial{path.suffix}")
     try:
         yield partial
+        _sync(partial)
         partial.replace(path)
+        _sync(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk."""
+    if path.is_dir() and os.name == "nt":  # Windows opens no folders
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -55,11 +73,13 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The JSON in `path`; raises ValueError that names the file when it is broken."""
+    """The JSON in `path`; raises RunError that names the file when it is missing or damaged."""
     try:
         return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise RunError(f"{path} is not valid JSON ({error}); delete it and run again") from error
+    except FileNotFoundError:
+        raise RunError(f"{path} is missing; run the study again to make it") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RunError(f"{path} is damaged ({error}); delete it and run the study again") from error
 
 
 def _plain(value: Any) -> Any:
@@ -87,22 +107,49 @@ def write_status(folder: Path, state: str, **fields: Any) -> None:
 
 
 def read_status(folder: Path) -> dict[str, Any]:
-    """The last noted state of a run; {"state": "new"} when nothing was noted."""
+    """The last noted state of a run; "new" when nothing was noted, "unknown" and the reason when it is damaged."""
     path = folder / "status.json"
-    return read_json(path) if path.exists() else {"state": "new"}
+    if not path.exists():
+        return {"state": "new"}
+    try:
+        return read_json(path)
+    except RunError as error:
+        return {"state": "unknown", "reason": str(error)}
 
 
 @dataclass
 class Run:
-    """One run that is under way: its folder, config, and the progress that its heartbeat tells."""
+    """One run that is under way: its folder, its config, and the progress that its heartbeat writes down."""
 
     folder: Path
     config: Config
     started: float
-    lock: Any
+    lock: FileLock
     progress: dict[str, Any] = field(default_factory=dict)
-    stop: threading.Event = field(default_factory=threading.Event)
-    heart: threading.Thread | None = None
+    heart: "Heartbeat | None" = None
+
+    def release(self) -> None:
+        """Ends the heartbeat and lets others use the folder."""
+        self.heart.end()
+        self.lock.release()
+
+
+class Heartbeat(threading.Thread):
+    """Writes the run's status every HEARTBEAT_SECONDS; a full disk or a network drive that is away is waited out."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(name=f"heartbeat of {run.folder}", daemon=True)
+        self.held, self.stop = run, threading.Event()
+
+    def run(self) -> None:
+        while not self.stop.wait(HEARTBEAT_SECONDS):
+            with contextlib.suppress(OSError):
+                _beat(self.held)
+
+    def end(self) -> None:
+        """Stops it, after the beat that may be under way."""
+        self.stop.set()
+        self.join()
 
 
 def start_run(config: Config, *, wait_seconds: float = 30.0) -> Run:
@@ -110,36 +157,34 @@ def start_run(config: Config, *, wait_seconds: float = 30.0) -> Run:
 
     A folder that holds a complete run, or one of another config, is set aside under
     `<folder>.replaced-<time>`, never overwritten; what a broken run with the same config left is continued.
+    A notebook that is run again in the same kernel takes its folder over.
     Raises RunError when another live process holds the folder for longer than `wait_seconds`.
     """
     folder = resolve(config.run_dir)
-    _release(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = _claim(folder, wait_seconds)
-    if is_complete(folder) or _config_differs(folder, config):
-        lock.close()
+    for thread in threading.enumerate():
+        if isinstance(thread, Heartbeat) and thread.held.folder == folder:
+            thread.held.release()
+    lock = acquire_lock(folder.with_name(f".{folder.name}.lock"), str(folder), wait_seconds)
+    made = folder / "config.json"
+    if is_complete(folder) or (made.exists() and _differs(made, config)):
         set_aside(folder)
-        folder.mkdir(parents=True)
-        lock = _claim(folder, wait_seconds)
-    write_json(folder / "config.json", config.model_dump(mode="json"))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(made, config.model_dump(mode="json"))
     for partial in folder.glob(".*.partial*"):  # what a kill left half written
         partial.unlink()
     run = Run(folder, config, time.time(), lock, progress={"epochs": config.epochs})
     _beat(run)
-    run.heart = threading.Thread(target=_keep_beating, args=(run,), daemon=True)
+    run.heart = Heartbeat(run)
     run.heart.start()
-    _LIVE[folder] = run
     return run
 
 
-_LIVE: dict[Path, Run] = {}  # a notebook that is run again, in the same kernel, takes its folder over
-
-
-def _release(folder: Path) -> None:
-    if run := _LIVE.pop(folder, None):
-        run.stop.set()
-        run.heart.join()
-        run.lock.close()
+def _differs(made: Path, config: Config) -> bool:
+    """Whether a broken run was made with other parameters, or its config cannot be read any more."""
+    try:
+        return bool(config_changes(read_json(made), config.model_dump(mode="json")))
+    except RunError:
+        return True
 
 
 def set_aside(folder: Path) -> Path:
@@ -148,48 +193,46 @@ def set_aside(folder: Path) -> Path:
     return folder.rename(folder.with_name(f"{folder.name}.replaced-{stamp}"))
 
 
-def _config_differs(folder: Path, config: Config) -> bool:
-    path = folder / "config.json"
-    if not path.exists():
-        return False
+def acquire_lock(path: Path, what: str, wait_seconds: float = 0.0) -> FileLock:
+    """A lock on the file `path` that ends with this process, however it ends.
+
+    It lies beside what it protects, never inside a folder that is renamed. Where the disk has no flock (some network
+    disks), filelock takes a soft lock instead, which outlives a machine that crashes.
+    Raises RunError, which names the process that holds it, when it is not free within `wait_seconds`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    holder = path.with_suffix(".holder")
+    lock = FileLock(path, timeout=wait_seconds, poll_interval=0.2, thread_local=False)
     try:
-        return Config(**read_json(path)).hash() != config.hash()
-    except ValidationError:  # written by another version, with other parameters
-        return True
-
-
-def _claim(folder: Path, wait_seconds: float) -> Any:
-    """An exclusive lock on the folder that ends with this process, however it ends."""
-    lock = (folder / "lock").open("a+")  # held until the run ends
-    until = time.monotonic() + wait_seconds
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > until:
-                lock.seek(0)
-                raise RunError(f"{folder} is in use by {lock.read().strip()}; wait for it or stop it") from None
-            time.sleep(0.2)
-        else:
-            lock.truncate(0)
-            lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            lock.flush()
-            return lock
+        lock.acquire()
+    except Timeout:
+        name = holder.read_text() if holder.exists() else "another process"
+        raise RunError(f"{what} is in use by {name}; wait for it or stop it") from None
+    except OSError as error:
+        raise RunError(f"{path} cannot be locked ({error}); runs need a disk that has file locks") from error
+    write_text(holder, f"process {os.getpid()} on {socket.gethostname()}")
+    return lock
 
 
 def _beat(run: Run) -> None:
-    write_status(run.folder, "running", pid=os.getpid(), started=run.started, **run.progress)
-
-
-def _keep_beating(run: Run) -> None:
-    while not run.stop.wait(HEARTBEAT_SECONDS):
-        _beat(run)
+    write_status(run.folder, "running", pid=os.getpid(), host=socket.gethostname(), started=run.started, **run.progress)
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
     """Writes a .csv or .parquet file, whole or not at all."""
     with whole_file(path) as partial:
         table.to_parquet(partial, index=False) if path.suffix == ".parquet" else table.to_csv(partial, index=False)
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A .csv or .parquet file; raises RunError that names the file when it is missing or damaged."""
+    try:
+        return pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+    except FileNotFoundError:
+        raise RunError(f"{path} is missing; run the study again to make it") from None
+    except (ValueError, pa.ArrowException) as error:  # pandas' and pyarrow's own, a parser's and a decoder's too
+        first = (str(error).strip() or "it ends too early").splitlines()[0]
+        raise RunError(f"{path} is damaged ({first}); set its folder aside and run the study again") from error
 
 
 def write_figure(path: Path, figure: Any) -> None:
@@ -231,9 +274,7 @@ def finish_run(run: Run, *, history: pd.DataFrame, metrics: pd.DataFrame, **part
     """
     write_table(run.folder / "history.csv", history)
     write_table(run.folder / "metrics.csv", metrics)
-    run.stop.set()
-    run.heart.join()
-    _LIVE.pop(run.folder, None)
+    run.heart.end()
     record = {
         "run": run.folder.name,
         "config": run.config.model_dump(mode="json"),
@@ -247,12 +288,13 @@ def finish_run(run: Run, *, history: pd.DataFrame, metrics: pd.DataFrame, **part
         "versions": package_versions(),
         "host": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "system": sys.platform},
         "metrics": metrics.to_dict("records"),
+        "files": sorted(name for name in KEPT if (run.folder / name).exists()),
         **parts,
     }
     write_json(run.folder / "record.json", record)
     write_status(run.folder, "done", started=run.started)
     (run.folder / "last.ckpt").unlink(missing_ok=True)
-    run.lock.close()
+    run.lock.release()
     return run.folder / "record.json"
 
 

@@ -1,7 +1,6 @@
 """In: a plan. Out: its runs executed, what is needed first, complete ones skipped, and a summary of what failed."""
 
 import contextlib
-import fcntl
 import os
 import signal
 import threading
@@ -11,16 +10,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from rich.console import Console
 
-from lib.config import PHANTOMS, Config, resolve
-from lib.exceptions import DatasetError, RunError, StudyError
+from lib.config import PHANTOMS, resolve
+from lib.exceptions import DatasetError, StudyError
 from lib.execute import INTERRUPTED, execute_run, process_environment
+from lib.films import data_fingerprint
 from lib.layouts import find_layout
 from lib.plan import Plan, PlannedRun
 from lib.progress import StudyProgress
-from lib.results import is_complete, read_json, set_aside, write_json, write_status
+from lib.records import RunState, read_record, run_state
+from lib.results import acquire_lock, is_complete, read_json, set_aside, write_json, write_status
+
+DATA_PARAMETERS = ("data_root", "data_dir", "findings", "split_by", "val_fraction", "test_fraction", "seed", "on_bad")
+MODEL_FILES = ("model.safetensors", "card.json")
+REPLACE_ADVICE = "Add --replace to do that, give the study another name, or undo the change; nothing was touched."
 
 
 @dataclass
@@ -53,32 +57,48 @@ def run_plan(
     only: Iterable[str] = (),
     jobs: int = 1,
     executor: Executor | None = None,
+    replace: bool = False,
+    confirm: Callable[[str], bool] | None = None,
     console: Console | None = None,
     on_end: Callable[[PlannedRun, str | None], None] | None = None,
 ) -> Summary:
     """Executes the runs of `plan` that are not complete, `jobs` at a time, and writes `plan.json`.
 
-    A folder that holds another config, or was made from another prerequisite, is set aside and run again; a broken
-    run is started again in its folder. A failed run fails those that need it and nothing else. `executor` submits
-    `execute_run`: threads here by default, or Dask's `client.get_executor()` on a cluster with a shared disk.
+    A complete run of other parameters is set aside and made again only with `replace`, or after `confirm` said yes to
+    the list of them; one that was set aside and is what is planned now is taken back. A broken run continues in its
+    folder. A failed run fails those that need it and nothing else. `executor` submits `execute_run`: threads here by
+    default, or Dask's `client.get_executor()` on a cluster with a shared disk.
     `on_end` is called with each run that ended, or was complete, and the reason of its failure; it must not raise.
     Raises StudyError for an unknown name in `only`, RunError when another process runs this study.
     """
     console = console or Console()
     on_end = on_end or (lambda run, reason: None)
     chosen = select(plan, only)
-    with _study_lock(plan.folder):
-        write_json(plan.folder / "plan.json", plan.as_json())
-        summary = Summary()
+    with study_lock(plan.folder):
+        entries = _plan_to_write(plan, chosen)
+        _check_file(plan)
         _check_data(plan, chosen)
+        states = planned_states(plan, chosen)
+        replaced = {
+            name: state
+            for name, state in states.items()
+            if state.name == "changed" and is_complete(plan.runs[name].folder)
+        }
+        if replaced and not (replace or (confirm and confirm(_replacing(replaced)))):
+            raise StudyError(f"{plan.file}: nothing was started\n{_replacing(replaced)}\n{REPLACE_ADVICE}")
+        write_json(plan.folder / "plan.json", entries)
+        summary = Summary()
         for run in chosen:
-            state = standing(run)
-            if state == "complete":
+            if states[run.name].name in ("changed", "damaged"):
+                aside = set_aside(run.folder)
+                console.print(f"{run.name}: {states[run.name].reason}; the old run is kept in {aside}", highlight=False)
+            if run.folder.exists() or not _take_back(plan, run, console):
+                continue
+            states[run.name] = RunState("complete")
+        for run in chosen:
+            if states[run.name].name == "complete":
                 summary.skipped.append(run.name)
                 on_end(run, None)
-            elif state == "changed":
-                aside = set_aside(run.folder)
-                console.print(f"{run.name}: its parameters or prerequisites changed; the old run is kept in {aside}")
         waiting = {run.name: run for run in chosen if run.name not in summary.skipped}
         if not waiting:
             return summary
@@ -89,6 +109,76 @@ def run_plan(
             work.progress.skip(len(summary.skipped))
             work.execute(executor, interrupted)
         return summary
+
+
+def planned_states(plan: Plan, runs: Iterable[PlannedRun]) -> dict[str, RunState]:
+    """The states of the runs' folders, their data included; a stage that other runs need must have its model."""
+    fingerprints: dict[tuple, str] = {}
+    return {run.name: _planned_state(plan, run, fingerprints) for run in runs}
+
+
+def _planned_state(plan: Plan, run: PlannedRun, fingerprints: dict[tuple, str]) -> RunState:
+    state = run_state(run.folder, plan.entry(run))
+    if state.name != "complete":
+        return state
+    needed = any(run.name in other.needs for other in plan.runs.values())
+    if needed and (gone := [name for name in MODEL_FILES if not (run.folder / name).exists()]):
+        return RunState("damaged", f"{run.folder} lacks {', '.join(gone)}, from which other runs start")
+    if not _moved_from(run):
+        return state
+    config, recorded = run.config, read_record(run.folder).get("data", {}).get("fingerprint")
+    key = tuple(getattr(config, name) for name in DATA_PARAMETERS)
+    if key not in fingerprints:
+        fingerprints[key] = data_fingerprint(config)
+    if fingerprints[key] == recorded:
+        return state
+    return RunState("changed", f"the data below {config.data_root} are not those below {_moved_from(run)}")
+
+
+def _moved_from(run: PlannedRun) -> str:
+    """The data root that a complete run was made with, where the plan names another one; else nothing."""
+    before = read_record(run.folder)["config"]["data_root"]
+    return before if before != run.config.data_root else ""
+
+
+def _replacing(replaced: dict[str, RunState]) -> str:
+    lines = [f"  {name}: {state.reason}" for name, state in replaced.items()]
+    return "\n".join(["These complete runs would be set aside and made again:", *lines])
+
+
+def _take_back(plan: Plan, run: PlannedRun, console: Console) -> bool:
+    """Renames a complete run that was set aside, and is what is planned now, back to its place; whether one was."""
+    for aside in sorted(run.folder.parent.glob(f"{run.folder.name}.replaced-*"), reverse=True):
+        if run_state(aside, plan.entry(run)).name == "complete":
+            aside.rename(run.folder)
+            if planned_states(plan, [run])[run.name].name == "complete":
+                console.print(f"{run.name}: {aside.name} is what is planned, and was taken back", highlight=False)
+                return True
+            run.folder.rename(aside)
+    return False
+
+
+def _plan_to_write(plan: Plan, chosen: list[PlannedRun]) -> dict[str, Any]:
+    """plan.json: runs that are not chosen, but complete as they were planned before, keep the entry that they had."""
+    new, path = plan.as_json(), plan.folder / "plan.json"
+    names = {run.name for run in chosen}
+    before = read_json(path)["runs"] if path.exists() else {}
+    for name, old in before.items():
+        kept = name in new["runs"] and name not in names
+        if kept and run_state(plan.folder / name, old).name == "complete":
+            new["runs"][name] = old
+    return new
+
+
+def _check_file(plan: Plan) -> None:
+    """Raise StudyError when the folder holds the study of another file, which is still there."""
+    path = plan.folder / "plan.json"
+    made_by = read_json(path)["file"] if path.exists() else plan.as_json()["file"]
+    if made_by != plan.as_json()["file"] and resolve(made_by).exists():
+        raise StudyError(
+            f"{plan.file}: nothing was started: {plan.folder} holds the runs of {made_by}, which has the same "
+            f"`study: {plan.study}`; give one of the two another name"
+        )
 
 
 def select(plan: Plan, only: Iterable[str]) -> list[PlannedRun]:
@@ -108,7 +198,8 @@ def _check_data(plan: Plan, runs: list[PlannedRun]) -> None:
     """Raise StudyError, before anything starts or is set aside, for folders that hold no dataset."""
     needed: dict[Path, str] = {}
     for run in runs:
-        if run.config.data_root != PHANTOMS and standing(run) != "complete":
+        complete = run_state(run.folder, plan.entry(run)).name == "complete"
+        if run.config.data_root != PHANTOMS and not (complete and not _moved_from(run)):
             needed |= {folder: run.name for folder in reversed(run.config.data_folders) if folder not in needed}
     problems = []
     for folder, name in needed.items():
@@ -119,27 +210,6 @@ def _check_data(plan: Plan, runs: list[PlannedRun]) -> None:
     if problems:
         advice = "Say where the data are with --set data_root=FOLDER, or leave runs out with --only."
         raise StudyError("\n".join([f"{plan.file}: nothing was started", *problems, advice]))
-
-
-def standing(run: PlannedRun) -> str:
-    """What the folder of a run holds: "new", "complete", "broken" (to be continued), or "changed" (not this run)."""
-    folder = run.folder
-    if not folder.exists():
-        return "new"
-    spec = folder / "spec.json"
-    if spec.exists() and read_json(spec)["lineage"] != run.lineage:
-        return "changed"
-    if is_complete(folder):
-        same = read_json(folder / "record.json")["config_hash"] == run.config.hash()
-        return "complete" if same else "changed"
-    started = folder / "config.json"
-    if not started.exists():
-        return "new"
-    try:
-        same = Config(**read_json(started)).hash() == run.config.hash()
-    except ValidationError:  # written by another version, with other parameters
-        same = False
-    return "broken" if same else "changed"
 
 
 # --- scheduling -----------------------------------------------------------------------------------------------
@@ -226,19 +296,13 @@ class _Work:
 
 
 @contextlib.contextmanager
-def _study_lock(folder: Path) -> Iterator[None]:
-    """One runner a study; the lock ends with the process, however it ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            raise RunError(f"{folder} is being run by process {lock.read().strip()}; wait or stop it") from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
+def study_lock(folder: Path) -> Iterator[None]:
+    """One runner per study; the lock ends with the process, however it ends."""
+    lock = acquire_lock(folder.with_name(f".{folder.name}.lock"), str(folder))
+    try:
         yield
+    finally:
+        lock.release()
 
 
 @contextlib.contextmanager

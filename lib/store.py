@@ -5,7 +5,6 @@ of the decoder. Beside `<S>px-<key>.npy` stand `.index.npz` (what is in each row
 `.lock`, and while it is built `.partial` (pixels) and `.done.npz` (which of its rows are safely on disk).
 """
 
-import fcntl
 import os
 import shutil
 import time
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from lib.config import REPO_ROOT
@@ -274,11 +274,14 @@ def _write_npz(path: Path, **arrays: np.ndarray) -> None:
 @contextmanager
 def _locked(path: Path, progress: bool) -> Iterator[None]:
     """Hold the lock file; the system frees it when this process ends, however it ends."""
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if progress:
-                tqdm.write(f"waiting for another process that builds {path.stem}")
-            fcntl.flock(file, fcntl.LOCK_EX)
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        if progress:
+            tqdm.write(f"waiting for another process that builds {path.stem}")
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()

@@ -3,7 +3,10 @@
 import copy
 import logging
 import math
+import pickle
 import time
+import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -208,7 +211,13 @@ class _State:
     def load(self, path: Path) -> None:
         if not path.exists():
             return
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, ValueError) as error:
+            aside = path.rename(path.with_name(f"{path.name}.damaged-{time.strftime('%Y%m%dT%H%M%S')}"))
+            reason = (str(error).strip() or "it ends too early").splitlines()[0]
+            warnings.warn(f"{path} is damaged ({reason}); kept as {aside.name}, training begins anew", stacklevel=2)
+            return
         if content["config"] != self.config.hash():
             raise ModelError(f"{path} was written by a run with other parameters; use another run_dir or remove it")
         self.model.load_state_dict(content["model"])

@@ -52,7 +52,8 @@ def file(tmp_path, monkeypatch):
         if spec["parameters"]["ema"]:
             return "kernel killed"
         planned = read_json(folder.parent / "plan.json")["runs"][folder.name]
-        return write_json(folder / "record.json", {"config_hash": planned["config_hash"]})
+        record = {"run": folder.name, "config": planned["config"], "config_hash": planned["config_hash"]}
+        return write_json(folder / "record.json", record | {"metrics": [], "versions": {}, "git": {}})
 
     monkeypatch.setattr("lib.plan.plan_study", functools.partial(plan_study, runs_dir=tmp_path / "runs"))
     monkeypatch.setattr("lib.runner.execute_run", complete)
@@ -119,7 +120,7 @@ def test_status_tells_every_run(file, tmp_path, monkeypatch, name):
 
 def test_status_of_a_study_that_never_ran_says_what_to_do():
     code, text = cxr("status", "nothing")
-    assert code == 1 and "run the study first" in text
+    assert code == 1 and "run it first with `cxr run FILE`" in text
 
 
 def test_a_report_has_table_figures_and_a_page_that_loads_nothing(file, tmp_path, monkeypatch):
@@ -171,7 +172,13 @@ def made_run(folder: Path, seed: int, shift: float, films: int = 120) -> None:
     pd.DataFrame([{"finding": name, **threshold} for name in ("Mass", "macro")]).to_csv(folder / "metrics.csv")
     config = {"findings": ["Mass"], "seed": seed, "backbone": "resnet50"}
     write_json(folder / "config.json", config)
-    record = {"config": config, "config_hash": "same", "metrics": [{"finding": "macro"}], "parameters": {"all": 1}}
+    record = {
+        "run": folder.name,
+        "config": config,
+        "config_hash": "same",
+        "metrics": [{"finding": "macro"}],
+        "parameters": {"all": 1},
+    }
     record |= {"best_epoch": 1, "train_seconds": 1.0, "peak_memory_mb": 1.0, "device": {"kind": "cpu"}}
     record |= {"data": {"phantom": True, "test_fingerprint": str(films)}, "versions": {"torch": "2"}}
     write_json(folder / "record.json", record | {"git": {"commit": None}})
@@ -184,7 +191,8 @@ def made(tmp_path) -> Path:
     for (arm, shift), seed in itertools.product({"good": 3.0, "poor": 0.5}.items(), (0, 1)):
         made_run(study / f"{arm}-s{seed}", seed, shift)
         told = {"arm": arm, "seed": seed, "reference": arm == "good", "prerequisite": False}
-        runs[f"{arm}-s{seed}"] = told | {"what": None, "config_hash": "same", "lineage": ""}
+        config = read_json(study / f"{arm}-s{seed}" / "config.json")
+        runs[f"{arm}-s{seed}"] = told | {"what": None, "config": config, "config_hash": "same", "lineage": ""}
     write_json(study / "plan.json", {"study": "made", "seeds": [0, 1], "runs": runs})
     return study
 

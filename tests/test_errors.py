@@ -1,5 +1,7 @@
 """Errors, boxes and subgroups: hand-computed cases."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -125,7 +127,8 @@ def run(tmp_path):
     frame = frame.assign(age=np.where(np.arange(n) < 10, np.nan, 30), sex=sex, view="PA")
     frame.assign(target_Mass=target.astype(float), prob_Mass=prob).to_parquet(tmp_path / "predictions.parquet")
     (tmp_path / "config.json").write_text('{"findings": ["Mass"], "seed": 0}')
-    (tmp_path / "record.json").write_text('{"data": {"test_fingerprint": "x"}}')
+    record = {"run": "r", "config": {}, "config_hash": "", "metrics": [], "versions": {}, "git": {}}
+    (tmp_path / "record.json").write_text(json.dumps(record | {"data": {"test_fingerprint": "x"}}))
     pd.DataFrame({"finding": ["Mass"], "threshold": [0.5], "threshold_from": ["validation"]}).to_csv(
         tmp_path / "metrics.csv", index=False
     )

@@ -1,19 +1,24 @@
 """A run's folder: claimed by one, complete only at the end, set aside instead of overwritten, never of other data."""
 
 import json
+import subprocess
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from lib.config import Config
+from lib.config import REPO_ROOT, Config
+from lib.exceptions import RunError
 from lib.films import read_films
 from lib.results import (
     finish_run,
     is_complete,
     read_json,
     read_status,
+    read_table,
     start_run,
     whole_file,
     write_json,
@@ -62,7 +67,7 @@ def test_a_broken_run_is_continued_and_one_of_another_config_set_aside(tmp_path)
 def test_a_notebook_run_again_in_the_same_kernel_takes_its_folder_over(tmp_path):
     first = start_run(config(tmp_path / "run"))
     second = start_run(config(tmp_path / "run"), wait_seconds=0)
-    assert first.stop.is_set() and not first.heart.is_alive() and second.heart.is_alive()
+    assert not first.heart.is_alive() and second.heart.is_alive()
 
 
 def test_what_a_kill_left_half_written_is_cleared(tmp_path):
@@ -108,3 +113,61 @@ def test_a_checkpoint_of_other_data_is_not_continued(tmp_path, tiny_phantoms):
     assert (folder / "last.ckpt").exists()
     read_films(wanted.model_copy(update={"data_dir": ("dataset_full", "dataset_cardiomegaly")}), folder)
     assert not (folder / "last.ckpt").exists() and (folder / "last.of_other_data").exists()
+
+
+def test_where_the_data_are_changes_no_hash(tmp_path):
+    assert Config(data_root="/mnt/a").hash() == Config(data_root="/mnt/b").hash() != Config(lr=0.1).hash()
+
+
+def test_a_value_that_is_the_default_changes_no_hash():
+    assert Config(epochs=Config().epochs).hash() == Config().hash()
+
+
+def test_a_failed_heartbeat_is_followed_by_the_next(tmp_path, monkeypatch):
+    beats = []
+
+    def full_at_first(run):
+        beats.append(run)
+        if len(beats) == 2:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("lib.results.HEARTBEAT_SECONDS", 0.01)
+    monkeypatch.setattr("lib.results._beat", full_at_first)
+    run = start_run(config(tmp_path / "run"))
+    while len(beats) < 4:
+        assert run.heart.is_alive()
+    run.release()
+
+
+def test_one_folder_is_held_by_one_process_also_while_it_is_set_aside(tmp_path):
+    """Two processes start the same complete run at once: one gets it, the other is told who has it."""
+    finish_run(start_run(config(tmp_path / "run")), history=HISTORY, metrics=METRICS)
+    code = (
+        "import sys, time\nfrom lib.config import Config\nfrom lib.results import start_run\n"
+        f"run = start_run(Config(run_dir={str(tmp_path / 'run')!r}), wait_seconds=0)\n"
+        "print('held', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code]
+    options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    both = [subprocess.Popen(command, cwd=REPO_ROOT, **options) for _ in range(2)]
+    while not any(process.poll() is not None for process in both):
+        time.sleep(0.01)
+    lost = next(process for process in both if process.poll() is not None)
+    held = next(process for process in both if process is not lost)
+    assert held.stdout.readline() == "held\n" and f"is in use by process {held.pid}" in lost.communicate()[1]
+    held.communicate("")
+
+
+def test_a_missing_and_a_truncated_table_are_named(tmp_path):
+    with pytest.raises(RunError, match=r"predictions.parquet is missing; run the study again"):
+        read_table(tmp_path / "predictions.parquet")
+    HISTORY.to_parquet(tmp_path / "predictions.parquet")
+    whole = (tmp_path / "predictions.parquet").read_bytes()
+    (tmp_path / "predictions.parquet").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(RunError, match=r"predictions.parquet is damaged .*run the study again"):
+        read_table(tmp_path / "predictions.parquet")
+
+
+def test_the_library_can_be_imported_where_there_is_no_fcntl():
+    blocked = "import sys; sys.modules['fcntl'] = sys.modules['resource'] = None; import lib.runner, lib.store, lib.cli"
+    assert subprocess.run([sys.executable, "-c", blocked], cwd=REPO_ROOT).returncode == 0

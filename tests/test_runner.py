@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,11 +20,12 @@ from rich.console import Console
 from lib.config import REPO_ROOT
 from lib.exceptions import CxrError, StudyError
 from lib.execute import process_environment
+from lib.films import data_fingerprint
 from lib.plan import Plan, plan_study
 from lib.progress import clock, state_text, status_table
 from lib.records import read_plan
 from lib.results import is_complete, read_json, read_status, write_json, write_status
-from lib.runner import Summary, run_plan, standing
+from lib.runner import Summary, planned_states, run_plan
 
 pytestmark = pytest.mark.timeout(900)  # on a machine that may be busy
 
@@ -35,6 +37,7 @@ START = (
 FINISH = (
     "import pandas as pd\nfrom lib.results import finish_run\n"
     "history = pd.DataFrame({'epoch': [1], 'seconds': [0.1], 'val_auroc': [0.5]})\n"
+    "[(run.folder / name).touch() for name in ('model.safetensors', 'card.json')]\n"
     "finish_run(run, history=history, metrics=pd.DataFrame({'finding': ['macro']}))"
 )
 WAIT = "import pathlib, time\nwhile not pathlib.Path(data_root, 'go').exists():\n    time.sleep(0.05)"
@@ -86,6 +89,10 @@ def run(plan: Plan, **options) -> tuple[Summary, str]:
     console = Console(force_terminal=False, record=True, width=200)
     summary = run_plan(plan, console=console, **options)
     return summary, console.export_text()
+
+
+def state(plan: Plan, name: str) -> str:
+    return planned_states(plan, [plan.runs[name]])[name].name
 
 
 def row(notebook: str, **fields) -> dict:
@@ -188,7 +195,10 @@ def complete(study):
         for one in [] if first else made.runs.values():
             write_json(one.folder / "spec.json", {"lineage": one.lineage})
             write_json(one.folder / "config.json", one.config.model_dump(mode="json"))
-            write_json(one.folder / "record.json", {"config_hash": one.config.hash()})
+            record = {"run": one.name, "config": one.config.model_dump(mode="json"), "config_hash": one.config.hash()}
+            write_json(one.folder / "record.json", record | {"metrics": [], "versions": {}, "git": {}})
+            for name in ("model.safetensors", "card.json"):
+                (one.folder / name).touch()
         return made
 
     return plan
@@ -209,15 +219,15 @@ def test_nothing_is_started_when_everything_is_complete(complete, nothing_execut
 
 def test_a_complete_run_whose_prerequisite_changed_is_set_aside_with_it(complete, nothing_executed):
     complete()
-    summary, text = run(complete(epochs=7))
+    summary, text = run(complete(epochs=7), replace=True)
     assert nothing_executed == ["first-s0", "arm-s0"] == summary.done
     assert text.count("the old run is kept in") == 2
 
 
 def test_a_prerequisite_that_was_run_alone_does_not_hide_that_it_changed(complete, nothing_executed):
     complete()
-    run(complete(epochs=7), only=["first"])
-    assert standing(complete(epochs=7).runs["arm-s0"]) == "changed"
+    run(complete(epochs=7), only=["first"], replace=True)
+    assert state(complete(epochs=7), "arm-s0") == "changed"
 
 
 def test_a_broken_run_is_continued_in_its_folder(complete, nothing_executed):
@@ -225,7 +235,7 @@ def test_a_broken_run_is_continued_in_its_folder(complete, nothing_executed):
     folder = plan.runs["arm-s0"].folder
     (folder / "record.json").unlink()
     (folder / "last.ckpt").touch()
-    assert standing(plan.runs["arm-s0"]) == "broken"
+    assert state(plan, "arm-s0") == "broken"
     run(plan)
     assert nothing_executed == ["arm-s0"] and (folder / "last.ckpt").exists()
 
@@ -235,7 +245,7 @@ def test_a_config_of_another_version_is_set_aside(complete):
     folder = plan.runs["arm-s0"].folder
     (folder / "record.json").unlink()
     write_json(folder / "config.json", {"gone": 1})
-    assert standing(plan.runs["arm-s0"]) == "changed"
+    assert state(plan, "arm-s0") == "changed"
 
 
 def test_only_brings_what_is_needed(study, nothing_executed):
@@ -292,7 +302,7 @@ def test_an_interrupted_runner_ends_its_runs_and_says_how_to_go_on(study, tmp_pa
     assert runner.returncode == 130
     assert "the same command continues" in said
     assert psutil.wait_procs(processes, timeout=60)[1] == []
-    assert read_status(folder)["reason"] == "interrupted" and standing(plan.runs["slow-s0"]) == "broken"
+    assert read_status(folder)["reason"] == "interrupted" and state(plan, "slow-s0") == "broken"
     assert list(plan.folder.glob(".stop*")) == []
 
 
@@ -325,7 +335,7 @@ def test_one_study_has_one_runner(study, tmp_path, start_runner):
     plan = study(slow=row("waits", reference=True))
     runner = start_runner()
     wait_for(lambda: (plan.folder / "plan.json").exists())
-    with pytest.raises(CxrError, match=f"being run by process {runner.pid}"):
+    with pytest.raises(CxrError, match=f"is in use by process {runner.pid}"):
         run_plan(plan)
     runner.terminate()
     runner.communicate(timeout=120)
@@ -341,7 +351,7 @@ def test_the_state_of_a_run_tells_its_epoch(tmp_path):
 
 def test_a_run_without_a_heartbeat_is_not_running(tmp_path):
     write_json(tmp_path / "status.json", {"state": "running", "time": time.time() - 60})
-    assert state_text(tmp_path).startswith("stopped without a word")
+    assert state_text(tmp_path).startswith("no heartbeat for 30 s, no error recorded")
 
 
 def test_the_status_table_has_a_row_a_run(study, nothing_executed):
@@ -369,3 +379,101 @@ def test_a_folder_without_a_dataset_is_refused_before_anything_starts_or_is_set_
     with pytest.raises(StudyError, match=r"nothing was started\n.*elsewhere/dataset_full: no such folder"):
         run(study(f"data_root={tmp_path / 'elsewhere'}", a=row("good", reference=True)))
     assert is_complete(tmp_path / "runs" / "tiny" / "a-s0")
+
+
+# --- nothing complete is lost, hidden or made again
+
+
+def test_a_typo_in_the_data_root_leaves_the_plan_as_it_was(study, tmp_path):
+    run(study(a=row("good", reference=True)))
+    before = (tmp_path / "runs" / "tiny" / "plan.json").read_bytes()
+    with pytest.raises(StudyError, match="nothing was started"):
+        run(study(f"data_root={tmp_path / 'typo'}", a=row("good", reference=True)))
+    assert (tmp_path / "runs" / "tiny" / "plan.json").read_bytes() == before
+
+
+def test_a_complete_run_of_other_parameters_is_not_set_aside_without_a_yes(complete, nothing_executed):
+    before = (complete().folder / "first-s0" / "record.json").read_bytes()
+    with pytest.raises(StudyError, match=r"(?s)would be set aside.*first-s0: epochs 5 -> 7.*--replace"):
+        run(complete(epochs=7))
+    assert nothing_executed == [] and not (complete().folder / "plan.json").exists()
+    assert (complete().folder / "first-s0" / "record.json").read_bytes() == before
+
+
+def test_a_yes_sets_it_aside_and_the_question_lists_what_changed(complete, nothing_executed):
+    complete()
+    asked = []
+    run(complete(epochs=7), confirm=lambda text: not asked.append(text))
+    assert nothing_executed == ["first-s0", "arm-s0"] and "first-s0: epochs 5 -> 7" in asked[0]
+
+
+def test_a_run_that_was_set_aside_is_taken_back_when_it_is_planned_again(complete, nothing_executed):
+    plan = complete()
+    plan.runs["arm-s0"].folder.rename(plan.folder / "arm-s0.replaced-20260101T000000")
+    summary, text = run(plan)
+    assert nothing_executed == [] and summary.skipped == ["first-s0", "arm-s0"]
+    assert "arm-s0.replaced-20260101T000000 is what is planned, and was taken back" in text
+
+
+def test_runs_that_are_not_chosen_keep_the_plan_that_they_were_made_by(complete, study, nothing_executed):
+    plan = complete()
+    run(plan)
+    changed = study("epochs=7", first=row("good", set={"lr": 0.1}), arm=row("good", init_from="first", reference=True))
+    run(changed, only=["first"], replace=True)
+    entries = read_plan(plan.folder)["runs"]
+    assert entries["first-s0"]["config"]["epochs"] == 7 and entries["arm-s0"]["config"]["epochs"] == 5
+
+
+def test_another_file_of_the_same_study_is_refused(complete, nothing_executed, tmp_path):
+    run(complete())
+    other = tmp_path / "other.yaml"
+    other.write_text((tmp_path / "study.yaml").read_text())
+    with pytest.raises(StudyError, match=r"holds the runs of .*study.yaml, which has the same `study: tiny`"):
+        run(plan_study(other, runs_dir=tmp_path / "runs"))
+    (tmp_path / "study.yaml").unlink()  # renamed, then
+    assert run(plan_study(other, runs_dir=tmp_path / "runs"))[0].skipped == ["first-s0", "arm-s0"]
+
+
+def test_a_stage_without_its_model_is_made_again_and_the_file_is_named(complete, nothing_executed):
+    plan = complete()
+    (plan.runs["first-s0"].folder / "model.safetensors").unlink()
+    _, text = run(plan)
+    assert nothing_executed == ["first-s0"] and "lacks model.safetensors, from which other runs start" in text
+
+
+@pytest.mark.parametrize("content", [b"{}", b"[1]", b"{", b"\xff\xfe\x00"])
+def test_a_damaged_record_is_named_with_what_to_do(complete, content):
+    plan = complete()
+    (plan.runs["arm-s0"].folder / "record.json").write_bytes(content)
+    found = planned_states(plan, plan.runs.values())["arm-s0"]
+    assert found.name == "damaged" and "arm-s0/record.json" in found.reason and "run the study again" in found.reason
+
+
+def test_status_and_comparison_agree_on_what_is_done(complete, nothing_executed):
+    plan = complete()
+    run(plan)
+    write_json(plan.runs["arm-s0"].folder / "config.json", plan.runs["arm-s0"].config.model_dump() | {"epochs": 9})
+    planned = read_plan(plan.folder)["runs"]["arm-s0"]
+    assert state_text(plan.runs["arm-s0"].folder, planned) == "done, but changed: epochs 9 -> 5"
+
+
+def test_a_damaged_status_is_shown_and_stops_nothing(tmp_path):
+    (tmp_path / "status.json").write_bytes(b"\xff\xfe\x00")
+    assert state_text(tmp_path).startswith("unknown: ") and "status.json is damaged" in state_text(tmp_path)
+
+
+def test_moved_data_are_known_by_their_fingerprint(study, tmp_path, tiny_phantoms, nothing_executed):
+    def plan(root: Path) -> Plan:
+        return study(f"data_root={root}", "val_fraction=0.3", a=row("good", reference=True))
+
+    made = plan(tiny_phantoms).runs["a-s0"]
+    data = {"fingerprint": data_fingerprint(made.config)}
+    record = {"run": "a-s0", "config": made.config.model_dump(mode="json"), "config_hash": made.config.hash()}
+    write_json(made.folder / "config.json", record["config"])
+    write_json(made.folder / "record.json", record | {"metrics": [], "versions": {}, "git": {}, "data": data})
+    shutil.copytree(tiny_phantoms, tmp_path / "moved")
+    assert state(plan(tmp_path / "moved"), "a-s0") == "complete"
+    listed = tmp_path / "moved" / "dataset_full" / "Data_Entry_2017_v2020.csv"
+    listed.write_text("\n".join(listed.read_text().splitlines()[:-1]) + "\n")
+    found = planned_states(plan(tmp_path / "moved"), plan(tmp_path / "moved").runs.values())["a-s0"]
+    assert found.name == "changed" and "are not those below" in found.reason

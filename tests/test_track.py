@@ -357,7 +357,7 @@ def test_a_run_that_cannot_be_read_does_not_stop_the_next(server, study):
     broken, whole = plan.runs.values()
     (broken.folder / "record.json").write_text("{")
     answers = log(server, plan.study, describe(broken, None), describe(whole, None))
-    assert "good-s0/record.json is not valid JSON" in answers[0]["problem"]
+    assert "good-s0/record.json is damaged" in answers[0]["problem"]
     assert answers[1:] == [{"run": "other-s0", "new": True}]
 
 

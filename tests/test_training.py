@@ -18,7 +18,7 @@ from lib.exceptions import CxrError
 from lib.loaders import Loader, affine_grid, augment_batch, random_affine
 from lib.metrics import auroc
 from lib.models import build_model
-from lib.training import balanced_pos_weight, build_optimizer, fit, lr_factor, masked_bce, predict
+from lib.training import CHECKPOINT, balanced_pos_weight, build_optimizer, fit, lr_factor, masked_bce, predict
 
 CONFIG = Config(
     backbone="resnet10t",
@@ -231,3 +231,12 @@ def test_an_empty_split_is_refused():
     store, targets = films()
     with pytest.raises(CxrError, match="empty"):
         Loader(store, np.arange(0), targets[:0], 8)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 cut off"])
+def test_a_damaged_checkpoint_is_kept_aside_and_training_begins_anew(tmp_path, content):
+    (tmp_path / CHECKPOINT).write_bytes(content)
+    config = CONFIG.model_copy(update={"epochs": 1})
+    with pytest.warns(UserWarning, match=r"last.ckpt is damaged .* kept as last.ckpt.damaged-.*, training begins anew"):
+        history = fit(build_model(config), *loaders(config), config, tmp_path)
+    assert len(history) == 1 and next(tmp_path.glob("last.ckpt.damaged-*")).read_bytes() == content
