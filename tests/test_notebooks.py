@@ -196,7 +196,8 @@ def test_a_notebook_that_finds_no_run_says_in_its_last_line_what_to_do(tmp_path,
     name = "study" if "ablations" in path else "run"
     out = tmp_path / "out.ipynb"
     with pytest.raises(
-        NotebookError, match=f"{tmp_path}/none holds no .* `make demo` makes .* the parameter `{name}`$"
+        NotebookError,
+        match=f"{tmp_path}/none (holds|contains) no .* Run `make demo` .* set `{name}` to an existing folder",
     ):
         run_notebook(REPO_ROOT / path, out, {name: f"{tmp_path}/none"})
     (error,) = (o for cell in nbformat.read(out, 4).cells for o in cell.get("outputs", []) if "ename" in o)
