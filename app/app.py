@@ -3,7 +3,6 @@
 `streamlit run app/app.py` serves `savefolder/`; `streamlit run app/app.py -- FOLDER` another folder of models.
 """
 
-import os
 import sys
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from streamlit.runtime.uploaded_file_manager import UploadedFile
 from lib.exceptions import CxrError
 from lib.modelcard import card_text
 from lib.predictor import Predictor
+from lib.system import available_cores
 
 SAVEFOLDER = Path(__file__).resolve().parents[1] / "savefolder"
 TYPES = ("png", "jpg", "jpeg", "tif", "tiff", "bmp", "gif", "dcm", "dicom")
@@ -75,7 +75,7 @@ def choose_model(models: dict[str, Path]) -> Predictor | None:
 @st.cache_resource(max_entries=1, show_spinner="Loading the model")
 def load(path: Path, modified: int) -> Predictor:
     """One model for all sessions; `modified` loads it anew when its file was written again."""
-    predictor = Predictor(path, threads=min(THREADS, os.cpu_count() or 1))
+    predictor = Predictor(path, threads=min(THREADS, available_cores()))
     predictor.warm_up()
     return predictor
 

@@ -1,6 +1,5 @@
 """In: a model and the names of files and folders. Out: one row of answers a file, in order, in constant memory."""
 
-import os
 import sys
 import warnings
 from collections import deque
@@ -21,6 +20,7 @@ from lib.filelist import Found, escaped, find_files, path_text, without_output
 from lib.imaging import Film, read_film
 from lib.journal import Journal
 from lib.predictor import Predictor
+from lib.system import available_cores
 
 
 class _Job(NamedTuple):
@@ -45,7 +45,7 @@ def predict_files(
     that is no film is a row with the reason. The same call goes on where the last was stopped, and answers only what is
     new or changed; `out` then holds the rows of this call. Raises CxrError for a model or output that cannot be.
     """
-    named, threads = list(named), threads or os.cpu_count() or 1
+    named, threads = list(named), threads or available_cores()
     predictor = Predictor(model, threads=1)
     total = None if "-" in named else sum(1 for _ in find_files(named))
     files = without_output(find_files(named, listing), out)

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -70,7 +70,7 @@ def run(
         from rich.console import Console
 
         from lib.plan import plan_study
-        from lib.progress import failure_table, plan_table
+        from lib.progress import failure_text, plan_table
         from lib.runner import planned_states, run_plan, select
         from lib.track import tracking
 
@@ -85,7 +85,7 @@ def run(
             options = {"only": only or (), "jobs": jobs, "replace": replace, "confirm": _confirm}
             summary = run_plan(plan, **options, console=console, on_end=on_end)
         if summary.failed:
-            _print(failure_table(summary.failed))
+            typer.echo(failure_text(summary.failed))
         typer.echo(summary.text())
         raise typer.Exit(summary.exit_code)
 
@@ -242,10 +242,18 @@ def _confirm(text: str) -> bool:
     return sys.stdin.isatty() and typer.confirm(f"{text}\nSet them aside and make them again?")
 
 
-def _print(table: object) -> None:
+def _print(table: Any) -> None:
+    """Shows a table; as plain lines where it would not fit, or where no person looks."""
     from rich.console import Console
 
-    Console().print(table)
+    from lib.progress import plain_text
+
+    console = Console()
+    wide = console.measure(table).maximum <= console.width
+    if console.is_terminal and wide:
+        console.print(table)
+    else:
+        typer.echo(f"{table.title}\n{plain_text(table)}")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,15 @@
 """In: the parameters of one experiment, as plain values. Out: one checked, frozen `Config`."""
 
+import difflib
 import hashlib
 import json
+import warnings
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from lib.exceptions import StudyError
 
 REPO_ROOT = Path(__file__).resolve().parents[1]
 
@@ -43,7 +47,7 @@ class Config(BaseModel):
     whose backbone this run starts from. Raises pydantic's ValidationError, naming field and value.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     # where
     run_dir: str = "runs/scratch/run"
@@ -55,7 +59,7 @@ class Config(BaseModel):
     split_by: Literal["patient", "image"] = "patient"
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 1 / 7
     test_fraction: Fraction = 0.2  # only where the data has no official test list
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     # model
     backbone: str = "tf_efficientnet_b4.ns_jft_in1k"
     pretrained: bool | str = True
@@ -64,7 +68,7 @@ class Config(BaseModel):
     drop_path: Fraction = 0.0
     freeze: Literal["none", "backbone"] | Count = "none"
     init_from: str | None = None
-    image_size: Annotated[int, Field(ge=16)] = 224
+    image_size: Annotated[int, Field(ge=16, le=2048)] = 224
     # training
     epochs: Count = 5
     batch_size: Count = 16
@@ -103,8 +107,22 @@ class Config(BaseModel):
 
     @classmethod
     def from_namespace(cls, names: dict[str, Any]) -> "Config":
-        """The Config of a notebook: pass `globals()`; names that are no parameter are left alone."""
-        return cls(**{field: names[field] for field in cls.model_fields if field in names})
+        """The Config of a notebook: pass `globals()`.
+
+        Names that are no parameter are left alone; one that looks like a misspelt parameter (`epoch = 3`) warns.
+        Raises StudyError with one sentence per parameter of a wrong type or value.
+        """
+        fields = cls.model_fields
+        for name, value in names.items():
+            close = difflib.get_close_matches(name, fields, n=1, cutoff=0.8)
+            if close and name not in fields and isinstance(value, int | float | str | list | tuple | None):
+                warnings.warn(
+                    f"{name} = {value!r} is no parameter and changes nothing: did you mean {close[0]}?", stacklevel=2
+                )
+        try:
+            return cls(**{field: names[field] for field in fields if field in names})
+        except ValidationError as error:
+            raise StudyError("\n".join(config_problems(error, names))) from None
 
     @property
     def data_folders(self) -> list[Path]:
@@ -120,6 +138,15 @@ class Config(BaseModel):
         values = self.model_dump(mode="json", exclude={"run_dir", "data_root"}, exclude_defaults=True)
         text = json.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def config_problems(error: ValidationError, values: dict[str, Any]) -> list[str]:
+    """One sentence per parameter that is wrong: its name, its value, and what it must be."""
+    reasons: dict[str, list[str]] = {}
+    for one in error.errors():
+        text = one["msg"].removeprefix("Value error, ").removeprefix("Input ")
+        reasons.setdefault(str(one["loc"][0]), []).append(text)
+    return [f"parameter {name!r} is {values[name]!r}: it {' or '.join(texts)}" for name, texts in reasons.items()]
 
 
 def config_changes(made: dict[str, Any], planned: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -1,5 +1,6 @@
 """In: a backbone's name, a head, what to freeze, an earlier stage. Out: a classifier of grey films; saved models."""
 
+import difflib
 import json
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -75,7 +76,7 @@ def build_backbone(name: str, image_size: int, drop_path: float = 0.0, pretraine
     (vision transformers) are built for `image_size`.
     """
     if not timm.is_model(name):
-        close = timm.list_models(f"*{name.split('.')[0][:6]}*")[:5]
+        close = difflib.get_close_matches(name, timm.list_models() + timm.list_pretrained(), n=5)
         raise ModelError(f"backbone {name!r} is not known to timm; close names: {', '.join(close) or 'none'}")
     options: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
     known = timm.get_pretrained_cfg(name)
@@ -123,13 +124,19 @@ def backbone_stages(backbone: nn.Module) -> list[list[str]]:
 
 def freeze(model: Classifier, what: str | int) -> None:
     """Freezes `none`, the whole `backbone`, or its first k stages (an int; the stem counts as the first)."""
+    check_freeze(model.backbone, what)
     stages = backbone_stages(model.backbone)
-    if isinstance(what, int) and what > len(stages):
-        raise ModelError(f"freeze={what}: this backbone has {len(stages)} stages; use a smaller number or 'backbone'")
     count = {"none": 0, "backbone": len(stages)}.get(what, what)
     frozen = {name for stage in stages[:count] for name in stage}
     for name, weight in model.backbone.named_parameters():
         weight.requires_grad = name not in frozen
+
+
+def check_freeze(backbone: nn.Module, what: str | int) -> None:
+    """Raises ModelError where more stages are to be frozen than the backbone has."""
+    stages = len(backbone_stages(backbone))
+    if isinstance(what, int) and what > stages:
+        raise ModelError(f"freeze={what}: this backbone has {stages} stages; use a smaller number or 'backbone'")
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:

@@ -6,7 +6,6 @@ who is filmed and what they have is decided by `lib.phantom_cohort`.
 
 import csv
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -24,6 +23,7 @@ from lib.decode import start_worker
 from lib.exceptions import DatasetError
 from lib.phantom_cohort import Film, draw_cardiomegaly_cohort, draw_cohort
 from lib.phantom_film import BOX_GRID, Box, draw_phantom
+from lib.system import available_cores
 
 __all__ = ["MARKER", "draw_phantom", "write_phantoms"]
 
@@ -139,7 +139,7 @@ def _draw_all(
         (draft / name).mkdir(parents=True)
     jobs = [(film, str(draft / "dataset_full" / "images" / film.name)) for film in full]
     jobs += [(film, str(draft / "dataset_cardiomegaly" / _split(film) / film.name)) for film in only]
-    workers = workers or os.cpu_count() or 1
+    workers = workers or available_cores()
     draw = partial(_draw_one, size=size, seed=seed)
     bar = partial(tqdm, total=len(jobs), desc="drawing phantoms", unit="film", disable=not progress)
     if workers == 1 or len(jobs) <= _FEW:

@@ -1,7 +1,6 @@
 """In: an exported model and grey films. Out: their answers, without torch; a light import, for the web app's sake."""
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import onnxruntime
 
 from lib.exceptions import ExportError
 from lib.familiarity import unlikeness
+from lib.system import available_cores
 
 CARD_FORMAT = 1
 OUTPUTS = ("logits", "probs", "heatmaps", "embedding")
@@ -41,7 +41,7 @@ class Predictor:
 
     def __init__(self, model: Path | str, threads: int | None = None):
         self.path = Path(model)
-        self.session = open_session(self.path, threads or os.cpu_count() or 1)
+        self.session = open_session(self.path, threads or available_cores())
         self.card = _read_card(self.session, self.path)
         self.name: str = self.card["name"]
         self.findings: tuple[str, ...] = tuple(self.card["findings"])

@@ -46,14 +46,14 @@ class StudyProgress:
         """Counts runs that were complete before."""
         self.skipped = count
         if count:
-            self._say(f"{count} of {self.total} runs are complete already")
+            self.say(f"{count} of {self.total} runs are complete already")
 
     def start(self, name: str, folder: Path) -> None:
         """A run starts."""
         self.started[name] = time.monotonic()
         self.tasks[name] = self.display.add_task(f"  {name}", total=None, note="starting", folder=folder)
         if not self.console.is_terminal:
-            self._say(f"{name}: started")
+            self.say(f"{name}: started")
 
     def finish(self, name: str, outcome: str, reason: str = "") -> None:
         """A run ended: "done", "stopped", or "failed" with its reason."""
@@ -67,7 +67,8 @@ class StudyProgress:
             if outcome == "done":
                 self.seconds.append(seconds)
         counts = f"{self.skipped + self.done} of {self.total} done, {self.failed} failed"
-        self._say(f"{name}: {outcome}{taken} ({counts}){': ' if reason else ''}{reason}")
+        first = reason.partition("\n")[0]
+        self.say(f"{name}: {outcome}{taken} ({counts}){': ' if first else ''}{first}")
 
     def refresh(self, folders: list[Path], waiting: int) -> None:
         """Reads the epochs of the runs under way from their `status.json`."""
@@ -90,7 +91,8 @@ class StudyProgress:
         running = [max(0.0, mean - (now - started)) for started in self.started.values()]
         return max([(waiting * mean + sum(running)) / self.jobs, *running])
 
-    def _say(self, text: str) -> None:
+    def say(self, text: str) -> None:
+        """Prints a line above the display."""
         self.console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
@@ -112,6 +114,13 @@ def plan_table(plan: Plan, runs: list[tuple[PlannedRun, str]]) -> Table:
     return _table(f"{plan.study}: {len(rows)} runs", ("run", "changes", "notebook", "needs", "state"), rows)
 
 
+def plain_text(table: Table) -> str:
+    """A table as one line per row, nothing cut off: for pipes, logs and narrow terminals."""
+    columns = [[str(cell).replace("\\[", "[") for cell in column.cells] for column in table.columns]
+    heads = [str(column.header) for column in table.columns]
+    return "\n".join("  ".join(row).rstrip() for row in [heads, *zip(*columns, strict=True)])
+
+
 def status_table(study_folder: Path) -> Table:
     """The runs of a study's folder and how far they are."""
     plan = read_plan(study_folder)
@@ -119,9 +128,10 @@ def status_table(study_folder: Path) -> Table:
     return _table(plan["study"], ("run", "changes", "state"), rows)
 
 
-def failure_table(failed: dict[str, str]) -> Table:
-    """The runs that failed, with the reasons."""
-    return _table(f"{len(failed)} failed", ("run", "reason"), list(failed.items()))
+def failure_text(failed: dict[str, str]) -> str:
+    """The runs that failed, each with its whole reason, as plain lines for terminals, pipes and logs."""
+    blocks = [f"{name}: " + reason.replace("\n", "\n    ") for name, reason in failed.items()]
+    return "\n".join([f"{len(failed)} failed:", *blocks])
 
 
 def _table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:

@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 from lib.config import NO_FINDING, REPO_ROOT, Config, config_changes, resolve
 from lib.exceptions import RunError
 from lib.memory import peak_memory_mb
+from lib.system import available_cores
 
 HEARTBEAT_SECONDS = 5.0
 KEPT = ("config.json", "history.csv", "metrics.csv", "predictions.parquet", "model.safetensors", "card.json")
@@ -286,7 +287,7 @@ def finish_run(run: Run, *, history: pd.DataFrame, metrics: pd.DataFrame, **part
         "peak_memory_mb": round(peak_memory_mb(), 1),
         "git": git_state(),
         "versions": package_versions(),
-        "host": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "system": sys.platform},
+        "host": {"cpu": platform.processor() or platform.machine(), "cores": available_cores(), "system": sys.platform},
         "metrics": metrics.to_dict("records"),
         "files": sorted(name for name in KEPT if (run.folder / name).exists()),
         **parts,

@@ -18,6 +18,7 @@ from lib.execute import INTERRUPTED, execute_run, process_environment
 from lib.films import data_fingerprint
 from lib.layouts import find_layout
 from lib.plan import Plan, PlannedRun
+from lib.preflight import check_runs
 from lib.progress import StudyProgress
 from lib.records import RunState, read_record, run_state
 from lib.results import acquire_lock, is_complete, read_json, set_aside, write_json, write_status
@@ -86,6 +87,7 @@ def run_plan(
         }
         if replaced and not (replace or (confirm and confirm(_replacing(replaced)))):
             raise StudyError(f"{plan.file}: nothing was started\n{_replacing(replaced)}\n{REPLACE_ADVICE}")
+        check_runs(plan.file, [run for run in chosen if states[run.name].name != "complete"])
         write_json(plan.folder / "plan.json", entries)
         summary = Summary()
         for run in chosen:
@@ -226,6 +228,7 @@ class _Work:
     progress: StudyProgress
     on_end: Callable[[PlannedRun, str | None], None]
     running: dict[Future, PlannedRun] = field(default_factory=dict)
+    mentioned: set[tuple] = field(default_factory=set)
 
     @property
     def stop(self) -> Path:
@@ -286,7 +289,22 @@ class _Work:
             else:
                 self.summary.done.append(run.name)
                 self.progress.finish(run.name, "done")
+                self._mention_data(run)
                 self.on_end(run, None)
+
+    def _mention_data(self, run: PlannedRun) -> None:
+        """Says once per data set which rows were left out and what is odd about it."""
+        path = run.folder / "data.json"
+        data = read_json(path) if path.exists() else {}
+        notes = list(data.get("warnings", ()))
+        if count := data.get("bad_rows"):
+            notes.append(
+                f"{count} rows cannot be used and were left out (on_bad=skip); see {run.folder / 'bad_rows.csv'}"
+            )
+        for note in notes:
+            if (run.config.data_dir, note) not in self.mentioned:
+                self.mentioned.add((run.config.data_dir, note))
+                self.progress.say(f"{', '.join(run.config.data_dir)}: {note}")
 
     def _fail(self, run: PlannedRun, reason: str) -> None:
         self.summary.failed[run.name] = reason

@@ -28,6 +28,7 @@ from lib.decode import DECODE_VERSION, Bad, decode_chunk, start_worker
 from lib.exceptions import DatasetError
 from lib.layouts import Problem
 from lib.rows import BAD_COLUMNS, problem_text
+from lib.system import available_cores
 
 _CHUNK = 32  # images a task
 _WORTH_SECONDS = 4.0  # with less left to decode, starting processes takes longer than it saves
@@ -172,7 +173,7 @@ def _run(
 ) -> None:
     """Decode `rows` of `paths` and hand each finished chunk to `on_chunk`; in worker processes where that pays."""
     if workers is None:
-        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = available_cores()
     chunks = [rows[start : start + _CHUNK].tolist() for start in range(0, len(rows), _CHUNK)]
     offset = np.load(target, mmap_mode="r").offset if target is not None else 0
     work = partial_call(decode_chunk, size=size, target=None if target is None else str(target), offset=offset)

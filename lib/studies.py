@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from lib.config import REPO_ROOT, Config, resolve
+from lib.config import REPO_ROOT, Config, config_problems, resolve
 from lib.exceptions import StudyError
 
 TOP_FIELDS = ("study", "seeds", "base", "notebooks", "runs")
@@ -136,17 +136,9 @@ def check_parameters(values: Any, where: str, problems: list[str]) -> dict[str, 
     try:
         config = Config(**known)
     except ValidationError as error:
-        problems.extend(f"{where}: {sentence}" for sentence in _sentences(error, known))
+        problems.extend(f"{where}: {sentence}" for sentence in config_problems(error, known))
         return {}
     return {name: getattr(config, name) for name in known}
-
-
-def _sentences(error: ValidationError, values: dict[str, Any]) -> list[str]:
-    said: dict[str, list[str]] = {}
-    for one in error.errors():
-        text = one["msg"].removeprefix("Value error, ").removeprefix("Input ")
-        said.setdefault(str(one["loc"][0]), []).append(text)
-    return [f"parameter {name!r} is {values[name]!r}: it {' or '.join(texts)}" for name, texts in said.items()]
 
 
 def _closest(name: Any, known: Iterable[str]) -> str:
@@ -166,10 +158,13 @@ def _mapping(value: Any, where: str, problems: list[str]) -> dict[str, Any]:
 
 
 def _seeds(value: Any, where: str, problems: list[str]) -> tuple[int, ...]:
-    whole = isinstance(value, list) and all(type(seed) is int and seed >= 0 for seed in value)
+    whole = isinstance(value, list) and all(type(seed) is int and 0 <= seed < 2**63 for seed in value)
     if whole and value and len(set(value)) == len(value):
         return tuple(value)
-    problems.append(f"{where} is {value!r}, but must be a list of different whole numbers, for example [0, 1, 2]")
+    problems.append(
+        f"{where} is {value!r}, but must be a list of different whole numbers from 0 to 2**63 - 1,"
+        " for example [0, 1, 2]"
+    )
     return ()
 
 

@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import LightningEnvironment
 from timm.optim import param_groups_layer_decay
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
@@ -33,14 +34,15 @@ CHECKPOINT = "last.ckpt"
 
 def make_fabric(config: Config, model: nn.Module) -> Fabric:
     """One device, with the precision that the config asks for; `auto` is bf16-mixed where that is faster."""
-    fabric = Fabric(accelerator=config.accelerator, devices=1, precision="32-true")
+    alone = {"devices": 1, "plugins": LightningEnvironment()}  # whatever batch system this machine belongs to
+    fabric = Fabric(accelerator=config.accelerator, precision="32-true", **alone)
     if config.precision == "32-true" or (config.precision == "auto" and not bf16_helps(fabric.device, model)):
         return fabric
     logger = logging.getLogger("lightning_fabric.utilities.rank_zero")
     level = logger.level
     logger.setLevel(logging.WARNING)  # it announces the precision every time; the record says it once
     try:
-        return Fabric(accelerator=config.accelerator, devices=1, precision="bf16-mixed")
+        return Fabric(accelerator=config.accelerator, precision="bf16-mixed", **alone)
     finally:
         logger.setLevel(level)
 

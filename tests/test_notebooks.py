@@ -201,7 +201,7 @@ def test_a_notebook_that_finds_no_run_says_in_its_last_line_what_to_do(tmp_path,
     ):
         run_notebook(REPO_ROOT / path, out, {name: f"{tmp_path}/none"})
     (error,) = (o for cell in nbformat.read(out, 4).cells for o in cell.get("outputs", []) if "ename" in o)
-    assert error.traceback[-1].splitlines()[-1].endswith(f"the parameter `{name}`")
+    assert error.traceback[-1].splitlines()[-1].endswith(f"set `{name}` to an existing folder.")
 
 
 def test_a_run_keeps_its_thresholds_and_calibration(studied):

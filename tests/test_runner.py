@@ -65,8 +65,9 @@ sys.exit(summary.exit_code)
 
 
 @pytest.fixture
-def study(tmp_path):
+def study(tmp_path, monkeypatch):
     """Writes tiny notebooks, a dataset by name, and a study of them; gives a function: rows -> plan."""
+    monkeypatch.setattr("lib.runner.check_runs", lambda file, runs: None)  # tests/test_preflight.py has it
     (tmp_path / "dataset_full").mkdir()
     (tmp_path / "dataset_full" / "train.csv").touch()
     for name, cells in CELLS.items():
@@ -152,7 +153,8 @@ def test_failures_are_told_with_their_reasons_and_stop_nothing_else(study):
     summary, text = run(plan, jobs=2)
     assert summary.exit_code == 1 and summary.done == ["good-s0"]
     reasons = summary.failed
-    assert reasons["raises-s0"] == "cell 4: ValueError: no such"
+    notebook = plan.runs["raises-s0"].folder / "notebook.ipynb"
+    assert reasons["raises-s0"] == f"cell 4: ValueError: no such\nthing\nsee {notebook}"
     assert reasons["killed-s0"].startswith("kernel killed by signal 9 (SIGKILL); often that is out of memory")
     assert reasons["silent-s0"].startswith("finished without a record")
     assert reasons["needy-s0"] == "needs raises-s0, which failed"

@@ -18,7 +18,16 @@ from lib.exceptions import CxrError
 from lib.loaders import Loader, affine_grid, augment_batch, random_affine
 from lib.metrics import auroc
 from lib.models import build_model
-from lib.training import CHECKPOINT, balanced_pos_weight, build_optimizer, fit, lr_factor, masked_bce, predict
+from lib.training import (
+    CHECKPOINT,
+    balanced_pos_weight,
+    build_optimizer,
+    fit,
+    lr_factor,
+    make_fabric,
+    masked_bce,
+    predict,
+)
 
 CONFIG = Config(
     backbone="resnet10t",
@@ -240,3 +249,10 @@ def test_a_damaged_checkpoint_is_kept_aside_and_training_begins_anew(tmp_path, c
     with pytest.warns(UserWarning, match=r"last.ckpt is damaged .* kept as last.ckpt.damaged-.*, training begins anew"):
         history = fit(build_model(config), *loaders(config), config, tmp_path)
     assert len(history) == 1 and next(tmp_path.glob("last.ckpt.damaged-*")).read_bytes() == content
+
+
+def test_a_batch_systems_environment_changes_no_run(monkeypatch):
+    for name, value in {"SLURM_NTASKS": "4", "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "cxr", "SLURM_PROCID": "1"}.items():
+        monkeypatch.setenv(name, value)
+    fabric = make_fabric(CONFIG, build_model(CONFIG))
+    assert fabric.world_size == 1 and fabric.global_rank == 0
