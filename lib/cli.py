@@ -1,6 +1,7 @@
 """In: a command line. Out: the library's answer on the terminal and an exit code; every decision is made elsewhere."""
 
 import contextlib
+import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -148,15 +149,18 @@ def export(
     allow_drop: Annotated[
         bool, typer.Option("--allow-drop", help="Ships int8 even where it loses over 0.005 macro AUROC on validation.")
     ] = False,
+    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where to write; by default savefolder/.")] = None,
 ) -> None:
-    """Writes savefolder/NAME.onnx, one file that answers without torch, and NAME.md, what it can do."""
+    """Writes NAME.onnx, one file that answers without torch, and NAME.md, what it can do."""
     with _told():
+        _need("compress", "onnx", "onnxscript", "onnxruntime")
         from lib.export import export_run
         from lib.report import run_folder
 
         path = Path(source)
         found = path if path.suffix == ".pt" else run_folder(source)
-        typer.echo(export_run(found, name, int8=int8, allow_drop=allow_drop, tell=typer.echo))
+        place = {} if out is None else {"out": out.expanduser()}
+        typer.echo(export_run(found, name, int8=int8, allow_drop=allow_drop, tell=typer.echo, **place))
 
 
 @app.command()
@@ -175,6 +179,7 @@ def predict(
 ) -> None:
     """Answers films of all usual kinds, DICOM too; a bad file is a row with the reason. Not for diagnosis."""
     with _told():
+        _need("compress", "onnxruntime")
         from lib.batch import predict_command
 
         raise typer.Exit(predict_command(model, paths, out, threads=threads, leaderboard=leaderboard))
@@ -225,6 +230,13 @@ def _told() -> Iterator[None]:
             raise
         typer.echo(f"{error}", err=True)
         raise typer.Exit(1) from error
+
+
+def _need(extra: str, *modules: str) -> None:
+    """Raises CxrError that names the extra to install where one of its modules is missing."""
+    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+    if missing:
+        raise CxrError(f"{', '.join(missing)} is not installed: pip install -e '.[{extra}]'")
 
 
 def _print(table: object) -> None:

@@ -3,6 +3,7 @@
 import copy
 import io
 import json
+import sys
 
 import numpy as np
 import onnx
@@ -184,6 +185,19 @@ def test_the_command_exports_a_run_and_tells_the_path(run, tmp_path, monkeypatch
     result = CliRunner().invoke(app, ["export", str(run), "--name", "small"])
     assert result.exit_code == 0 and result.output.splitlines()[-1] == str(tmp_path / "small.onnx")
     assert read_card(tmp_path / "small.onnx")["name"] == "small"
+
+
+def test_the_command_exports_into_the_folder_that_is_named(run, tmp_path):
+    result = CliRunner().invoke(app, ["export", str(run), "--name", "small", "--out", str(tmp_path / "new")])
+    assert result.exit_code == 0
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {"small.onnx", "small.md"}
+
+
+def test_without_the_extra_the_command_names_what_to_install(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    result = CliRunner().invoke(app, ["export", str(run), "--out", str(tmp_path)])
+    assert result.exit_code == 1
+    assert result.output == "onnxscript is not installed: pip install -e '.[compress]'\n"
 
 
 def test_the_command_exports_nothing_but_complete_runs(tmp_path):
