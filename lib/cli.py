@@ -147,7 +147,8 @@ def export(
     int8: Annotated[bool, typer.Option("--int8", help="Quantises, calibrated on training films of the run.")] = False,
     name: Annotated[str | None, typer.Option(help="Of the file; by default the study's and the run's.")] = None,
     allow_drop: Annotated[
-        bool, typer.Option("--allow-drop", help="Ships int8 even where it loses over 0.005 macro AUROC on validation.")
+        bool,
+        typer.Option("--allow-drop", help="Ships int8 even where it differs much from fp32, or is unjudged."),
     ] = False,
     out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where to write; by default savefolder/.")] = None,
 ) -> None:

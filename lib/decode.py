@@ -20,7 +20,8 @@ def decode_grey(path: str, size: int) -> np.ndarray:
 
     Colours become luma (ITU-R 601, Pillow's 'L'), transparency is ignored. Deeper than 8 bits: the range of the
     smallest power of two that holds the brightest pixel becomes 0..255, so that 12-bit films in 16-bit files keep
-    their contrast; the range of a float image with no pixel over 1 is 0..1. Raises whatever Pillow raises on a file that is no image, or not whole.
+    their contrast; the range of a float image with no pixel over 1 is 0..1. Raises whatever Pillow raises on a file
+    that is no image, or not whole.
     """
     with Image.open(path) as image:
         image.draft("L", (2 * size, 2 * size))  # JPEG alone: decodes at a half, quarter, eighth where that is enough

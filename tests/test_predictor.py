@@ -19,7 +19,7 @@ from lib.familiarity import fit_familiarity, unlikeness
 from lib.imaging import read_film
 from lib.models import Classifier, build_backbone, build_head
 from lib.onnxfile import write_card, write_onnx
-from lib.predictor import Predictor
+from lib.predictor import _STATISTICS, Predictor
 from lib.served import Served
 
 HEAVY = ("torch", "torchvision", "timm", "pandas", "matplotlib", "scipy", "sklearn", "pydantic", "pyarrow", "pydicom")
@@ -104,7 +104,7 @@ def test_a_film_far_from_the_training_films_is_unfamiliar(tmp_path):
 
 
 def test_only_a_score_over_the_threshold_is_unfamiliar(tmp_path):
-    path = write_tiny_model(tmp_path / "told.onnx", familiarity={"threshold": 3.0})
+    path = write_tiny_model(tmp_path / "told.onnx", familiarity=dict.fromkeys(_STATISTICS) | {"threshold": 3.0})
     assert Predictor(path).unfamiliar(np.array([2.9, 3.0, 3.1, np.inf, np.nan])).tolist() == [0, 0, 1, 1, 0]
 
 
@@ -179,7 +179,6 @@ def test_a_card_of_another_format_or_that_does_not_fit_is_told(tmp_path, changes
     [
         ("[1, 2]", "it is a JSON list, no object"),
         ('{"format": 1,', "it is not valid JSON"),
-        ("{}", "a card of format None"),
         (json.dumps({"format": 1, "findings": []}), "name, image_size, thresholds is missing"),
         (json.dumps(tiny_card(thresholds=["a", "b", "c"])), "thresholds are .* numbers from 0 to 1"),
         (json.dumps(tiny_card(thresholds=0.5)), "thresholds must be a list of 3 numbers"),
