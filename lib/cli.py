@@ -170,9 +170,7 @@ def predict(
     paths: Annotated[
         list[str], typer.Argument(help="Films, folders, patterns like 'films/*.png', or - for a list from stdin.")
     ],
-    out: Annotated[
-        Path | None, typer.Option(help="A .csv, .parquet or .jsonl file; the same command goes on with it.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="A .csv or .parquet file; the same command goes on with it.")] = None,
     leaderboard: Annotated[
         bool, typer.Option("--leaderboard", help="Writes imageID,disease, as the challenge wants it.")
     ] = False,
