@@ -18,7 +18,7 @@ from rich.console import Console
 
 from lib.config import REPO_ROOT
 from lib.exceptions import CxrError, StudyError
-from lib.execute import process_environment
+from lib.execute import process_environment, remove_stale
 from lib.plan import Plan, plan_study
 from lib.progress import clock, state_text, status_table
 from lib.records import read_plan
@@ -369,3 +369,14 @@ def test_a_folder_without_a_dataset_is_refused_before_anything_starts_or_is_set_
     with pytest.raises(StudyError, match=r"nothing was started\n.*elsewhere/dataset_full: no such folder"):
         run(study(f"data_root={tmp_path / 'elsewhere'}", a=row("good", reference=True)))
     assert is_complete(tmp_path / "runs" / "tiny" / "a-s0")
+
+
+def test_scratch_folders_of_dead_processes_are_removed_and_others_stay(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    for name in (f"cxr-{ended.pid}-abc", f"cxr-{os.getpid()}-abc", "cxr-notes-abc", "cxr-old"):
+        (tmp_path / name).mkdir()
+    remove_stale(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        [f"cxr-{os.getpid()}-abc", "cxr-notes-abc", "cxr-old"]
+    )
