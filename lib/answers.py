@@ -1,11 +1,9 @@
-"""In: rows of answers. Out: a CSV, Parquet, JSON lines or leaderboard file, whole or not at all; and rows again."""
+"""In: rows of answers. Out: a CSV, Parquet or leaderboard file, whole or not at all; and rows again."""
 
 import csv
-import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from math import inf
 from pathlib import Path, PurePath
 from typing import Any
@@ -20,7 +18,7 @@ KNOWN_BY = ("bytes", "modified", "model")
 
 _TOLD = {"path": str, "status": str, "reason": str, "warnings": str, "unlikeness": float, "unfamiliar": bool}
 _KINDS = _TOLD | {"flagged": str, "bytes": int, "modified": int, "model": str}  # of the columns; prob_* are float
-_GROUP = 8192  # rows of a Parquet row group
+_ENDINGS = (".csv", ".parquet")
 
 
 @dataclass
@@ -56,7 +54,7 @@ def columns(findings: Sequence[str]) -> list[str]:
 
 def check_output(out: Path, findings: Sequence[str], leaderboard: bool) -> None:
     """Raises CxrError when answers cannot be written to `out`, or would replace something else than answers."""
-    endings = [".csv"] if leaderboard else list(_WRITE)
+    endings = [".csv"] if leaderboard else _ENDINGS
     if out.suffix not in endings:
         raise CxrError(f"{out}: answers go to a file that ends with {', '.join(endings)}")
     if not out.parent.is_dir():
@@ -72,24 +70,31 @@ def check_output(out: Path, findings: Sequence[str], leaderboard: bool) -> None:
 
 
 def write_answers(out: Path, rows: Iterable[Row], findings: Sequence[str], leaderboard: bool = False) -> None:
-    """Writes the rows to a .csv, .parquet or .jsonl file, or as the leaderboard's CSV; never holds them all.
+    """Writes the rows to a .csv or .parquet file, or as the leaderboard's CSV; never holds them all.
 
     In the leaderboard's file a film that was refused has no disease, not even No Finding.
     """
     partial = out.with_name(f".{out.name}.writing-{os.getpid()}")
+    table = partial.with_name(f"{partial.name}.parquet")
     try:
         if leaderboard:
             _write_csv(partial, map(_scored, rows), ["imageID", "disease"])
         else:
-            _WRITE[out.suffix](partial, rows, columns(findings))
-        partial.replace(out)
+            _write_csv(partial, rows, columns(findings))
+        if out.suffix == ".parquet":
+            _to_parquet(partial, table, columns(findings))
+        (table if out.suffix == ".parquet" else partial).replace(out)
+    except OSError as error:
+        reason = error.strerror or error
+        raise CxrError(f"{out} cannot be written ({reason}); make room, and give the same command again") from error
     finally:
         partial.unlink(missing_ok=True)
+        table.unlink(missing_ok=True)
 
 
 def read_answers(path: Path) -> Iterator[Row]:
     """The rows of a file that `write_answers` wrote, one after the other; raises ValueError where it is broken."""
-    return _READ[path.suffix](path)
+    return _read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
 
 
 def line(row: Row) -> str:
@@ -118,9 +123,7 @@ def _header(path: Path) -> list[str]:
 
         return parquet.read_schema(path).names
     with path.open(newline="", encoding="utf-8") as file:
-        if path.suffix == ".csv":
-            return next(csv.reader(file), [])
-        return list(json.loads(file.readline() or "{}"))
+        return next(csv.reader(file), [])
 
 
 def _write_csv(path: Path, rows: Iterable[Row], names: Sequence[str]) -> None:
@@ -130,21 +133,18 @@ def _write_csv(path: Path, rows: Iterable[Row], names: Sequence[str]) -> None:
         writer.writerows(rows)
 
 
-def _write_lines(path: Path, rows: Iterable[Row], names: Sequence[str]) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-
-
-def _write_parquet(path: Path, rows: Iterable[Row], names: Sequence[str]) -> None:
+def _to_parquet(path: Path, table: Path, names: Sequence[str]) -> None:
+    """The CSV as Parquet, a block at a time."""
     import pyarrow
+    from pyarrow import csv as arrow_csv
     from pyarrow import parquet
 
     arrow = {str: pyarrow.string(), bool: pyarrow.bool_(), int: pyarrow.int64(), float: pyarrow.float64()}
     schema = pyarrow.schema([(name, arrow[_KINDS.get(name, float)]) for name in names])
-    rest = iter(rows)
-    with parquet.ParquetWriter(path, schema) as writer:
-        while group := list(islice(rest, _GROUP)):
-            writer.write_table(pyarrow.Table.from_pylist(group, schema))
+    types = arrow_csv.ConvertOptions(column_types=schema, null_values=[""])
+    with parquet.ParquetWriter(table, schema) as writer, arrow_csv.open_csv(path, convert_options=types) as reader:
+        for batch in reader:
+            writer.write_batch(batch)
 
 
 def _read_csv(path: Path) -> Iterator[Row]:
@@ -159,19 +159,8 @@ def _parsed(text: str, kind: type) -> Any:
     return None if text == "" else text == "True" if kind is bool else kind(text)
 
 
-def _read_lines(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8") as file:
-        yield from map(json.loads, file)
-
-
 def _read_parquet(path: Path) -> Iterator[Row]:
     from pyarrow import parquet
 
-    for group in parquet.ParquetFile(path).iter_batches(_GROUP):
+    for group in parquet.ParquetFile(path).iter_batches():
         yield from group.to_pylist()
-
-
-_WRITE: dict[str, Callable[[Path, Iterable[Row], Sequence[str]], None]]
-_WRITE = {".csv": _write_csv, ".parquet": _write_parquet, ".jsonl": _write_lines}
-_READ: dict[str, Callable[[Path], Iterator[Row]]]
-_READ = {".csv": _read_csv, ".parquet": _read_parquet, ".jsonl": _read_lines}

@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 from lib.answers import Counts, Row, check_output, columns, line, read_answers, write_answers
 from lib.decode import DECODE_VERSION
-from lib.exceptions import CxrError, FilmError
-from lib.filelist import Found, escaped, find_files, path_text, without_output
+from lib.exceptions import FilmError
+from lib.filelist import Found, escaped, find_files, once, path_text, without_output
 from lib.imaging import Film, read_film
 from lib.journal import Journal
 from lib.predictor import Predictor
@@ -24,9 +24,9 @@ from lib.system import available_cores
 
 
 class _Job(NamedTuple):
-    """A file on its way: its number, and its row, which another thread makes; None where it is known from before."""
+    """A file on its way: its path, and its row, which another thread makes; None where it is known from before."""
 
-    turn: int
+    path: str
     row: Future[Row] | None
 
 
@@ -47,19 +47,22 @@ def predict_files(
     """
     named, threads = list(named), threads or available_cores()
     predictor = Predictor(model, threads=1)
-    total = None if "-" in named else sum(1 for _ in find_files(named))
-    files = without_output(find_files(named, listing), out)
+    total = None if "-" in named else sum(1 for _ in once(find_files(named)))
+    files = without_output(once(find_files(named, listing)), out)
     journal = None if out is None else _open_journal(out, predictor, leaderboard)
     pool, counts, done = ThreadPoolExecutor(threads), Counts(), False
     try:
         with tqdm(total=total, unit="file", file=sys.stderr, disable=None) as bar:
             for job in _jobs(files, predictor, pool, 2 * threads, journal):
-                counts.add(row := job.row and job.row.result())
+                row = None if job.row is None else job.row.result()
+                counts.add(row)
                 bar.update()
                 if journal is None:
                     tqdm.write(line(row), file=sys.stdout)
-                elif row is not None:
-                    journal.add(job.turn, row)
+                elif row is None:
+                    journal.keep(job.path)
+                else:
+                    journal.add(row)
         if out is not None:
             write_answers(out, journal.rows(), predictor.findings, leaderboard)
         done = True
@@ -78,7 +81,7 @@ def predict_command(
     threads: int | None = None,
     leaderboard: bool = False,
 ) -> int:
-    """`cxr predict`: `predict_files`, what is to be said on stderr, and the exit code 0 when every file has a row."""
+    """`cxr predict`: `predict_files`, its summary on stderr, and the exit code: 1 when every file was refused."""
     listing = sys.stdin.buffer if "-" in named else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of libraries, about broken files: what matters stands in the rows
@@ -89,18 +92,14 @@ def predict_command(
                 print(f"what was answered so far is kept; the same command goes on ({out})", file=sys.stderr)
             raise
     print(counts.text() + (f"; {out}" if out else ""), file=sys.stderr)
-    return 0
+    return 1 if counts.refused and not counts.answered + counts.known else 0
 
 
 def _open_journal(out: Path, predictor: Predictor, leaderboard: bool) -> Journal:
     check_output(out, predictor.findings, leaderboard)
-    journal = Journal(out.with_name(f".{out.name}.partial"))
+    journal = Journal(out.with_name(f".{out.name}.partial"), columns(predictor.findings))
     if out.exists() and not leaderboard:
-        try:
-            journal.take_over(read_answers(out))
-        except (KeyError, TypeError, ValueError) as error:
-            journal.close(done=False)
-            raise CxrError(f"{out} is broken ({error}); delete it, or name another file") from error
+        journal.take_over(out, read_answers(out))
     return journal
 
 
@@ -112,10 +111,10 @@ def _jobs(
     with predictor.path.open("rb") as file:
         model = f"{file_digest(file, 'sha256').hexdigest()[:16]}.{DECODE_VERSION}"  # what else an answer depends on
     empty = dict.fromkeys(columns(predictor.findings)) | {"reason": "", "warnings": "", "flagged": ""}
-    for turn, found in enumerate(files):
+    for found in files:
         row = empty | {"path": path_text(found.path), "model": model} | _stat(found.path)
-        known = journal is not None and journal.holds(turn, row)
-        waiting.append(_Job(turn, None if known else pool.submit(_answered, found, row, predictor)))
+        known = journal is not None and journal.holds(row)
+        waiting.append(_Job(row["path"], None if known else pool.submit(_answered, found, row, predictor)))
         if len(waiting) > ahead:
             yield waiting.popleft()
     yield from waiting
@@ -130,15 +129,13 @@ def _stat(path: str) -> Row:
 
 
 def _answered(found: Found, row: Row, predictor: Predictor) -> Row:
-    """The whole row of one file. Runs in a thread; a file that cannot be read must not end the batch."""
+    """The whole row of one file. Runs in a thread; a file that cannot be read does not end the batch, a bug does."""
     reason = f"the path {found.refused}"
     if not found.refused:
         try:
             film = read_film(found.path, predictor.image_size, preview=0)
-        except FilmError as error:
+        except (FilmError, OSError) as error:
             reason = str(error)
-        except Exception as error:
-            reason = f"the file cannot be read ({type(error).__name__}: {error})"
         else:
             return row | _told(film, predictor)
     return row | {"status": "refused", "reason": escaped(reason)}

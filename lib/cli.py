@@ -1,6 +1,7 @@
 """In: a command line. Out: the library's answer on the terminal and an exit code; every decision is made elsewhere."""
 
 import contextlib
+import importlib.util
 import os
 import sys
 from collections.abc import Iterator
@@ -156,17 +157,21 @@ def export(
     int8: Annotated[bool, typer.Option("--int8", help="Quantises, calibrated on training films of the run.")] = False,
     name: Annotated[str | None, typer.Option(help="Of the file; by default the study's and the run's.")] = None,
     allow_drop: Annotated[
-        bool, typer.Option("--allow-drop", help="Ships int8 even where it loses over 0.005 macro AUROC on validation.")
+        bool,
+        typer.Option("--allow-drop", help="Ships int8 even where it differs much from fp32, or is unjudged."),
     ] = False,
+    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where to write; by default savefolder/.")] = None,
 ) -> None:
-    """Writes savefolder/NAME.onnx, one file that answers without torch, and NAME.md, what it can do."""
+    """Writes NAME.onnx, one file that answers without torch, and NAME.md, what it can do."""
     with _told():
+        _need("compress", "onnx", "onnxscript", "onnxruntime")
         from lib.export import export_run
         from lib.report import run_folder
 
         path = Path(source)
         found = path if path.suffix == ".pt" else run_folder(source)
-        typer.echo(export_run(found, name, int8=int8, allow_drop=allow_drop, tell=typer.echo))
+        place = {} if out is None else {"out": out.expanduser()}
+        typer.echo(export_run(found, name, int8=int8, allow_drop=allow_drop, tell=typer.echo, **place))
 
 
 @app.command()
@@ -175,9 +180,7 @@ def predict(
     paths: Annotated[
         list[str], typer.Argument(help="Films, folders, patterns like 'films/*.png', or - for a list from stdin.")
     ],
-    out: Annotated[
-        Path | None, typer.Option(help="A .csv, .parquet or .jsonl file; the same command goes on with it.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="A .csv or .parquet file; the same command goes on with it.")] = None,
     leaderboard: Annotated[
         bool, typer.Option("--leaderboard", help="Writes imageID,disease, as the challenge wants it.")
     ] = False,
@@ -185,6 +188,7 @@ def predict(
 ) -> None:
     """Answers films of all usual kinds, DICOM too; a bad file is a row with the reason. Not for diagnosis."""
     with _told():
+        _need("compress", "onnxruntime")
         from lib.batch import predict_command
 
         raise typer.Exit(predict_command(model, paths, out, threads=threads, leaderboard=leaderboard))
@@ -235,6 +239,13 @@ def _told() -> Iterator[None]:
             raise
         typer.echo(f"{error}", err=True)
         raise typer.Exit(1) from error
+
+
+def _need(extra: str, *modules: str) -> None:
+    """Raises CxrError that names the extra to install where one of its modules is missing."""
+    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+    if missing:
+        raise CxrError(f"{', '.join(missing)} is not installed: pip install -e '.[{extra}]'")
 
 
 def _confirm(text: str) -> bool:

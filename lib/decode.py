@@ -9,7 +9,7 @@ from multiprocessing import connection, parent_process
 import numpy as np
 from PIL import Image
 
-DECODE_VERSION = 1  # raise it when the same file would give other pixels: stores are then built anew
+DECODE_VERSION = 2  # raise it when the same file would give other pixels: stores are then built anew
 
 Bad = list[tuple[int, str]]
 """(row, reason) of the images that cannot be decoded."""
@@ -20,7 +20,8 @@ def decode_grey(path: str, size: int) -> np.ndarray:
 
     Colours become luma (ITU-R 601, Pillow's 'L'), transparency is ignored. Deeper than 8 bits: the range of the
     smallest power of two that holds the brightest pixel becomes 0..255, so that 12-bit films in 16-bit files keep
-    their contrast. Raises whatever Pillow raises on a file that is no image, or not whole.
+    their contrast; the range of a float image with no pixel over 1 is 0..1. Raises whatever Pillow raises on a file
+    that is no image, or not whole.
     """
     with Image.open(path) as image:
         image.draft("L", (2 * size, 2 * size))  # JPEG alone: decodes at a half, quarter, eighth where that is enough
@@ -93,6 +94,7 @@ def _deep(image: Image.Image, width: int, height: int) -> np.ndarray:
     low, high = deep.getextrema()
     if not np.isfinite([low, high]).all() or low < 0:
         raise ValueError(f"grey values from {low} to {high}; they must be finite and not negative")
-    whole = 2.0 ** max(8, int(high).bit_length()) - 1
+    share = image.mode == "F" and high <= 1  # a float image stored from 0 to 1
+    whole = 1.0 if share else 2.0 ** max(8, int(high).bit_length()) - 1
     scaled = np.asarray(_resize(deep, width, height)) * (255 / whole)
     return np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)  # (height, width)

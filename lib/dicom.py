@@ -33,13 +33,16 @@ GREY, COLOUR = ("MONOCHROME1", "MONOCHROME2"), ("RGB", "YBR_FULL", "YBR_FULL_422
 def read_header(data: bytes) -> Dataset:
     """Everything but the pixels, of a file that holds one frontal chest radiograph of a possible size.
 
-    Raises FilmError with the reason for any other: by transfer syntax, modality, body part, view, and shape.
+    Raises FilmError with the reason for any other: by modality, body part, view, transfer syntax, and shape.
     """
     try:
         meta = read_dataset(BytesIO(data[132:]), False, True, stop_when=lambda tag, *_: tag.group != 2)
-        _check_syntax(uid.UID(str(meta.get("TransferSyntaxUID", ""))))  # first: reading inflates a deflated file whole
+        syntax = uid.UID(str(meta.get("TransferSyntaxUID", "")))
+        if syntax == uid.DeflatedExplicitVRLittleEndian:
+            _check_syntax(syntax)  # before anything is read: reading inflates the whole file
         header = pydicom.dcmread(BytesIO(data), stop_before_pixels=True)
         _check_kind(header)
+        _check_syntax(syntax)  # after the kind: no decoder helps a file that is no chest radiograph
         _check_shape(header)
     except (FilmError, MemoryError):
         raise
@@ -66,6 +69,8 @@ def read_pixels(data: bytes, header: Dataset) -> tuple[np.ndarray, list[str]]:
         raise
     except Exception as error:
         raise FilmError(f"is a DICOM file whose pixels are broken or cut short: {error}") from error
+    if not _view(header) and not _word(header, "PatientOrientation"):
+        warnings.append("of unknown view: nothing in the file says that it is frontal (PA or AP)")
     if _word(header, "PresentationIntentType") == "FOR PROCESSING":
         warnings.append("stored for processing, not for presentation")
     if _word(header, "PatientOrientation").startswith("['R"):
@@ -89,11 +94,15 @@ def _check_kind(header: Dataset) -> None:
     part = _word(header, "BodyPartExamined") or _meaning(header, "AnatomicRegionSequence")
     if part and (not re.search(CHEST, part) or re.search(MORE_THAN_CHEST, part)):
         raise FilmError(f"is a radiograph of {part}, not of the chest")
-    view = _word(header, "ViewPosition") or _meaning(header, "ViewCodeSequence")
+    view = _view(header)
     if view and (not re.search(FRONTAL, view) or re.search(NOT_FRONTAL, view)):
         raise FilmError(f"is a view from {view}, not a frontal one (PA or AP)")
     if re.match(r"\['[AP]", _word(header, "PatientOrientation")):
         raise FilmError("is a lateral view by its PatientOrientation, not a frontal one (PA or AP)")
+
+
+def _view(header: Dataset) -> str:
+    return _word(header, "ViewPosition") or _meaning(header, "ViewCodeSequence")
 
 
 def _word(header: Dataset, keyword: str) -> str:

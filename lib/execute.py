@@ -156,7 +156,9 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -> No
     from papermill.exceptions import PapermillExecutionError
 
     # Socket paths may have 100 characters at most: hence the short folder.
-    scratch = Path(tempfile.mkdtemp(prefix="cxr-", dir="/tmp" if Path("/tmp").is_dir() else None))
+    place = Path("/tmp") if Path("/tmp").is_dir() else Path(tempfile.gettempdir())
+    remove_stale(place)
+    scratch = Path(tempfile.mkdtemp(prefix=f"cxr-{os.getpid()}-", dir=place))
     environment = dict(os.environ)
     manager = _kernel_manager(scratch)
     before = signal.signal(signal.SIGTERM, lambda number, _: _end(manager, scratch, number))
@@ -190,6 +192,25 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -> No
         os.environ.clear()
         os.environ.update(environment)
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def remove_stale(place: Path) -> None:
+    """Removes this user's scratch folders whose process was killed: their names hold its number."""
+    for folder in place.glob("cxr-*-*"):
+        number = folder.name.split("-")[1]
+        with contextlib.suppress(FileNotFoundError):  # another run removes it at the same time
+            if number.isdecimal() and folder.stat().st_uid == os.getuid() and not _is_alive(int(number)):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # it is another user's, and alive
+    return True
 
 
 def _kernel_manager(scratch: Path) -> Any:

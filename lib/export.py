@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from timm.utils import reparameterize_model
 
 from lib.config import REPO_ROOT, resolve
@@ -19,7 +20,21 @@ from lib.modelcard import card_text, make_card, read_calibration
 from lib.models import Classifier, load_model
 from lib.onnxfile import check_parity, golden_films, latencies_ms, run_file, write_card, write_onnx
 from lib.published import load_published
-from lib.quantize import LIMIT, Bench, Judge, Trial, best_trial, quantize
+from lib.quantize import (
+    FLAG_LIMIT,
+    LIMIT,
+    MIN_POSITIVES,
+    PROB_LIMIT,
+    Bench,
+    Judge,
+    Trial,
+    best_trial,
+    drift_text,
+    halves,
+    judged,
+    quantize,
+)
+from lib.remeasure import remeasure, set_calibration
 from lib.results import is_complete, package_versions, read_json, whole_file
 from lib.runfilms import RunFilms, read_run_films
 from lib.served import Served
@@ -53,9 +68,10 @@ def export_run(
     """Exports a run's folder, or a state dict `all_14.pt` or `single_disease.pt`, and returns the path of NAME.onnx.
 
     NAME is by default the study's and the run's, or the file's. The ONNX file is compared with torch before it is kept.
-    `int8` needs the run's films: it is calibrated on training films and judged on validation films; a drop of macro
-    AUROC over LIMIT is refused unless `allow_drop`. `tell` is told, line by line, size, drop and latency. Raises
-    ExportError, DatasetError, ValueError or RuntimeError, each a sentence; nothing is left behind then.
+    `int8` needs the run's images: it is calibrated on training images; a recipe is chosen on one half of the validation
+    patients and judged on the other, and one over the limits of `lib.quantize` is refused unless `allow_drop`. Its
+    thresholds, calibration and test scores are its own. `tell` gets size, drift and latency, line by line. Raises
+    ExportError, DatasetError or ModelError; nothing is left behind then.
     """
     found = read_source(Path(source))
     name = name or found.name + ("-int8" if int8 else "")
@@ -67,14 +83,16 @@ def export_run(
         plain = Path(place) / "fp32.onnx"
         parity = _write_plain(found, plain)
         tell(f"torch and ONNX agree: probabilities differ by {parity:.1g} at most")
-        shipped, parts = plain, {"precision": "fp32"}
+        shipped, parts, own, metrics = plain, {"precision": "fp32"}, found.card, found.record.get("metrics", [])
         if int8:
             shipped, parts = _write_int8(found, plain, allow_drop, tell)
+            own, metrics = remeasure(shipped, found.films, found.card)
+            set_calibration(shipped, own["calibration"]["slope"], own["calibration"]["intercept"])
         else:
             took = latencies_ms({"fp32": plain}, found.card["image_size"])["fp32"]
             tell(f"fp32: {plain.stat().st_size / 2**20:.1f} MB, {took:.1f} ms a film at 2 threads")
         parts["familiarity"] = _familiarity(found, shipped, tell)
-        card = make_card(name, found.card, found.record.get("metrics", []), **parts, **_made(found))
+        card = make_card(name, own, metrics, **parts, **_made(found))
         write_card(shipped, card)
         return _keep(shipped, card, out / f"{name}.onnx")
 
@@ -116,25 +134,43 @@ def _write_plain(found: Source, path: Path) -> float:
 def _write_int8(
     found: Source, plain: Path, allow_drop: bool, tell: Callable[[str], None]
 ) -> tuple[Path, dict[str, Any]]:
-    films = found.films
-    judge = Judge(films.val, films.val_targets, run_file(plain, films.val))
-    trials = quantize(Bench(plain, films.train[:CALIBRATION_FILMS], judge, plain.parent), tell)
-    tell(_trial_table(plain, judge, trials, found.card["image_size"]))
-    best = best_trial(trials)
-    if best.drop > LIMIT and not allow_drop:
+    films, thresholds = found.films, np.array(make_card("", found.card, [])["thresholds"])
+    judge = Judge(films.val, films.val_targets, run_file(plain, films.val), thresholds)
+    half = halves(films.val_patients)
+    choosing, judging = judge.part(half), judge.part(~half)
+    positives = min(choosing.positives, judging.positives)
+    if positives < MIN_POSITIVES and not allow_drop:
         raise ExportError(
-            f"int8 loses at least {best.drop:.4f} of the macro AUROC on {len(films.val):,} validation films "
-            f"({judge.auroc:.4f} to {best.auroc:.4f}), more than {LIMIT}; nothing was exported. Export it as fp32, or "
-            "accept the drop: --allow-drop"
+            f"int8 cannot be judged: half of the {len(half):,} validation images has {positives} positive labels, "
+            f"and {MIN_POSITIVES} are needed; nothing was exported. Export it as fp32, or ship it anyway: --allow-drop"
         )
-    drift = {"auroc_fp32": judge.auroc, "auroc_int8": best.auroc, "auroc_drop": best.drop, "images": len(films.val)}
-    drift |= {
+    trials = quantize(Bench(plain, films.train[:CALIBRATION_FILMS], choosing, plain.parent), tell)
+    tell(_trial_table(plain, choosing, trials, found.card["image_size"]))
+    best = best_trial(trials)
+    best = judged(judging, best.calibration, best.what, best.path)
+    tell(f"judged on the other half, {len(judging.images):,} images: {drift_text(best)}")
+    if not best.fine and not allow_drop:
+        raise ExportError(
+            f"int8 answers too differently on {len(judging.images):,} validation images that did not choose it: "
+            f"{drift_text(best)}; the limits are {LIMIT}, {PROB_LIMIT} and {FLAG_LIMIT:.0%}. Nothing was exported. "
+            "Export it as fp32, or accept the change: --allow-drop"
+        )
+    return best.path, {"precision": "int8", "drift": _drift(best, judging, positives >= MIN_POSITIVES)}
+
+
+def _drift(best: Trial, judging: Judge, enough: bool) -> dict[str, Any]:
+    areas = {"auroc_fp32": judging.auroc, "auroc_int8": best.auroc, "auroc_drop": best.drop}
+    return {name: None if np.isnan(value) else value for name, value in areas.items()} | {
+        "images": len(judging.images),
+        "positives": judging.positives,
         "prob_max": best.prob_max,
         "prob_mean": best.prob_mean,
+        "flags_changed": best.flags,
+        "judged": enough,
+        "fine": best.fine,
         "calibration": best.calibration,
         "int8": best.what,
     }
-    return best.path, {"precision": "int8", "drift": drift}
 
 
 def _trial_table(plain: Path, judge: Judge, trials: list[Trial], size: int) -> str:

@@ -35,6 +35,16 @@ def find_files(named: Iterable[str], listing: BinaryIO | None = None) -> Iterato
             yield from _below(name)
 
 
+def once(files: Iterable[Found]) -> Iterator[Found]:
+    """Leaves out files that came before, by whichever name of the same absolute path."""
+    seen: set[str] = set()
+    for found in files:
+        path = os.path.abspath(found.path)  # noqa: PTH100
+        if path not in seen:
+            seen.add(path)
+            yield found
+
+
 def without_output(files: Iterable[Found], out: Path | None) -> Iterator[Found]:
     """Leaves out the output itself, and what is kept beside it while it grows: they may lie among the films."""
     folder = None if out is None else out.resolve().parent

@@ -1,75 +1,127 @@
-"""In: rows of answers as they come. Out: those known already, and all in order; a kill costs a second of work."""
+"""In: rows of answers as they come. Out: a CSV that only grows, so that a kill costs the row that was being written."""
 
-import json
-import sqlite3
-import time
-from collections.abc import Iterable, Iterator
+import csv
+import io
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from lib.answers import KNOWN_BY, Row
 from lib.exceptions import CxrError
 
-_SAVE_SECONDS = 1.0
-_TABLE = "CREATE TABLE IF NOT EXISTS answers (path TEXT PRIMARY KEY, known TEXT, row TEXT, turn INTEGER UNIQUE)"
-
 
 class Journal:
-    """The rows of one output file, on disk, so that memory does not grow with them.
+    """The rows of one output file. In memory stay a path and two numbers per row.
 
-    Raises CxrError when another process holds the journal or it is broken.
+    Raises CxrError when another process holds the journal, when it is broken, and when it cannot be written.
     """
 
-    def __init__(self, path: Path):
-        self.path, self.saved = path, time.monotonic()
+    def __init__(self, path: Path, names: Sequence[str]):
+        self.path, self.names, self.order = path, list(names), []
+        self.known: dict[str, tuple[str, int]] = {}  # path -> what it is known by, and where its line begins
+        self.lock = FileLock(path.with_suffix(".lock"))
         try:
-            self.database = sqlite3.connect(path, timeout=0.5)
-            self.database.execute("PRAGMA locking_mode = EXCLUSIVE")
-            self.database.execute(_TABLE)
-            self.database.execute("UPDATE answers SET turn = NULL")  # and locks
-            self.database.commit()
-        except sqlite3.DatabaseError as error:
-            if "locked" in str(error):
-                raise CxrError(f"{path} is in use by another process that writes there; wait for it") from error
-            raise CxrError(f"{path} cannot be used ({error}); delete it, or write somewhere else") from error
+            path.open("ab").close()  # a folder that cannot be written to must not look like a lock that is held
+            self.lock.acquire(timeout=0)
+            self.file = path.open("a+b", buffering=0)
+        except Timeout as error:
+            raise CxrError(f"{path} is in use by another process that writes there; wait for it") from error
+        except OSError as error:
+            self.lock.release()
+            raise CxrError(f"{path.parent} cannot be written to ({error.strerror}); name another folder") from error
+        self._read()
 
-    def take_over(self, rows: Iterable[Row]) -> None:
-        """Learns the answers of an earlier output file; those of the journal are newer and stay."""
-        told = ((row["path"], _known(row), json.dumps(row)) for row in rows if row["status"] == "ok")
-        self.database.executemany("INSERT OR IGNORE INTO answers (path, known, row) VALUES (?, ?, ?)", told)
-        self.database.commit()
+    def _read(self) -> None:
+        """Learns the rows that are there; drops a last line that a kill cut short."""
+        at, head = 0, _line(self.names)
+        self.file.seek(0)
+        for number, line in enumerate(io.BufferedReader(io.FileIO(self.path)), 1):
+            if not line.endswith(b"\n"):
+                break
+            if (line != head) if number == 1 else not self._learn(line, at):
+                self.close(done=False)
+                raise CxrError(f"{self.path} is broken in line {number}; delete it, or name another output")
+            at += len(line)
+        self.file.truncate(at)
+        if not at:
+            self._append(self.names)
 
-    def holds(self, turn: int, row: Row) -> bool:
-        """Whether the same file was answered by the same model before; if so, that row is number `turn` now."""
-        wanted = (row["path"], _known(row))
-        found = self.database.execute("SELECT turn FROM answers WHERE path = ? AND known = ?", wanted).fetchone()
-        if found and found[0] is None:
-            self.database.execute("UPDATE answers SET turn = ? WHERE path = ?", (turn, row["path"]))
-        return found is not None
+    def _learn(self, line: bytes, at: int) -> bool:
+        """Notes an answer; a refusal is not reused, because its cause may have been fixed. False for no such row."""
+        row = _parsed(line, self.names)
+        if row is None:
+            return False
+        self.known.pop(row["path"], None)
+        if row["status"] == "ok":
+            self.known[row["path"]] = (_known(row), at)
+        return True
 
-    def add(self, turn: int, row: Row) -> None:
-        """Row number `turn`. A refusal counts for this time only, since its reason may be gone tomorrow."""
-        values = (row["path"], _known(row) if row["status"] == "ok" else None, json.dumps(row), turn)
-        self.database.execute("INSERT OR REPLACE INTO answers (path, known, row, turn) VALUES (?, ?, ?, ?)", values)
-        if time.monotonic() - self.saved > _SAVE_SECONDS:
-            self.save()
+    def take_over(self, out: Path, rows: Iterator[Row]) -> None:
+        """Appends the answers of an earlier output; those that the journal has are newer and stay."""
+        try:
+            for row in rows:
+                if row["status"] == "ok" and row["path"] not in self.known:
+                    cells = _cells(row, self.names)
+                    self._learn(_line(cells), self._append(cells))
+        except (KeyError, TypeError, ValueError) as error:
+            self.close(done=False)
+            raise CxrError(f"{out} is broken ({error}); delete it, or name another file") from error
 
-    def save(self) -> None:
-        """Everything so far is safe from here on."""
-        self.database.commit()
-        self.saved = time.monotonic()
+    def holds(self, row: Row) -> bool:
+        """Whether the same file was answered by the same model before."""
+        return self.known.get(row["path"], ("", 0))[0] == _known(row)
+
+    def keep(self, path: str) -> None:
+        """The next row is the one that is known for this path."""
+        self.order.append(self.known[path][1])
+
+    def add(self, row: Row) -> None:
+        """The next row; it is in the file when this returns."""
+        self.order.append(self._append(_cells(row, self.names)))
 
     def rows(self) -> Iterator[Row]:
-        """The rows of this time, in order."""
-        for (text,) in self.database.execute("SELECT row FROM answers WHERE turn IS NOT NULL ORDER BY turn"):
-            yield json.loads(text)
+        """The rows of this time, in order, as texts."""
+        with self.path.open("rb") as file:
+            for at in self.order:
+                file.seek(at)
+                yield _parsed(file.readline(), self.names)
 
     def close(self, done: bool) -> None:
-        """Saves and lets go; deletes the file when it is no longer wanted."""
-        self.save()
-        self.database.close()
+        """Lets go; deletes the files when they are no longer wanted."""
+        self.file.close()
         if done:
             self.path.unlink()
+            Path(self.lock.lock_file).unlink(missing_ok=True)  # still held: nobody else has taken it
+        self.lock.release()
+
+    def _append(self, cells: Sequence[object]) -> int:
+        at, rest = self.file.seek(0, io.SEEK_END), _line(cells)
+        try:
+            while rest:
+                rest = rest[self.file.write(rest) :]
+        except OSError as error:
+            raise CxrError(
+                f"{self.path} cannot be written ({error.strerror}); what was answered so far is kept: "
+                "make room, and give the same command again"
+            ) from error
+        return at
+
+
+def _line(cells: Sequence[object]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    return text.getvalue().encode()
+
+
+def _cells(row: Row, names: Sequence[str]) -> list[object]:
+    return [row[name] for name in names]
+
+
+def _parsed(line: bytes, names: Sequence[str]) -> Row | None:
+    cells = next(csv.reader([line.decode("utf-8", "replace")]), [])
+    return dict(zip(names, cells, strict=True)) if len(cells) == len(names) else None
 
 
 def _known(row: Row) -> str:
-    return "|".join(str(row[name]) for name in KNOWN_BY)
+    return "|".join("" if row[name] is None else str(row[name]) for name in KNOWN_BY)

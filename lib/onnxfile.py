@@ -11,7 +11,7 @@ import onnx
 import torch
 
 from lib.exceptions import ExportError
-from lib.predictor import OUTPUTS, open_session
+from lib.predictor import OUTPUTS, open_session, parse_card
 from lib.served import Served
 
 OPSET = 18
@@ -62,7 +62,7 @@ def read_card(path: Path) -> dict[str, Any]:
     props = {prop.key: prop.value for prop in onnx.load(path, load_external_data=False).metadata_props}
     if "card" not in props:
         raise ExportError(f"{path} holds no card: it was not written by `cxr export`")
-    return json.loads(props["card"])
+    return parse_card(props["card"], path)
 
 
 def run_file(path: Path, images: np.ndarray, batch: int = 16) -> dict[str, np.ndarray]:

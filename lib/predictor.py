@@ -10,11 +10,13 @@ import onnxruntime
 
 from lib.exceptions import ExportError
 from lib.familiarity import unlikeness
+from lib.filmfile import MAX_SIDE
 from lib.system import available_cores
 
 CARD_FORMAT = 1
 OUTPUTS = ("logits", "probs", "heatmaps", "embedding")
 _REQUIRED = ("name", "findings", "image_size", "thresholds")
+_STATISTICS = ("mean", "projection", "scale", "rest", "threshold")  # what `unlikeness` and `unfamiliar` read
 
 
 @dataclass(frozen=True)
@@ -100,13 +102,44 @@ def _read_card(session: onnxruntime.InferenceSession, path: Path) -> dict[str, A
     outputs = {output.name: output.shape for output in session.get_outputs()}
     if text is None or not outputs.keys() >= set(OUTPUTS):
         raise ExportError(f"{path} was not written by `cxr export`: it has no card, or not the outputs {OUTPUTS}")
-    card = json.loads(text)
+    card = parse_card(text, path)
     if card.get("format") != CARD_FORMAT:
         raise ExportError(f"{path} has a card of format {card.get('format')!r}, and this version reads {CARD_FORMAT}")
-    missing = [key for key in _REQUIRED if key not in card]
-    count = len(card.get("findings", ()))
-    if missing or outputs["logits"][1] != count or len(card["thresholds"]) != count:
-        raise ExportError(
-            f"{path} has a broken card (missing: {missing or 'nothing'}; {count} findings); export it again"
-        )
+    shape = [*session.get_inputs()[0].shape[1:], *outputs["logits"][1:]]  # S, S, F
+    if wrong := _card_problem(card, shape):
+        raise ExportError(f"{path} has a broken card: {wrong}; export it again")
     return card
+
+
+def parse_card(text: str, path: Path) -> dict[str, Any]:
+    """The card in `text`, which stands in the file `path`; raises ExportError unless it is a JSON object."""
+    try:
+        card = json.loads(text)
+    except ValueError as error:
+        raise ExportError(f"{path} has a broken card: it is not valid JSON ({error}); export it again") from error
+    if not isinstance(card, dict):
+        raise ExportError(f"{path} has a broken card: it is a JSON {type(card).__name__}, no object; export it again")
+    return card
+
+
+def _card_problem(card: dict[str, Any], shape: list[Any]) -> str:
+    """What is wrong with a card, or nothing; `shape` is S, S, F of the graph: its images and its findings."""
+    missing = [key for key in _REQUIRED if key not in card]
+    if missing:
+        return f"{', '.join(missing)} is missing"
+    name, findings, size, thresholds = (card[key] for key in _REQUIRED)
+    listed = isinstance(findings, list) and all(isinstance(finding, str) for finding in findings)
+    if not isinstance(name, str) or not listed:
+        return "name must be text, and findings a list of texts"
+    if type(size) is not int or not 1 <= size <= MAX_SIDE:
+        return f"image_size is {size!r}, and must be a whole number from 1 to {MAX_SIDE}"
+    if shape != [size, size, len(findings)]:
+        return f"image_size and {len(findings)} findings do not fit the graph, whose shape is {shape}"
+    if not isinstance(thresholds, list) or len(thresholds) != len(findings):
+        return f"thresholds must be a list of {len(findings)} numbers"
+    if not all(type(cut) in (int, float) and 0 <= cut <= 1 for cut in thresholds):  # NaN compares false
+        return f"thresholds are {thresholds!r}, and must be numbers from 0 to 1"
+    statistics = card.get("familiarity")
+    if statistics is not None and not (isinstance(statistics, dict) and statistics.keys() >= set(_STATISTICS)):
+        return f"familiarity must be null, or have {', '.join(_STATISTICS)}"
+    return ""

@@ -6,6 +6,8 @@ Films are squashed to 224 px and normalised with ImageNet's mean and std. Their 
 so does this; their script for a single finding trained with ReLU, which differs by a hundredth of what is below zero.
 """
 
+import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +80,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken or hostile file raises a dozen types; each becomes one sentence
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise ExportError(f"{path} cannot be read as plain weights: {reason}") from error
+        raise ExportError(f"{path} cannot be read as plain weights: {_unreadable(error)}") from error
     if not isinstance(state, dict):
         raise ExportError(f"{path} holds a {type(state).__name__}; a state dict of tensors is needed")
     plain = {key for key, value in state.items() if isinstance(value, Tensor) and value.layout is torch.strided}
@@ -91,6 +92,18 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if broken:
         raise ExportError(f"{path}: values are not finite in {_few(broken)}; the file is broken, fetch it again")
     return state
+
+
+def _unreadable(error: Exception) -> str:
+    """Why torch refused a file, without its advice to load the file unsafely."""
+    if found := re.search(r"Unsupported (?:global: GLOBAL|class) (\S+)", str(error)):
+        return (
+            f"it holds a Python object ({found[1]}), which could run code. Only the weights are read: "
+            "save them alone, torch.save(model.state_dict(), FILE)"
+        )
+    if isinstance(error, pickle.UnpicklingError) or not str(error).strip():
+        return "it is damaged, or holds more than weights, and only weights are read; fetch it again"
+    return str(error).strip().splitlines()[0][:200]
 
 
 def _our_name(key: str) -> str:

@@ -1,4 +1,4 @@
-"""In: the folder of a complete run. Out: its training and validation films again; nothing in the folder changes."""
+"""In: the folder of a complete run. Out: its training, validation and test images; nothing in the folder changes."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from lib.config import Config
 from lib.exceptions import DatasetError
 from lib.films import Films, describe_films, read_rows
 from lib.loaders import Loader, make_loaders
+from lib.metrics import prevalence
 from lib.results import read_json
 from lib.store import open_store
 
@@ -22,12 +23,32 @@ VAL_FILMS = 5000
 class RunFilms:
     """Films (N, S, S) uint8 that the run trained on, and those (M, S, S) that it chose with, and their targets (M, F).
 
-    Of large sets a random part: at most TRAIN_FILMS and VAL_FILMS, in a random order that is always the same.
+    Of large sets a random part: at most TRAIN_FILMS and VAL_FILMS, in a random order that is always the same. All test
+    images are there; they are read from disk as they are needed. `prevalence` (F,) is that of all training images.
     """
 
     train: np.ndarray
+    prevalence: np.ndarray
     val: np.ndarray
     val_targets: np.ndarray
+    val_patients: np.ndarray
+    test: "Stored"
+    test_targets: np.ndarray
+    test_patients: np.ndarray
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Rows (N,) of a store; a slice of it is an array (n, S, S) uint8 in memory."""
+
+    store: np.ndarray
+    rows: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        return self.store[self.rows[part]]
 
 
 def read_run_films(folder: Path, card: dict[str, Any]) -> RunFilms:
@@ -46,7 +67,17 @@ def read_run_films(folder: Path, card: dict[str, Any]) -> RunFilms:
         raise DatasetError(f"the images, labels or splits in {folders} are not those that {folder} was trained on")
     loaders = make_loaders(frame, films.store, config)
     train, val = _some(loaders["train"], TRAIN_FILMS), _some(loaders["val"], VAL_FILMS)
-    return RunFilms(_pixels(loaders["train"], train), _pixels(loaders["val"], val), loaders["val"].targets[val])
+    patients = {split: frame["patient"].to_numpy(str)[loaders[split].rows] for split in ("val", "test")}
+    return RunFilms(
+        train=_pixels(loaders["train"], train),
+        prevalence=prevalence(loaders["train"].targets),
+        val=_pixels(loaders["val"], val),
+        val_targets=loaders["val"].targets[val],
+        val_patients=patients["val"][val],
+        test=Stored(films.store, loaders["test"].rows),
+        test_targets=loaders["test"].targets,
+        test_patients=patients["test"],
+    )
 
 
 def _some(loader: Loader, count: int) -> np.ndarray:

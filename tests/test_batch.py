@@ -24,7 +24,7 @@ from lib.filelist import Found, escaped, find_files, path_text
 from lib.journal import Journal
 from lib.predictor import Predictor
 
-ENDINGS = [".csv", ".parquet", ".jsonl"]
+ENDINGS = [".csv", ".parquet"]
 
 
 @pytest.fixture(scope="session")
@@ -89,8 +89,8 @@ def test_rows_are_in_the_order_of_the_files_however_many_threads(model, films, t
 
 def test_every_format_holds_the_same_rows(model, films, tmp_path):
     (films / "odd.png").write_text("no film")
-    one, two, three = (answers(model, films, out=tmp_path / f"out{ending}") for ending in ENDINGS)
-    assert one == two == three and len(one) == 11
+    one, two = (answers(model, films, out=tmp_path / f"out{ending}") for ending in ENDINGS)
+    assert one == two and len(one) == 11
 
 
 def test_the_columns_are_told(model, films, tmp_path):
@@ -103,19 +103,24 @@ def test_the_columns_are_told(model, films, tmp_path):
 
 def test_a_bad_file_is_a_row_with_its_reason_and_not_the_end(model, films, tmp_path):
     (films / "a" / "0bad.png").write_text("no film")
-    rows = answers(model, films, films / "none.png", out=tmp_path / "out.jsonl")
+    rows = answers(model, films, films / "none.png", out=tmp_path / "out.csv")
     refused = {Path(row["path"]).name: row["reason"] for row in rows if row["status"] == "refused"}
     assert refused["0bad.png"].startswith("the file is not an image") and "No such file" in refused["none.png"]
     assert len(rows) == 12 and all(row["prob_Effusion"] is None for row in rows if row["status"] == "refused")
 
 
-def test_an_unforeseen_error_is_a_row_too(model, films, tmp_path, monkeypatch):
+def test_a_bug_while_reading_ends_the_batch_with_its_error(model, films, tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise RuntimeError("a bug\n")
 
     monkeypatch.setattr(lib.batch, "read_film", fail)
-    rows = answers(model, films, out=tmp_path / "out.csv")
-    assert {row["reason"] for row in rows} == {r"the file cannot be read (RuntimeError: a bug\n)"} and len(rows) == 10
+    with pytest.raises(RuntimeError, match="a bug"):
+        answers(model, films, out=tmp_path / "out.csv")
+
+
+def test_the_exit_code_is_1_when_every_file_was_refused(model, tmp_path):
+    (tmp_path / "odd.png").write_text("no film")
+    assert predict_command(model, [str(tmp_path / "odd.png")], tmp_path / "out.csv") == 1
 
 
 def test_the_leaderboards_file_holds_findings_or_no_finding_or_nothing(model, films, tmp_path):
@@ -282,7 +287,9 @@ def test_another_model_answers_everything_anew(model, films, tmp_path, read):
 
 
 def test_what_is_named_twice_has_one_row(model, films, tmp_path):
-    assert len(answers(model, films, films / "a" / "1.png", out=tmp_path / "out.csv")) == 10
+    named = [str(films), str(films / "a" / "1.png"), str(films / "b" / ".." / "a" / "1.png")]
+    assert predict_files(model, named, out=tmp_path / "out.csv").text() == "10 files, 10 answered, 0 refused"
+    assert len(list(read_answers(tmp_path / "out.csv"))) == 10
 
 
 def test_the_output_among_the_films_is_no_film(model, films):
@@ -315,12 +322,12 @@ def test_ctrl_c_keeps_what_was_answered_and_no_half_file(model, films, tmp_path,
 
 
 def test_a_killed_process_leaves_what_the_next_call_goes_on_from(model, films, tmp_path, read):
-    """It is killed when it wants to answer the sixth film, and saves each row at once."""
+    """It is killed when it wants to answer the sixth film; each row is in the file as it comes."""
     code = """if True:
         import os, sys, time, lib.batch, lib.journal
         from pathlib import Path
         predict, calls, saved = lib.batch.Predictor.predict, [], []
-        save = lib.journal.Journal.save
+        add = lib.journal.Journal.add
 
         def killed(self, images):
             calls.append(1)
@@ -330,8 +337,8 @@ def test_a_killed_process_leaves_what_the_next_call_goes_on_from(model, films, t
                     os.kill(os.getpid(), 9)
             return predict(self, images)
 
-        lib.batch.Predictor.predict, lib.journal._SAVE_SECONDS = killed, -1
-        lib.journal.Journal.save = lambda self: (save(self), saved.append(1))
+        lib.batch.Predictor.predict = killed
+        lib.journal.Journal.add = lambda self, row: (add(self, row), saved.append(1))
         lib.batch.predict_files(Path(sys.argv[1]), [sys.argv[2]], out=Path(sys.argv[3]), threads=1)
     """
     words = [sys.executable, "-c", code, str(model), str(films), str(tmp_path / "out.csv")]
@@ -343,17 +350,56 @@ def test_a_killed_process_leaves_what_the_next_call_goes_on_from(model, films, t
 
 
 def test_two_at_once_on_one_output_are_told(model, films, tmp_path):
-    held = Journal(tmp_path / ".out.csv.partial")
-    held.add(0, {"path": "x", "status": "ok", "bytes": 1, "modified": 1, "model": "m"})
+    held = Journal(tmp_path / ".out.csv.partial", columns(FINDINGS))
     with pytest.raises(CxrError, match="is in use by another process"):
         answers(model, films, out=tmp_path / "out.csv")
     held.close(done=True)
 
 
 def test_a_broken_journal_is_told(model, films, tmp_path):
-    (tmp_path / ".out.csv.partial").write_bytes(b"no database at all" * 100)
-    with pytest.raises(CxrError, match=r"\.out\.csv\.partial cannot be used .* delete it"):
+    (tmp_path / ".out.csv.partial").write_bytes(b"no answers at all\n" * 100)
+    with pytest.raises(CxrError, match=r"\.out\.csv\.partial is broken in line 1; delete it"):
         answers(model, films, out=tmp_path / "out.csv")
+
+
+def test_a_last_line_that_was_cut_short_is_answered_anew(model, films, tmp_path, read):
+    answers(model, films, out=tmp_path / "whole.csv")
+    lines = (tmp_path / "whole.csv").read_text().splitlines(keepends=True)
+    (tmp_path / ".out.csv.partial").write_text("".join(lines[:6]) + lines[6][:-9])
+    read.clear()
+    answers(model, films, out=tmp_path / "out.csv")
+    assert len(read) == 5
+    assert (tmp_path / "out.csv").read_text() == (tmp_path / "whole.csv").read_text()
+
+
+def test_after_a_kill_newer_answers_beat_those_of_the_older_output(model, films, tmp_path, read):
+    answers(model, films, out=tmp_path / "out.csv")
+    Image.new("L", (SIZE, SIZE), 200).save(films / "a" / "1.png")
+    answers(model, films, out=tmp_path / "newer.csv")
+    (tmp_path / "newer.csv").rename(tmp_path / ".out.csv.partial")
+    wanted = (tmp_path / ".out.csv.partial").read_text()
+    read.clear()
+    answers(model, films, out=tmp_path / "out.csv")
+    assert read == [] and (tmp_path / "out.csv").read_text() == wanted
+
+
+def test_a_full_disk_is_one_sentence_and_loses_no_row(model, films, tmp_path):
+    """The file may not grow beyond what five rows take."""
+    answers(model, films, out=tmp_path / "whole.csv")
+    limit = len("".join((tmp_path / "whole.csv").read_text().splitlines(keepends=True)[:6])) + 20
+    code = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2); "
+    code += "sys.argv[1:] = sys.argv[2:]; from lib.cli import app; app()"
+    words = ["predict", str(model), str(films), "--out", str(tmp_path / "out.csv"), "--threads", "1"]
+    found = subprocess.run([sys.executable, "-c", code, str(limit), *words], cwd=REPO_ROOT, capture_output=True)
+    assert found.returncode == 1 and b"Traceback" not in found.stderr
+    assert b"cannot be written (File too large); what was answered so far is kept" in found.stderr
+    assert (tmp_path / ".out.csv.partial").read_text().count("\n") == 6
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(model, films):
+    with pytest.raises(CxrError, match=r"^/proc cannot be written to"):
+        predict_files(model, [str(films)], out=Path("/proc/out.csv"))
 
 
 # ---- outputs that cannot be
@@ -362,12 +408,11 @@ def test_a_broken_journal_is_told(model, films, tmp_path):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("out.txt", {}, r"ends with \.csv, \.parquet, \.jsonl"),
+        ("out.txt", {}, r"ends with \.csv, \.parquet"),
         ("out.parquet", {"leaderboard": True}, r"ends with \.csv$"),
         ("none/out.csv", {}, "is no folder; make it"),
         ("theirs.csv", {}, "holds something else"),
         ("theirs.parquet", {}, "is there and cannot be read"),
-        ("theirs.jsonl", {}, "is there and cannot be read"),
     ],
 )
 def test_an_output_that_cannot_be_is_told_before_anything_is_read(model, films, tmp_path, read, name, options, message):
@@ -379,11 +424,11 @@ def test_an_output_that_cannot_be_is_told_before_anything_is_read(model, films, 
 
 
 def test_an_output_with_a_broken_row_is_told(model, films, tmp_path):
-    answers(model, films, out=tmp_path / "out.jsonl")
-    with (tmp_path / "out.jsonl").open("a") as file:
-        file.write('{"path": ')
-    with pytest.raises(CxrError, match=r"out\.jsonl is broken .* delete it"):
-        answers(model, films, out=tmp_path / "out.jsonl")
+    answers(model, films, out=tmp_path / "out.csv")
+    with (tmp_path / "out.csv").open("a") as file:
+        file.write("a,ok\n")
+    with pytest.raises(CxrError, match=r"out\.csv is broken .* delete it"):
+        answers(model, films, out=tmp_path / "out.csv")
 
 
 # ---- many, and hostile
@@ -397,7 +442,7 @@ def test_no_more_than_a_few_films_are_held(model, films, tmp_path, monkeypatch):
     def many(named, listing=None):
         for number in range(200):
             far.append(number - len(rows))
-            yield Found(str(films / "a" / "1.png"))
+            yield Found(str(films / f"{number}.png"))
 
     monkeypatch.setattr(lib.batch, "find_files", many)
     predict_files(model, ["-"], threads=2)
@@ -411,10 +456,10 @@ def test_hostile_files_each_have_a_row_and_the_exit_code_is_0(model, tmp_path):
     code = "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30)); "
     code += "from pathlib import Path; from lib.batch import predict_command as p; "
     code += "sys.exit(p(Path(sys.argv[1]), [sys.argv[2]], Path(sys.argv[3]), threads=2))"
-    words = [sys.executable, "-c", code, str(model), str(tmp_path / "hostile"), str(tmp_path / "out.jsonl")]
+    words = [sys.executable, "-c", code, str(model), str(tmp_path / "hostile"), str(tmp_path / "out.csv")]
     found = subprocess.run(words, cwd=REPO_ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert found.returncode == 0
-    status = {row["path"]: row["status"] for row in read_answers(tmp_path / "out.jsonl")}
+    status = {row["path"]: row["status"] for row in read_answers(tmp_path / "out.csv")}
     wanted = {path_text(os.fsdecode(path)): fate for path, fate in fates.items()}
     assert status.keys() == wanted.keys()
     assert {path: status[path] for path in wanted if wanted[path] != EITHER} == {

@@ -251,6 +251,17 @@ def test_the_films_that_are_none_are_refused(real_data):
     assert "RIBCAGE" in reasons[0] and "modality CT" in reasons[1]
 
 
+@pytest.mark.parametrize("syntax", [uid.JPEGLosslessSV1, uid.HTJ2K])
+def test_what_is_no_radiograph_is_called_so_whatever_compresses_it(syntax):
+    assert "modality MR, not a radiograph" in reason(dicom_bytes(GREY, syntax, b"\xff\xd8\xff\xd9", Modality="MR"))
+
+
+def test_a_film_of_unknown_view_gets_a_remark():
+    remark = "of unknown view: nothing in the file says that it is frontal (PA or AP)"
+    assert film(GREY, ViewPosition=None).warnings == (remark,)
+    assert film(GREY, ViewPosition=None, PatientOrientation=["L", "F"]).warnings == ()
+
+
 # ---- without pydicom
 
 

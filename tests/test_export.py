@@ -3,6 +3,7 @@
 import copy
 import io
 import json
+import sys
 
 import numpy as np
 import onnx
@@ -20,11 +21,13 @@ from lib.exceptions import DatasetError, ExportError
 from lib.export import Source, export_run
 from lib.films import describe_films, read_films
 from lib.loaders import make_loaders
+from lib.metrics import auroc
 from lib.modelcard import calibrated, card_text, make_card
 from lib.models import build_model, load_model, save_model
 from lib.onnxfile import check_parity, read_card, run_file, write_card, write_onnx
 from lib.predictor import Predictor
-from lib.quantize import Trial
+from lib.quantize import Trial, halves
+from lib.remeasure import set_calibration
 from lib.results import write_json
 from lib.runfilms import read_run_films
 from lib.served import Served
@@ -186,6 +189,19 @@ def test_the_command_exports_a_run_and_tells_the_path(run, tmp_path, monkeypatch
     assert read_card(tmp_path / "small.onnx")["name"] == "small"
 
 
+def test_the_command_exports_into_the_folder_that_is_named(run, tmp_path):
+    result = CliRunner().invoke(app, ["export", str(run), "--name", "small", "--out", str(tmp_path / "new")])
+    assert result.exit_code == 0
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {"small.onnx", "small.md"}
+
+
+def test_without_the_extra_the_command_names_what_to_install(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    result = CliRunner().invoke(app, ["export", str(run), "--out", str(tmp_path)])
+    assert result.exit_code == 1
+    assert result.output == "onnxscript is not installed: pip install -e '.[compress]'\n"
+
+
 def test_the_command_exports_nothing_but_complete_runs(tmp_path):
     result = CliRunner().invoke(app, ["export", str(tmp_path)])
     assert result.exit_code == 1 and f"{tmp_path} is no complete run" in result.output
@@ -198,20 +214,72 @@ def test_int8_comes_with_its_drift_and_statistics_of_its_own_embeddings(run, exp
     drift = card["drift"]
     assert path.name == "small.onnx" and card["precision"] == "int8" and "drift" not in plain
     assert drift["auroc_drop"] == pytest.approx(drift["auroc_fp32"] - drift["auroc_int8"])
-    images = read_run_films(run, load_model(run)[1]).val
+    films = read_run_films(run, load_model(run)[1])
+    images = films.val[~halves(films.val_patients)]
     assert drift["images"] == len(images)
-    gap = np.abs(run_file(path, images)["probs"] - run_file(exported, images)["probs"])
-    assert gap.max() == pytest.approx(drift["prob_max"], abs=1e-6) and drift["prob_mean"] > 0
+    raw = [run_file(file, images)["logits"].astype(float) for file in (path, exported)]
+    gap = np.abs(np.subtract(*(1 / (1 + np.exp(-(2 * logits + 0.5))) for logits in raw)))
+    assert gap.max() == pytest.approx(drift["prob_max"], abs=1e-5) and drift["prob_mean"] > 0
     assert card["familiarity"]["mean"] != plain["familiarity"]["mean"]
     assert any("nothing (fp32)" in line and "ms a film" in line for line in said)
 
 
-def test_int8_that_loses_too_much_is_refused_and_nothing_is_left(run, tmp_path, monkeypatch):
-    def tried(bench, tell):
-        return [Trial("minmax", "layers", bench.plain, 0.6, drop, 0.1, 0.01) for drop in (0.02, 0.0051)]
+@pytest.fixture(scope="module")
+def int8(run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("int8")
+    return export_run(run, name="small", int8=True, allow_drop=True, out=folder, tell=silent)
 
-    monkeypatch.setattr(export, "quantize", tried)
-    with pytest.raises(ExportError, match=r"int8 loses at least 0\.0051 .* nothing was exported\. .* --allow-drop"):
+
+def test_the_scores_of_int8_are_measured_in_int8(run, int8):
+    films = read_run_films(run, load_model(run)[1])
+    metrics = {row["finding"]: row for row in read_card(int8)["metrics"]}
+    logits = run_file(int8, films.test)["logits"].astype(float)
+    for j, finding in enumerate(read_card(int8)["findings"]):
+        wanted = auroc(films.test_targets[:, j], 1 / (1 + np.exp(-logits[:, j])))
+        assert metrics[finding]["auroc"] == (None if np.isnan(wanted) else pytest.approx(wanted))
+    assert "those of int8, measured with this file" in int8.with_suffix(".md").read_text()
+
+
+def test_int8_answers_with_its_own_calibration_and_thresholds(run, int8):
+    card = read_card(int8)
+    slope, intercept = (np.array(card["calibration"][key]) for key in ("slope", "intercept"))
+    assert set(slope) != {2.0}  # of fp32
+    answers = run_file(int8, read_run_films(run, load_model(run)[1]).val)
+    assert np.allclose(answers["probs"], 1 / (1 + np.exp(-slope * answers["logits"] - intercept)), atol=1e-6)
+    assert set(card["thresholds"]) != {0.2, 0.5} and "fallback" in card["thresholds_from"]
+
+
+def test_a_new_calibration_changes_only_the_probabilities(exported, tmp_path):
+    path = tmp_path / "other.onnx"
+    path.write_bytes(exported.read_bytes())
+    set_calibration(path, [3.0] * 14, [-1.0] * 14)
+    images = films(3).numpy()[:, :32, :32]
+    before, after = run_file(exported, images), run_file(path, images)
+    assert np.allclose(after["probs"], 1 / (1 + np.exp(1 - 3 * after["logits"])), atol=1e-6)
+    assert all(np.array_equal(before[name], after[name]) for name in ("logits", "heatmaps", "embedding"))
+
+
+def test_int8_that_cannot_be_judged_is_refused(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "MIN_POSITIVES", 10**6)
+    with pytest.raises(ExportError, match=r"has \d+ positive labels, and 1000000 are needed; nothing was exported"):
+        export_run(run, int8=True, out=tmp_path / "out", tell=silent)
+
+
+def test_int8_that_was_not_judged_says_so_on_its_card(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "MIN_POSITIVES", 10**6)
+    path = export_run(run, int8=True, allow_drop=True, out=tmp_path, tell=silent)
+    assert read_card(path)["drift"]["judged"] is False
+    assert "**It was not judged: " in path.with_suffix(".md").read_text()
+
+
+def test_int8_that_changes_too_much_is_refused_and_nothing_is_left(run, tmp_path, monkeypatch):
+    """The recipe was fine on the half that chose it, and is judged on the other."""
+    monkeypatch.setattr(export, "MIN_POSITIVES", 0)
+    monkeypatch.setattr(
+        export, "quantize", lambda bench, tell: [Trial("minmax", "layers", bench.plain, 0.6, 0.0, 0.0, 0.0)]
+    )
+    monkeypatch.setattr(export, "judged", lambda judge, *args: Trial(*args, 0.6, -0.0051, 0.1, 0.01))
+    with pytest.raises(ExportError, match=r"too differently .* AUROC \+0\.0051, .* Nothing was exported"):
         export_run(run, int8=True, out=tmp_path / "out", tell=silent)
     assert not (tmp_path / "out").exists()
 

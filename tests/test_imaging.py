@@ -108,6 +108,13 @@ def test_the_preview_of_a_jpeg_is_sharp_though_the_model_needs_less():
     assert film.preview.shape == (800, 800) and film.preview.std() > 100 > film.pixels.std()
 
 
+@pytest.mark.parametrize("highest", [0.3, 1.0])
+def test_a_float_image_from_0_to_1_is_not_black(highest):
+    values = np.linspace(0, highest, SIZE * SIZE, dtype=np.float32).reshape(SIZE, SIZE)
+    film = read_film(as_file(Image.fromarray(values), "TIFF"), SIZE)
+    np.testing.assert_array_equal(film.pixels, np.rint(values * 255))
+
+
 # ---- warnings
 
 

@@ -1,5 +1,6 @@
 """The predictor: answers without torch, by the exported file's contract."""
 
+import json
 import subprocess
 import sys
 
@@ -13,12 +14,12 @@ from tiny_model import BIAS, FINDINGS, SIZE, SLOPE, tiny_card, write_tiny_model
 
 from lib.config import REPO_ROOT
 from lib.decode import decode_grey
-from lib.exceptions import CxrError
+from lib.exceptions import CxrError, ExportError
 from lib.familiarity import fit_familiarity, unlikeness
 from lib.imaging import read_film
 from lib.models import Classifier, build_backbone, build_head
 from lib.onnxfile import write_card, write_onnx
-from lib.predictor import Predictor
+from lib.predictor import _STATISTICS, Predictor
 from lib.served import Served
 
 HEAVY = ("torch", "torchvision", "timm", "pandas", "matplotlib", "scipy", "sklearn", "pydantic", "pyarrow", "pydicom")
@@ -103,7 +104,7 @@ def test_a_film_far_from_the_training_films_is_unfamiliar(tmp_path):
 
 
 def test_only_a_score_over_the_threshold_is_unfamiliar(tmp_path):
-    path = write_tiny_model(tmp_path / "told.onnx", familiarity={"threshold": 3.0})
+    path = write_tiny_model(tmp_path / "told.onnx", familiarity=dict.fromkeys(_STATISTICS) | {"threshold": 3.0})
     assert Predictor(path).unfamiliar(np.array([2.9, 3.0, 3.1, np.inf, np.nan])).tolist() == [0, 0, 1, 1, 0]
 
 
@@ -171,6 +172,30 @@ def test_a_card_of_another_format_or_that_does_not_fit_is_told(tmp_path, changes
     else:
         with pytest.raises(CxrError, match=message):
             Predictor(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1, 2]", "it is a JSON list, no object"),
+        ('{"format": 1,', "it is not valid JSON"),
+        (json.dumps({"format": 1, "findings": []}), "name, image_size, thresholds is missing"),
+        (json.dumps(tiny_card(thresholds=["a", "b", "c"])), "thresholds are .* numbers from 0 to 1"),
+        (json.dumps(tiny_card(thresholds=0.5)), "thresholds must be a list of 3 numbers"),
+        (json.dumps(tiny_card(thresholds=[0.1, 0.2, float("nan")])), "numbers from 0 to 1"),
+        (json.dumps(tiny_card(image_size=10**9)), "image_size is 1000000000, and must be a whole number from 1 to"),
+        (json.dumps(tiny_card(image_size="32")), "image_size is '32'"),
+        (json.dumps(tiny_card(image_size=48)), "do not fit the graph"),
+        (json.dumps(tiny_card(findings="abc")), "findings a list of texts"),
+        (json.dumps(tiny_card(familiarity=[])), "familiarity must be null, or have mean"),
+    ],
+)
+def test_a_broken_card_is_one_sentence_with_the_name_of_the_file(tmp_path, text, message):
+    model = onnx.load(write_tiny_model(tmp_path / "odd.onnx"))
+    helper.set_model_props(model, {"card": text})
+    onnx.save(model, tmp_path / "odd.onnx")
+    with pytest.raises(ExportError, match=rf"^\S*odd\.onnx has a (broken )?card.*{message}"):
+        Predictor(tmp_path / "odd.onnx")
 
 
 # ---- lightness

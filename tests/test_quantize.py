@@ -1,5 +1,6 @@
 """int8: what is quantised and what is not, in which order ways are tried, and by what they are judged."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from lib import quantize as quantizing
 from lib.exceptions import ExportError
 from lib.graphs import light_nodes, weighted_nodes
 from lib.onnxfile import run_file, write_onnx
-from lib.quantize import Bench, Judge, Trial, best_trial, macro_auroc, quantize
+from lib.quantize import Bench, Judge, Trial, best_trial, halves, judged, macro_auroc, quantize
 from lib.served import Served
 
 
@@ -99,14 +100,14 @@ def bench(plain, tmp_path) -> Bench:
     answers = run_file(plain, images)
     low, high = np.quantile(answers["logits"], (0.25, 0.75), axis=0)
     targets = np.where(answers["logits"] > high, 1.0, np.where(answers["logits"] < low, 0.0, np.nan))
-    return Bench(plain, films(16, seed=4).numpy(), Judge(images, targets, answers), tmp_path)
+    return Bench(plain, films(16, seed=4).numpy(), Judge(images, targets, answers, np.full(FINDINGS, 0.5)), tmp_path)
 
 
 def test_the_first_way_that_is_good_enough_ends_the_search(bench):
     said = []
     trials = quantize(bench, said.append)
     assert bench.judge.auroc == 1.0
-    assert len(trials) == len(said) == 1 and trials[0].drop <= quantizing.LIMIT
+    assert len(trials) == len(said) == 1 and trials[0].fine
     assert 0 < trials[0].prob_mean < trials[0].prob_max < 0.1
 
 
@@ -124,7 +125,7 @@ def test_weights_take_7_bits_with_a_scale_a_channel_and_the_head_stays_in_floati
 
 
 def test_when_nothing_is_good_enough_all_ways_are_tried_in_order(bench, monkeypatch):
-    monkeypatch.setattr(quantizing, "LIMIT", -1.0)
+    monkeypatch.setattr(quantizing, "PROB_LIMIT", 1e-9)
     trials = quantize(bench, lambda line: None)
     assert [trial.calibration for trial in trials[:4]] == ["minmax", "minmax", "percentile", "entropy"]
     assert [trial.what for trial in trials] == [
@@ -134,8 +135,8 @@ def test_when_nothing_is_good_enough_all_ways_are_tried_in_order(bench, monkeypa
         "layers, most sensitive quarter in fp32",
         "layers, most sensitive half in fp32",
     ]
-    least = min(trial.drop for trial in trials)
-    assert best_trial(trials).drop == least
+    least = min(trial.prob_mean for trial in trials)
+    assert best_trial(trials).prob_mean == least
     left = [int8_convolutions(trial.path) for trial in trials]
     assert left[0] == left[1] == left[4] + 2 and left[1] > left[5] > left[6] > 0
 
@@ -156,14 +157,35 @@ def test_of_several_the_first_good_one_is_shipped_else_the_least_bad():
     def trial(name: str, drop: float) -> Trial:
         return Trial(name, "", Path(), 0.0, drop, 0.0, 0.0)
 
-    fine, better, bad, worse = trial("a", 0.004), trial("b", -0.01), trial("c", 0.006), trial("d", 0.02)
+    fine, better, bad, worse = trial("a", 0.004), trial("b", -0.001), trial("c", 0.006), trial("d", 0.02)
     assert best_trial([worse, fine, better]) is fine and best_trial([worse, bad]) is bad
 
 
-def test_without_both_classes_in_validation_int8_cannot_be_judged(bench):
-    judge = Judge(bench.judge.images, np.zeros((48, FINDINGS)), bench.judge.answers)
-    with pytest.raises(ExportError, match="no finding has both a positive and a negative validation film"):
-        quantize(Bench(bench.plain, bench.films, judge, bench.folder), lambda line: None)
+@pytest.mark.parametrize(("drop", "mean", "flags"), [(-0.0051, 0, 0), (0.0051, 0, 0), (0, 0.021, 0), (0, 0, 0.021)])
+def test_a_change_over_any_limit_is_not_fine(drop, mean, flags):
+    assert not Trial("minmax", "layers", Path(), 0.8, drop, 0.1, mean, flags).fine
+
+
+def test_a_change_under_every_limit_is_fine():
+    assert Trial("minmax", "layers", Path(), 0.8, -0.004, 0.4, 0.01, 0.01).fine
+
+
+def test_the_halves_share_no_patient_and_are_of_one_size():
+    patients = np.array([f"p{i // 3}" for i in range(60)])
+    half = halves(patients)
+    assert half.sum() == 30 and not set(patients[half]) & set(patients[~half])
+
+
+def test_positives_count_only_where_there_are_negatives(bench):
+    targets = np.array([[1, 1, np.nan], [1, 0, 0], [1, 1, 0], [1, np.nan, 0]])
+    assert Judge(bench.judge.images[:4], targets, {}, np.full(3, 0.5)).positives == 2
+
+
+def test_changed_flags_are_counted_at_the_thresholds(bench):
+    answers = {name: values.copy() for name, values in bench.judge.answers.items()}
+    answers["probs"][:12] = 1 - answers["probs"][:12]  # every one of a quarter goes to the other side of one half
+    trial = judged(replace(bench.judge, answers=answers), "none", "nothing", bench.plain)
+    assert trial.flags == 0.25
 
 
 def test_too_few_films_to_calibrate_on_are_refused(bench):

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from lib.config import REPO_ROOT
 from lib.exceptions import CxrError, StudyError
-from lib.execute import process_environment
+from lib.execute import process_environment, remove_stale
 from lib.films import data_fingerprint
 from lib.plan import Plan, plan_study
 from lib.progress import clock, state_text, status_table
@@ -479,3 +479,14 @@ def test_moved_data_are_known_by_their_fingerprint(study, tmp_path, tiny_phantom
     listed.write_text("\n".join(listed.read_text().splitlines()[:-1]) + "\n")
     found = planned_states(plan(tmp_path / "moved"), plan(tmp_path / "moved").runs.values())["a-s0"]
     assert found.name == "changed" and "are not those below" in found.reason
+
+
+def test_scratch_folders_of_dead_processes_are_removed_and_others_stay(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    for name in (f"cxr-{ended.pid}-abc", f"cxr-{os.getpid()}-abc", "cxr-notes-abc", "cxr-old"):
+        (tmp_path / name).mkdir()
+    remove_stale(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        [f"cxr-{os.getpid()}-abc", "cxr-notes-abc", "cxr-old"]
+    )
