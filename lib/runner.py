@@ -16,6 +16,7 @@ from lib.config import PHANTOMS, resolve
 from lib.exceptions import DatasetError, StudyError
 from lib.execute import INTERRUPTED, execute_run, process_environment
 from lib.films import data_fingerprint
+from lib.fork_server import start_server
 from lib.layouts import find_layout
 from lib.plan import Plan, PlannedRun
 from lib.preflight import check_runs
@@ -239,6 +240,8 @@ class _Work:
         self.stop.unlink(missing_ok=True)
         with contextlib.ExitStack() as stack:
             stack.callback(self.stop.unlink, missing_ok=True)
+            if executor is None:
+                start_server(process_environment(self.jobs))
             pool = executor or stack.enter_context(ThreadPoolExecutor(self.jobs, thread_name_prefix="run"))
             while (self.waiting or self.running) and not interrupted.is_set():
                 self._start_ready(pool)

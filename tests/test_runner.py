@@ -116,15 +116,13 @@ def wait_for(fact, seconds: float = 240.0) -> None:
 
 
 def ours(tmp_path: Path) -> list[psutil.Process]:
-    """Processes that execute runs below `tmp_path`: the run's own, and their kernels."""
+    """Processes that execute runs below `tmp_path`: drivers and kernels, whose output goes to a log there."""
     found = []
-    for process in psutil.process_iter(["cmdline"]):
-        if (
-            any(str(tmp_path) in word for word in process.info["cmdline"] or [])
-            and "lib.execute" in process.info["cmdline"]
-        ):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                found += [process, *process.children(recursive=True)]
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            logs = [file.path for file in process.open_files() if file.path.endswith("papermill.log")]
+            if any(str(tmp_path) in log for log in logs) and process.pid != os.getpid():
+                found.append(process)
     return found
 
 
@@ -134,7 +132,9 @@ TWO = {"good": row("good", reference=True), "slow": row("waits", set={"freeze": 
 # --- what a run leaves
 
 
-def test_a_run_executes_in_this_interpreter_from_the_repository_with_its_parameters(study):
+@pytest.mark.parametrize("fork", ["0", "1"])
+def test_a_run_executes_in_this_interpreter_from_the_repository_with_its_parameters(study, fork, monkeypatch):
+    monkeypatch.setenv("CXR_FORK", fork)
     plan = study(tells=row("tells", reference=True))
     run(plan, jobs=1)
     notebook = nbformat.read(plan.runs["tells-s0"].folder / "notebook.ipynb", 4)
