@@ -129,7 +129,7 @@ def _planned_state(plan: Plan, run: PlannedRun, fingerprints: dict[tuple, str]) 
         return RunState("damaged", f"{run.folder} lacks {', '.join(gone)}, from which other runs start")
     if not _moved_from(run):
         return state
-    config, recorded = run.config, read_record(run.folder).get("data", {}).get("fingerprint")
+    config, recorded = run.config, read_record(run.folder).data.fingerprint
     key = tuple(getattr(config, name) for name in DATA_PARAMETERS)
     if key not in fingerprints:
         fingerprints[key] = data_fingerprint(config)
@@ -140,7 +140,7 @@ def _planned_state(plan: Plan, run: PlannedRun, fingerprints: dict[tuple, str]) 
 
 def _moved_from(run: PlannedRun) -> str:
     """The data root that a complete run was made with, where the plan names another one; else nothing."""
-    before = read_record(run.folder)["config"]["data_root"]
+    before = read_record(run.folder).config["data_root"]
     return before if before != run.config.data_root else ""
 
 

@@ -23,6 +23,7 @@ from urllib.parse import urlencode
 import pandas as pd
 import pytest
 import yaml
+from made_records import PARTS
 from processes import free_port
 from rich.console import Console
 from typer.testing import CliRunner
@@ -162,8 +163,7 @@ def complete(config: Config) -> Path:
     run = start_run(config)
     for name in ("notebook.ipynb", "card.json", "model.safetensors", "predictions.parquet"):
         (run.folder / name).write_text(name)
-    parts = {"device": {"kind": "cpu", "name": "A processor"}, "data": {"phantom": True, "test_fingerprint": "f00"}}
-    finish_run(run, history=HISTORY, metrics=METRICS, **parts)
+    finish_run(run, history=HISTORY, metrics=METRICS, **PARTS)
     return run.folder
 
 
