@@ -176,6 +176,8 @@ def test_the_library_can_be_imported_where_there_is_no_fcntl():
 
 def test_a_record_that_could_not_be_read_again_is_refused_and_the_run_is_not_complete(tmp_path):
     run = start_run(config(tmp_path / "run"))
-    with pytest.raises(RunError, match=r"record.json is damaged or of another version \(metrics: .*macro.*data: Field required"):
+    with pytest.raises(
+        RunError, match=r"record.json is damaged or of another version \(metrics: .*macro.*data: Field required"
+    ):
         finish_run(run, history=HISTORY, metrics=METRICS.head(1), parameters={"all": 3}, device={"kind": "cpu"})
     assert not is_complete(run.folder)
