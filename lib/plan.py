@@ -16,7 +16,7 @@ from lib.studies import Study, read_study
 INHERITED = ("backbone", "pretrained", "head", "image_size")
 RECIPE = (
     *("optimizer", "lr", "weight_decay", "layer_decay", "drop_path", "warmup", "schedule", "ema"),
-    *("batch_size", "precision", "augment"),
+    *("batch_size", "precision", "augment", "split_by", "epochs", "clip_norm", "loss_reduction", "head_bias"),
 )
 EVERYWHERE = ("data_root", "on_bad", "accelerator", "epochs")
 """`--set` of these holds for every run, also for one that sets them itself: they say where and how long, not what."""
