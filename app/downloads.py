@@ -93,21 +93,24 @@ def _summary_row(answer: FilmAnswer, card: dict[str, Any], place: int) -> str:
 <td>{"flagged" * flagged}</td><td>{facts(card, place)}</td></tr>"""
 
 
+# One sheet with any font: sizes leave a reserve for letters that are wider than DejaVu Sans, the widest common font.
 _SUMMARY_STYLE = """
-@page { size: A4; margin: 12mm; }
-body { font: 10pt/1.35 sans-serif; color: #000; background: #fff; max-width: 186mm; margin: 0 auto; }
-h1 { font-size: 14pt; margin: 2mm 0; overflow-wrap: anywhere; }
-p { margin: 0 0 1.5mm; }
-.notice { border: 1.5pt solid #000; padding: 1.5mm 3mm; font-weight: bold; }
-.films { display: flex; gap: 4mm; margin: 3mm 0; }
+@page { size: A4; margin: 11mm; }
+body { font: 9pt/1.25 sans-serif; font-size-adjust: 0.52; max-width: 188mm; margin: 0 auto;
+  color: #000; background: #fff; }
+h1 { font-size: 13pt; margin: 1.5mm 0; overflow-wrap: anywhere; }
+p { margin: 0 0 1mm; }
+.notice { border: 1.5pt solid #000; padding: 1mm 3mm; font-weight: bold; }
+.films { display: flex; gap: 4mm; margin: 2mm 0; break-inside: avoid; }
 figure { margin: 0; flex: 1; min-width: 0; }
 figure div { position: relative; width: fit-content; }
-figure img { display: block; max-width: 100%; max-height: 84mm; }
+figure img { display: block; max-width: 100%; max-height: 76mm; }
 figure .heat { position: absolute; inset: 0; width: 100%; height: 100%; opacity: 0.7; }
-figcaption { font-size: 9pt; }
-table { border-collapse: collapse; width: 100%; font-size: 8.5pt; line-height: 1.2; }
-th, td { text-align: left; font-weight: normal; padding: 0.8mm 2mm 0.8mm 0; border-bottom: 0.5pt solid #999; }
-td:last-child { width: 68%; font-size: 8pt; }
+figcaption { font-size: 8pt; }
+table { border-collapse: collapse; width: 100%; font-size: 7.5pt; line-height: 1.15; }
+tr { break-inside: avoid; }
+th, td { text-align: left; font-weight: normal; padding: 0.6mm 2mm 0.6mm 0; border-bottom: 0.5pt solid #999; }
+td:last-child { width: 70%; font-size: 7pt; }
 .flagged th, .flagged td:not(:last-child) { font-weight: bold; }
 * { print-color-adjust: exact; }
 """

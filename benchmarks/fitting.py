@@ -1,6 +1,7 @@
 """In: nothing. Out: rows on training from disk against one constant batch, and on what papermill costs a run."""
 
 import json
+import os
 import statistics
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import numpy as np
 from benchmarks.timing import Row
 from lib.config import FINDINGS, Config
 from lib.execute import execute_run, process_environment
+from lib.fork_server import start_server
 from lib.loaders import Batch, Loader
 from lib.models import build_model
 from lib.training import fit
@@ -49,20 +51,22 @@ def training_row(backbone: str, size: int, scratch: Path, images: int = 1024, ro
 
 
 def startup_rows(scratch: Path, rounds: int = 5) -> list[Row]:
-    """Seconds that a run takes beside its work: process, papermill and kernel; then the imports of a notebook too."""
+    """Seconds that a run takes beside its work: process, papermill, kernel, and the imports of a notebook."""
     imports = "from lib import plots\nfrom lib.training import fit\nfrom lib.films import read_films"
-    cells = {"process, papermill and kernel": "pass", "the same with the imports of an experiment": imports}
-    rows = []
-    for name, source in cells.items():
-        notebook = scratch / f"{len(rows)}.ipynb"
-        nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)]), notebook)
-        times = []
-        for number in range(rounds + 1):
-            folder = scratch / f"start-{len(rows)}-{number}"
+    notebook = scratch / "start.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(imports)]), notebook)
+    environment = process_environment(1)
+    start_server(environment)
+    times: dict[str, list[float]] = {"1": [], "0": []}
+    for number in range(rounds + 1):
+        for fork in times:
+            os.environ["CXR_FORK"] = fork
+            folder = scratch / f"start-{fork}-{number}"
             spec = {"notebook": str(notebook), "folder": str(folder), "parameters": {}, "lineage": "bench"}
             start = time.perf_counter()
-            execute_run({**spec, "environment": process_environment(1), "stop": str(scratch / "stop")})
-            times += [time.perf_counter() - start] if number else []
+            execute_run({**spec, "environment": environment, "stop": str(scratch / "stop")})
+            times[fork] += [time.perf_counter() - start] if number else []  # the first one waits for the server
             assert json.loads((folder / "status.json").read_text())["reason"].startswith("finished without a record")
-        rows.append(Row(f"start-up of a run: {name}", "s", statistics.median(times)))
-    return rows
+    del os.environ["CXR_FORK"]
+    forked, fresh = (statistics.median(seconds) for seconds in times.values())
+    return [Row("start-up of a run with its imports, forked", "s", forked, fresh, "fresh processes", "<= 0.5")]

@@ -83,7 +83,7 @@ def read_answers(folder: Path) -> Answers:
     if not is_complete(folder):
         raise ComparisonError(f"{folder} holds no complete run (no record.json): run it, or name another folder")
     config = read_json(folder / "config.json")
-    fingerprint = read_record(folder).get("data", {}).get("test_fingerprint", "")
+    fingerprint = read_record(folder).data.test_fingerprint
     findings = tuple(config["findings"])
     frame = read_table(folder / "predictions.parquet").query("split == 'test'").sort_values("image")
     if frame.empty:

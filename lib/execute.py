@@ -1,12 +1,13 @@
 """In: a notebook and its parameters. Out: the executed notebook, made in a process and a kernel of its own.
 
-`execute_run` starts `python -m lib.execute SPEC PARENT` and waits; that process drives the kernel through papermill.
+`execute_run` starts a driver and waits; the driver has papermill execute the notebook in a kernel. Both are forked from
+a process that has imported what they need (`lib.fork_server`), else `python -m lib.execute SPEC PARENT` is started.
 When the runner dies its processes die with it, and their kernels with them. A run's numbers are the same bit for bit
 only with the same number of threads, which `process_environment` decides from the number of parallel jobs.
 """
 
 import contextlib
-import ctypes
+import multiprocessing
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ import tempfile
 import threading
 import time
 import traceback
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -53,34 +55,60 @@ def execute_run(spec: dict[str, Any]) -> str | None:
     write_status(folder, "running", started=time.time())
     paths = [str(REPO_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, **spec["environment"], "PYTHONPATH": os.pathsep.join(paths)}
-    command = [sys.executable, "-m", "lib.execute", str(folder / "spec.json"), str(os.getpid())]
-    with (folder / "papermill.log").open("ab") as log:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, cwd=REPO_ROOT,
-            start_new_session=True,
-        )  # fmt: skip
-    stopped = _wait(process, Path(spec["stop"]))
-    reason = None if is_complete(folder) else INTERRUPTED if stopped else _reason(folder, process.returncode)
+    driver = _start_driver(folder / "spec.json", folder / "papermill.log", environment, spec["environment"])
+    stopped = _wait(driver, Path(spec["stop"]))
+    reason = None if is_complete(folder) else INTERRUPTED if stopped else _reason(folder, driver.poll())
     if reason:
         write_status(folder, "failed", reason=reason)
     return reason
 
 
-def _wait(process: subprocess.Popen, stop: Path) -> bool:
-    """Waits for the end of `process`, and ends it when `stop` exists; True when it was ended so."""
-    while True:
-        try:
-            process.wait(timeout=0.2)
-            return False
-        except subprocess.TimeoutExpired:
-            if stop.exists():
-                break
-    process.terminate()
-    try:
-        process.wait(timeout=GRACE_SECONDS)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+class _Driver:
+    """A run's process, fresh or forked."""
+
+    def __init__(self, process: subprocess.Popen | BaseProcess) -> None:
+        self.process = process
+
+    def poll(self) -> int | None:
+        """The exit code, negative for a signal; None while it runs."""
+        return self.process.poll() if isinstance(self.process, subprocess.Popen) else self.process.exitcode
+
+    def wait(self, seconds: float) -> int | None:
+        """The exit code, or None when it still runs after that time."""
+        if isinstance(self.process, subprocess.Popen):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(seconds)
+        else:
+            self.process.join(seconds)
+        return self.poll()
+
+
+def _start_driver(spec: Path, log: Path, environment: dict[str, str], settings: dict[str, str]) -> _Driver:
+    """Forks the driver where a server holds the same settings, else starts a fresh process."""
+    from lib.fork_server import can_fork, start_driver
+
+    if can_fork(settings):
+        return _Driver(start_driver(spec, log, environment))
+    command = [sys.executable, "-m", "lib.execute", str(spec), str(os.getpid())]
+    with log.open("ab") as file:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment, cwd=REPO_ROOT,
+            start_new_session=True,
+        )  # fmt: skip
+    return _Driver(process)
+
+
+def _wait(driver: _Driver, stop: Path) -> bool:
+    """Waits for the end of `driver`, and ends it when `stop` exists; True when it was ended so."""
+    while driver.wait(0.2) is None:
+        if stop.exists():
+            break
+    else:
+        return False
+    driver.process.terminate()
+    if driver.wait(GRACE_SECONDS) is None:
+        os.killpg(driver.process.pid, signal.SIGKILL)
+        driver.wait(GRACE_SECONDS)
     return True
 
 
@@ -108,7 +136,7 @@ def _hint(number: int) -> str:
 # --- in the run's own process ---------------------------------------------------------------------------------
 
 
-def main(spec_path: str, parent: str) -> int:
+def main(spec_path: str, parent: str, kernel: Any = None) -> int:
     """Executes the notebook of a spec; the exit code is 1 when it failed, with the reason in `status.json`."""
     spec = read_json(Path(spec_path))
     folder = Path(spec["folder"])
@@ -116,7 +144,7 @@ def main(spec_path: str, parent: str) -> int:
     sys.modules.setdefault("rfc3987_syntax", None)  # an optional check of jsonschema: a second to import, unused here
     running = folder / "notebook.running.ipynb"
     try:
-        run_notebook(Path(spec["notebook"]), running, spec["parameters"])
+        run_notebook(Path(spec["notebook"]), running, spec["parameters"], kernel)
     except Exception as error:
         traceback.print_exc()
         reason = str(error) if isinstance(error, NotebookError) else f"{type(error).__name__}: {error}"
@@ -131,21 +159,28 @@ def main(spec_path: str, parent: str) -> int:
 
 
 def _die_with(parent: int) -> None:
-    """Sends this process SIGTERM when `parent` dies: at once on Linux, within a second elsewhere."""
+    """Sends this process SIGTERM when `parent`, or the runner that had it forked, ends: at once on Linux."""
     if sys.platform == "linux":
-        set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
+        from lib.fork_server import die_with_parent
+
+        die_with_parent(signal.SIGTERM)
+    runner = multiprocessing.parent_process()
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
+        if runner is not None:
+            runner.join()
+        else:
+            while os.getppid() == parent:
+                time.sleep(1)
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()
 
 
-def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -> None:
+def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any], kernel: Any = None) -> None:
     """Executes `notebook` with `parameters` into `output`, with this interpreter's kernel over IPC sockets.
+
+    `kernel` is a `fork_server.ForkedKernel` that is to be used instead of a fresh process.
 
     Runs in the main thread: while it runs, SIGTERM ends kernel and process. Raises NotebookError when a cell
     raises ("cell 3: ValueError: ..."), and when the kernel dies, with the signal that killed it.
@@ -160,7 +195,7 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -> No
     remove_stale(place)
     scratch = Path(tempfile.mkdtemp(prefix=f"cxr-{os.getpid()}-", dir=place))
     environment = dict(os.environ)
-    manager = _kernel_manager(scratch)
+    manager = _kernel_manager(scratch, kernel)
     before = signal.signal(signal.SIGTERM, lambda number, _: _end(manager, scratch, number))
     graceful = False
     try:
@@ -213,19 +248,24 @@ def _is_alive(process: int) -> bool:
     return True
 
 
-def _kernel_manager(scratch: Path) -> Any:
+def _kernel_manager(scratch: Path, kernel: Any) -> Any:
     from jupyter_client.kernelspec import KernelSpecManager
     from jupyter_client.manager import AsyncKernelManager
 
     native = KernelSpecManager(kernel_dirs=[])  # no installed kernel: ipykernel's own, which runs sys.executable
     os.environ["IPYTHONDIR"] = str(scratch)  # nobody's profile, history or start-up files
     os.environ.pop("MPLBACKEND", None)  # figures belong into the notebook, whatever draws elsewhere
-    return AsyncKernelManager(
+    manager = AsyncKernelManager(
         kernel_name="python3",
         kernel_spec_manager=native,
         transport="ipc",
         connection_file=str(scratch / "kernel.json"),
     )
+    if kernel is not None:
+        from lib.fork_server import forked_provisioner
+
+        manager.provisioner = forked_provisioner(manager, kernel)
+    return manager
 
 
 def _end(manager: Any, scratch: Path, number: int) -> None:

@@ -4,6 +4,7 @@ The layouts are told apart by what is in the folder; nothing is judged here but 
 checked, and turned into numbers, by `lib.datasets`.
 """
 
+import codecs
 import csv
 import os
 import re
@@ -98,6 +99,12 @@ def _detect(folder: Path) -> list[tuple[str, Callable[[Path, Path], Listing], Pa
     """Every layout that fits, the one to use first."""
     if not folder.is_dir():
         raise DatasetError(f"{folder}: no such folder. Set data_root and data_dir to where the dataset folders are.")
+    names = [
+        *folder.glob("Data_Entry_2017*.csv"),
+        *(folder / name for name in ("sample_labels.csv", "14_train.csv", "train.csv")),
+    ]
+    if folders := [path for path in names if path.is_dir()]:
+        raise DatasetError(f"{folders[0]} is a folder, but a table of that name is expected; rename or remove it.")
     tables: list[tuple[str, Callable[[Path, Path], Listing], list[Path]]] = [
         ("NIH release", _read_nih, sorted(folder.glob("Data_Entry_2017*.csv"), reverse=True)),
         ("Kaggle sample", _read_kaggle, _present(folder, "sample_labels.csv", "sample/sample_labels.csv")),
@@ -126,14 +133,31 @@ def _read_nih(folder: Path, table: Path) -> Listing:
         if row.image in both:
             listing.problems.append(Problem(row.table, row.row, row.image, "listed for training and for test"))
     known = {row.image for row in listing.rows}
+    listed = set().union(*members.values())
     for part, name in lists.items():
         if strangers := members.get(part, set()) - known:
+            _check_list(folder / name, members[part], known, listed)
             listing.notes.append(f"{len(strangers):,} images of {name} are not in {table.name}, as {min(strangers)}")
-    if members and (unlisted := known - set().union(*members.values())):
+    if members and (unlisted := known - listed):
         listing.notes.append(f"{len(unlisted):,} images are in neither official list, as {min(unlisted)}")
     if (path := folder / "BBox_List_2017.csv").is_file():
-        listing.boxes = _table_lines(path)[1]
+        _, listing.boxes, broken = _table_lines(path)
+        listing.problems += [Problem(path.name, number, "", "broken row", detail) for number, detail in broken]
     return listing
+
+
+def _check_list(path: Path, names: set[str], known: set[str], listed: set[str]) -> None:
+    """Raise DatasetError where most names of an official list are of no image: the list would be silently ignored.
+
+    A list of the whole release beside a part of the images is fine: then every image is in one of the lists.
+    """
+    found = len(names & known)
+    if 2 * found < len(names) and not known <= listed:
+        raise DatasetError(
+            f"{path}: only {found:,} of its {len(names):,} names are images of the table: it has "
+            f"{min(names - known)!r}, the table {min(known - listed)!r}. Write file names as the table has them (no "
+            "folder in front, with .png), or remove the list if it belongs to other images."
+        )
 
 
 def _read_kaggle(folder: Path, table: Path) -> Listing:
@@ -203,7 +227,8 @@ def _read_table(folder: Path, table: Path, columns: dict[str, str]) -> Listing:
 
 def _rows(path: Path, columns: dict[str, str], optional: set[str], problems: list[Problem]) -> list[Row]:
     """The rows of one table; `columns` maps fields of Row to headings, of which image and labels are needed."""
-    header, lines = _table_lines(path)
+    header, lines, broken = _table_lines(path)
+    problems += [Problem(path.name, number, "", "broken row", detail) for number, detail in broken]
     missing = [columns[key] for key in ("image", "labels") if key not in optional and columns[key] not in header]
     if missing:
         raise DatasetError(f"{path}: no column {' or '.join(map(repr, missing))}; its columns are {', '.join(header)}.")
@@ -220,16 +245,37 @@ def _rows(path: Path, columns: dict[str, str], optional: set[str], problems: lis
     return rows
 
 
-def _table_lines(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """The header and (line number, fields) of a CSV file, blank lines left out."""
+def _table_lines(path: Path) -> tuple[list[str], list[tuple[int, list[str]]], list[tuple[int, str]]]:
+    """The header, (line number, fields), and (line number, what is wrong) of a CSV file, blank lines left out.
+
+    Each line is read by itself, so that a quote that is not closed costs one row and not all that follow.
+    """
+    header: list[str] | None = None
+    lines, broken = [], []
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        try:
+            cells = next(csv.reader([line.rstrip("\r")], strict=True), [])
+        except csv.Error as error:
+            broken.append((number, f"{error}, as of a quote that is not closed: {line[:60]!r}"))
+            continue
+        if header is None:
+            header = [name.strip() for name in cells]
+        elif any(cells):
+            lines.append((number, cells))
+    return header or [], lines, broken
+
+
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8, or in UTF-16 with its mark; raises DatasetError that names file and line."""
+    data = path.read_bytes()
+    marked = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
-            header = [name.strip() for name in next(reader, [])]
-            lines = [(reader.line_num, cells) for cells in reader if any(cells)]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DatasetError(f"{path}: not a CSV file in UTF-8: {error}.") from error
-    return header, lines
+        return data.decode("utf-16" if marked else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DatasetError(
+            f"{path}: line {line} is not text in UTF-8 ({error.reason}); save the file as UTF-8."
+        ) from error
 
 
 def scan(places: Iterable[Path]) -> dict[str, str]:
@@ -239,9 +285,17 @@ def scan(places: Iterable[Path]) -> dict[str, str]:
         if place.is_dir():
             with os.scandir(place) as entries:
                 for entry in entries:
-                    if not entry.name.startswith(".") and entry.is_file():
+                    if not entry.name.startswith(".") and _may_be_file(entry):
                         files.setdefault(entry.name, entry.path)
     return files
+
+
+def _may_be_file(entry: os.DirEntry) -> bool:
+    """Links that lead in a circle count: the row that lists one is then named as unreadable."""
+    try:
+        return entry.is_file()
+    except OSError:
+        return True
 
 
 def _note_unlisted(listing: Listing, files: dict[str, str], rows: list[Row], table: str) -> None:
@@ -252,7 +306,7 @@ def _note_unlisted(listing: Listing, files: dict[str, str], rows: list[Row], tab
 
 
 def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8-sig").split()
+    return read_text(path).split()
 
 
 def _present(folder: Path, *names: str) -> list[Path]:

@@ -88,7 +88,10 @@ def build_backbone(name: str, image_size: int, drop_path: float = 0.0, pretraine
             raise ModelError(f"pretrained: there is no file {path}; give a timm weight file, true or false")
         options["pretrained_cfg_overlay"] = {"file": str(path)}
     try:
-        return timm.create_model(name, pretrained=bool(pretrained), num_classes=0, **options)
+        backbone = timm.create_model(name, pretrained=bool(pretrained), num_classes=0, **options)
+        if isinstance(pretrained, str):
+            _check_loaded(backbone, name, options)
+        return backbone
     except TypeError as error:
         raise ModelError(f"backbone {name!r} does not take {', '.join(options)}: {error}") from error
     except OSError as error:
@@ -99,6 +102,23 @@ def build_backbone(name: str, image_size: int, drop_path: float = 0.0, pretraine
     except RuntimeError as error:
         first = str(error).strip().splitlines()[:3]
         raise ModelError(f"the weights do not fit {name!r} (pretrained={pretrained!r}): {' '.join(first)}") from error
+
+
+def _check_loaded(backbone: nn.Module, name: str, options: dict[str, Any]) -> None:
+    """Raise ModelError where a weight file lacks tensors: without a classifier timm loads what fits, silently.
+
+    A second backbone is built from the same file with other random numbers: what differs was not in the file.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(torch.initial_seed() ^ 1)
+        again = timm.create_model(name, pretrained=True, num_classes=0, **options).state_dict()
+    loaded = backbone.state_dict()
+    missing = [key for key, value in again.items() if not torch.equal(value, loaded[key])]
+    if missing:
+        raise ModelError(
+            f"the weights do not fit {name!r}: {options['pretrained_cfg_overlay']['file']} has nothing for"
+            f" {len(missing)} of {len(loaded)} tensors, the first is {missing[0]!r}; give a file of this backbone"
+        )
 
 
 def build_head(kind: str, features: int, outputs: int, dropout: float) -> nn.Module:

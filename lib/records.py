@@ -10,7 +10,7 @@ import pandas as pd
 
 from lib.config import Config, config_changes
 from lib.exceptions import RunError
-from lib.metrics import MACRO
+from lib.record import RunRecord, checked_record
 from lib.results import is_complete, read_json, read_table
 
 
@@ -23,20 +23,16 @@ def read_runs(study_folder: Path) -> pd.DataFrame:
     rows = []
     for name, planned in _complete(study_folder).items():
         record = read_record(study_folder / name)
-        macro = next(row for row in record["metrics"] if row["finding"] == MACRO)
         rows.append(
             {"run": name, **{key: planned[key] for key in ("arm", "seed", "what", "prerequisite")}}
-            | {"is_reference": planned["reference"], "backbone": record["config"]["backbone"]}
-            | {"findings": len(record["config"]["findings"])}
-            | {key: np.nan if value is None else value for key, value in macro.items() if key != "finding"}
-            | {key: record[key] for key in ("best_epoch", "train_seconds", "peak_memory_mb")}
-            | {"cpu_latency_ms": record.get("cpu_latency_ms", np.nan)}
-            | {
-                "parameters": record["parameters"]["all"],
-                "device": record["device"].get("name", record["device"]["kind"]),
-            }
-            | {"phantom": record["data"]["phantom"], "test_fingerprint": record["data"]["test_fingerprint"]}
-            | {"torch": record["versions"]["torch"], "commit": (record["git"]["commit"] or "none")[:10]}
+            | {"is_reference": planned["reference"], "backbone": record.config["backbone"]}
+            | {"findings": len(record.config["findings"])}
+            | {key: np.nan if value is None else value for key, value in record.macro.items() if key != "finding"}
+            | record.model_dump(include={"best_epoch", "train_seconds", "peak_memory_mb"})
+            | {"cpu_latency_ms": np.nan if record.cpu_latency_ms is None else record.cpu_latency_ms}
+            | {"parameters": record.parameters["all"], "device": record.device.name or record.device.kind}
+            | {"phantom": record.data.phantom, "test_fingerprint": record.data.test_fingerprint}
+            | {"torch": record.versions["torch"], "commit": (record.git.commit or "none")[:10]}
         )
     return pd.DataFrame(rows)
 
@@ -95,14 +91,10 @@ def _changes(folder: Path, planned: dict[str, Any]) -> str:
     return ""
 
 
-def read_record(folder: Path) -> dict[str, Any]:
+def read_record(folder: Path) -> RunRecord:
     """The record of a complete run; raises RunError where it is missing or damaged, or a file that it lists is gone."""
-    record = read_json(folder / "record.json")
-    needed = {"run", "config", "config_hash", "metrics", "versions", "git"}
-    if not isinstance(record, dict) or (missing := needed - record.keys()):
-        what = f"lacks {', '.join(sorted(missing))}" if isinstance(record, dict) else "holds no record"
-        raise RunError(f"{folder / 'record.json'} {what}: it is damaged or of another version; run the study again")
-    if gone := [name for name in record.get("files", ()) if not (folder / name).exists()]:
+    record = checked_record(read_json(folder / "record.json"), folder / "record.json")
+    if gone := [name for name in record.files if not (folder / name).exists()]:
         raise RunError(f"{folder} lacks {', '.join(gone)}, which its record lists; run the study again to make it")
     return record
 
@@ -118,8 +110,8 @@ def read_plan(study_folder: Path) -> dict[str, Any]:
     return read_json(path)
 
 
-def read_run(folder: Path) -> tuple[Config, dict[str, Any]]:
-    """The config and the record of a complete run; raises FileNotFoundError where there is none."""
+def read_run(folder: Path) -> tuple[Config, RunRecord]:
+    """The config and the record of a complete run; raises RunError where there is none."""
     if not is_complete(folder):
         raise RunError(
             f"{folder} holds no complete run. Run `make demo` (writes runs/demo/adaptive-s0), or set `run` to an "

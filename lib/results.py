@@ -26,6 +26,7 @@ from lib.config import NO_FINDING, REPO_ROOT, Config, config_changes, resolve
 from lib.exceptions import RunError
 from lib.memory import peak_memory_mb
 from lib.metrics import epoch_score
+from lib.record import checked_record
 from lib.system import available_cores
 
 HEARTBEAT_SECONDS = 5.0
@@ -271,8 +272,9 @@ def write_submission(path: Path, images: pd.Series, probs: np.ndarray, threshold
 def finish_run(run: Run, *, history: pd.DataFrame, metrics: pd.DataFrame, **parts: Any) -> Path:
     """Writes `history.csv`, `metrics.csv` and, last and atomically, `record.json`; returns the record's path.
 
-    metrics: the table of `metrics.evaluate` with the intervals beside it. The record also holds `parts` and what is
-    known of code, packages and machine. From here on the run is complete, and `last.ckpt` is gone.
+    metrics: the table of `metrics.evaluate` with the intervals beside it. `parts` are the other fields of `RunRecord`:
+    data, parameters, device, cpu_latency_ms; code, packages and machine are added. From here on the run is complete,
+    and `last.ckpt` is gone. Raises RunError for a record that could not be read again.
     """
     write_table(run.folder / "history.csv", history)
     write_table(run.folder / "metrics.csv", metrics)
@@ -293,6 +295,7 @@ def finish_run(run: Run, *, history: pd.DataFrame, metrics: pd.DataFrame, **part
         "files": sorted(name for name in KEPT if (run.folder / name).exists()),
         **parts,
     }
+    checked_record(_plain(record), run.folder / "record.json")
     write_json(run.folder / "record.json", record)
     write_status(run.folder, "done", started=run.started)
     (run.folder / "last.ckpt").unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """In: what one folder lists (a `Listing`). Out: a frame of the rows that can be used, the problems of the others."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -210,7 +211,8 @@ def _boxes(listing: Listing, known: set[str]) -> tuple[pd.DataFrame, list[Proble
             numbers = [float(cell) for cell in cells[2:6]]
         except ValueError:
             numbers = []
-        if len(numbers) < 4 or finding in (None, NO_FINDING):
+        possible = len(numbers) == 4 and all(map(math.isfinite, numbers)) and min(numbers[2:]) > 0
+        if not possible or finding in (None, NO_FINDING):
             problems.append(Problem("BBox_List_2017.csv", line, image, "unusable box", repr(",".join(cells))))
         elif image in known:
             boxes.append((image, finding, *numbers))

@@ -16,6 +16,7 @@ from lib.config import PHANTOMS, resolve
 from lib.exceptions import DatasetError, StudyError
 from lib.execute import INTERRUPTED, execute_run, process_environment
 from lib.films import data_fingerprint
+from lib.fork_server import start_server
 from lib.layouts import find_layout
 from lib.plan import Plan, PlannedRun
 from lib.preflight import check_runs
@@ -128,7 +129,7 @@ def _planned_state(plan: Plan, run: PlannedRun, fingerprints: dict[tuple, str]) 
         return RunState("damaged", f"{run.folder} lacks {', '.join(gone)}, from which other runs start")
     if not _moved_from(run):
         return state
-    config, recorded = run.config, read_record(run.folder).get("data", {}).get("fingerprint")
+    config, recorded = run.config, read_record(run.folder).data.fingerprint
     key = tuple(getattr(config, name) for name in DATA_PARAMETERS)
     if key not in fingerprints:
         fingerprints[key] = data_fingerprint(config)
@@ -139,7 +140,7 @@ def _planned_state(plan: Plan, run: PlannedRun, fingerprints: dict[tuple, str]) 
 
 def _moved_from(run: PlannedRun) -> str:
     """The data root that a complete run was made with, where the plan names another one; else nothing."""
-    before = read_record(run.folder)["config"]["data_root"]
+    before = read_record(run.folder).config["data_root"]
     return before if before != run.config.data_root else ""
 
 
@@ -239,6 +240,8 @@ class _Work:
         self.stop.unlink(missing_ok=True)
         with contextlib.ExitStack() as stack:
             stack.callback(self.stop.unlink, missing_ok=True)
+            if executor is None:
+                start_server(process_environment(self.jobs))
             pool = executor or stack.enter_context(ThreadPoolExecutor(self.jobs, thread_name_prefix="run"))
             while (self.waiting or self.running) and not interrupted.is_set():
                 self._start_ready(pool)

@@ -111,7 +111,9 @@ def _read_yaml(file: Path) -> dict[str, Any]:
         known = ", ".join(sorted(path.name for path in (REPO_ROOT / "studies").glob("*.yaml"))) or "none"
         raise StudyError(f"{file} is not a file; the study files in {REPO_ROOT / 'studies'} are: {known}")
     try:
-        data = yaml.load(file.read_text(), _Loader)  # a SafeLoader
+        data = yaml.load(file.read_text(encoding="utf-8-sig"), _Loader)  # a SafeLoader
+    except UnicodeDecodeError as error:
+        raise StudyError(f"{file} is not text in UTF-8 ({error.reason} at byte {error.start}); save it so") from error
     except StudyError as error:
         raise StudyError(f"{file}: {error}") from None
     except yaml.YAMLError as error:

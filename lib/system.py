@@ -10,7 +10,7 @@ CGROUPS = Path("/sys/fs/cgroup")
 def available_cores(groups: Path = CGROUPS) -> int:
     """The cores that this process may use, at least 1: its affinity, and a container's CPU quota rounded up."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, math.ceil(_quota(groups))))
+    return max(1, math.ceil(min(cores, _quota(groups))))
 
 
 def _quota(groups: Path) -> float:

@@ -22,7 +22,9 @@ import pandas as pd
 
 from lib.config import REPO_ROOT, resolve
 from lib.metrics import MACRO
-from lib.results import read_json, read_status
+from lib.record import RunRecord
+from lib.records import read_record
+from lib.results import read_status
 
 ARTIFACTS = ("config.json", "metrics.csv", "history.csv", "record.json", "card.json", "notebook.ipynb")
 FAILED_ARTIFACTS = ("config.json", "notebook.ipynb", "papermill.log")
@@ -134,11 +136,11 @@ def _of_complete(folder: Path) -> tuple[int, int, list[tuple[str, float, int, in
 
     An epoch's time is the run's start and the seconds of the epochs so far; a test metric's step is the best epoch.
     """
-    record = read_json(folder / "record.json")
-    end = int(1000 * datetime.fromisoformat(record["finished"]).timestamp())
-    start = end - int(1000 * max(record["wall_seconds"], record["train_seconds"]))  # a resumed run trained for longer
+    record = read_record(folder)
+    end = int(1000 * datetime.fromisoformat(record.finished).timestamp())
+    start = end - int(1000 * max(record.wall_seconds, record.train_seconds))  # a resumed run trained for longer
     history, metrics = pd.read_csv(folder / "history.csv"), pd.read_csv(folder / "metrics.csv")
-    best, costs = record["best_epoch"], ("train_seconds", "wall_seconds", "peak_memory_mb")
+    best, costs = record.best_epoch, ("train_seconds", "wall_seconds", "peak_memory_mb")
     found = [
         (name, value, start + int(1000 * seconds), row["epoch"])
         for row, seconds in zip(history.to_dict("records"), history["seconds"].cumsum(), strict=True)
@@ -151,16 +153,15 @@ def _of_complete(folder: Path) -> tuple[int, int, list[tuple[str, float, int, in
         for name, value in row.items()
         if row["finding"] == MACRO or not name.startswith("n_")  # n_*: over how many findings
     ]
-    found += [(f"cost/{name}", record[name], end, best) for name in costs]
+    found += [(f"cost/{name}", getattr(record, name), end, best) for name in costs]
     finite = [metric for metric in found if isinstance(metric[1], int | float) and math.isfinite(metric[1])]
     return start, end, finite, _tags(record)
 
 
-def _tags(record: dict[str, Any]) -> dict[str, str]:
-    device, data = record.get("device", {}), record.get("data", {})
-    tags = {"git_commit": record["git"]["commit"], "git_dirty": record["git"]["dirty"]}
-    tags |= {"device": device.get("name", device.get("kind")), "phantom": data.get("phantom")}
-    tags |= {"test_fingerprint": data.get("test_fingerprint")}
+def _tags(record: RunRecord) -> dict[str, str]:
+    tags = {"git_commit": record.git.commit, "git_dirty": record.git.dirty}
+    tags |= {"device": record.device.name or record.device.kind, "phantom": record.data.phantom}
+    tags |= {"test_fingerprint": record.data.test_fingerprint}
     return {name: str(value) for name, value in tags.items() if value is not None}
 
 

@@ -61,7 +61,7 @@ def bf16_helps(device: torch.device, model: nn.Module) -> bool:
 
 def describe_device(fabric: Fabric) -> dict[str, Any]:
     """The device that trains, for the record: its kind, name, precision, threads and peak memory."""
-    known = {"kind": fabric.device.type, "precision": str(fabric._precision.precision)}
+    known = {"kind": fabric.device.type, "precision": str(fabric.strategy.precision.precision)}
     if fabric.device.type != "cuda":
         return {**known, "threads": torch.get_num_threads()}
     peak = torch.cuda.max_memory_allocated(fabric.device) / 2**20

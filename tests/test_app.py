@@ -543,7 +543,8 @@ def test_too_many_films_are_answered_in_part(page):
     page.get_by_text("25 films were given and the first 24 are answered").wait_for()
 
 
-def test_the_summary_is_one_printed_page_even_with_all_findings(page, browser, predictor, tmp_path):
+@pytest.mark.parametrize("wider", [0, 0.04])  # letters, in em: the page must not depend on the fonts of a machine
+def test_the_summary_is_one_printed_page_even_with_all_findings(page, browser, predictor, tmp_path, wider):
     give(page, ("film.png", film_file()))
     shown(page, "film.png")
     content = content_of(page, "Summary to print").decode()
@@ -557,6 +558,7 @@ def test_the_summary_is_one_printed_page_even_with_all_findings(page, browser, p
     sheet.write_bytes(downloads.summary_file(replace(answer, unfamiliar=True, **fourteen), card))
     printed = browser.new_page()
     printed.goto(sheet.as_uri())
+    printed.add_style_tag(content=f"* {{ letter-spacing: {wider}em }}")
     assert len(re.findall(rb"/Type\s*/Page\b", printed.pdf(prefer_css_page_size=True))) == 1
     printed.close()
 

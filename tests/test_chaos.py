@@ -50,13 +50,13 @@ def start(study, popen):
     return lambda runs_dir: popen([sys.executable, "-c", RUN, study, runs_dir], cwd=REPO_ROOT, env=environment)
 
 
-def below(runner: subprocess.Popen, words: str) -> psutil.Process | None:
-    """The first process below the runner whose command line holds `words`; None when the runner ends before."""
+def below(runner: subprocess.Popen, name: str) -> psutil.Process | None:
+    """The first process of that name below the runner; None when the runner ends before."""
     while runner.poll() is None:
         with contextlib.suppress(psutil.NoSuchProcess):
             for process in psutil.Process(runner.pid).children(recursive=True):
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    if words in " ".join(process.cmdline()):
+                    if process.name() == name:
                         return process
         time.sleep(0.02)
     return None
@@ -69,8 +69,8 @@ def kill(runner: subprocess.Popen, what: str, folder: Path, seconds: float) -> b
     """
     while what == "training" and runner.poll() is None and not list(folder.glob("*/last.ckpt")):
         time.sleep(0.02)
-    words = {"training": "ipykernel_launcher", "kernel": "ipykernel_launcher", "driver": "lib.execute"}
-    victim = runner if what == "runner" else below(runner, words[what])
+    names = {"training": "cxr-kernel", "kernel": "cxr-kernel", "driver": "cxr-run"}
+    victim = runner if what == "runner" else below(runner, names[what])
     time.sleep(seconds)
     if victim is not None:
         with contextlib.suppress(psutil.NoSuchProcess):

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from made_records import PARTS, full_record
 from PIL import Image
 from tiny_model import write_tiny_model
 from typer.testing import CliRunner
@@ -52,8 +53,8 @@ def file(tmp_path, monkeypatch):
         if spec["parameters"]["ema"]:
             return "kernel killed"
         planned = read_json(folder.parent / "plan.json")["runs"][folder.name]
-        record = {"run": folder.name, "config": planned["config"], "config_hash": planned["config_hash"]}
-        return write_json(folder / "record.json", record | {"metrics": [], "versions": {}, "git": {}})
+        made = {"run": folder.name, "config": planned["config"], "config_hash": planned["config_hash"]}
+        return write_json(folder / "record.json", full_record(**made))
 
     monkeypatch.setattr("lib.plan.plan_study", functools.partial(plan_study, runs_dir=tmp_path / "runs"))
     monkeypatch.setattr("lib.runner.execute_run", complete)
@@ -173,16 +174,9 @@ def made_run(folder: Path, seed: int, shift: float, films: int = 120) -> None:
     pd.DataFrame([{"finding": name, **threshold} for name in ("Mass", "macro")]).to_csv(folder / "metrics.csv")
     config = {"findings": ["Mass"], "seed": seed, "backbone": "resnet50"}
     write_json(folder / "config.json", config)
-    record = {
-        "run": folder.name,
-        "config": config,
-        "config_hash": "same",
-        "metrics": [{"finding": "macro"}],
-        "parameters": {"all": 1},
-    }
-    record |= {"best_epoch": 1, "train_seconds": 1.0, "peak_memory_mb": 1.0, "device": {"kind": "cpu"}}
-    record |= {"data": {"phantom": True, "test_fingerprint": str(films)}, "versions": {"torch": "2"}}
-    write_json(folder / "record.json", record | {"git": {"commit": None}})
+    data = PARTS["data"] | {"test_fingerprint": str(films)}
+    made = {"run": folder.name, "config": config, "config_hash": "same", "data": data}
+    write_json(folder / "record.json", full_record(**made))
 
 
 @pytest.fixture

@@ -301,6 +301,68 @@ def test_image_in_both_official_lists_is_a_problem(tmp_path):
         read_dataset(folder)
 
 
+@pytest.mark.parametrize("changed", ["images/{}", "{}.jpg"])
+def test_an_official_list_of_other_names_is_refused_with_both_spellings(tmp_path, changed):
+    folder = nih(tmp_path / "full", TWO, test=["00000002_000.png"])
+    (folder / "test_list.txt").write_text(changed.format("00000002_000.png"))
+    with pytest.raises(
+        DatasetError, match=r"(?s)test_list.txt: only 0 of its 1 names.*it has '.*', the table '0000000"
+    ):
+        read_dataset(folder, on_bad="skip")
+
+
+def test_official_lists_of_the_whole_release_beside_a_part_of_it_are_fine(tmp_path):
+    folder = nih(tmp_path / "full", TWO, test=["00000002_000.png", "00000008_000.png", "00000009_000.png"])
+    assert row_of(read_dataset(folder), "00000002_000.png").official == "test"
+
+
+# ---- damaged tables and odd files: one bad item is one problem
+
+
+def test_a_quote_that_is_not_closed_costs_one_row(tmp_path):
+    folder = nih(tmp_path / "full", TWO)
+    listed = folder / "Data_Entry_2017_v2020.csv"
+    listed.write_text(listed.read_text() + '"00000003_000.png,Mass\n' + ",".join(map(str, TWO[0])) + "\n")
+    data = read_dataset(folder, on_bad="skip")
+    assert len(data.frame) == 2
+    quote = data.bad_rows[data.bad_rows["reason"].str.startswith("broken row")]
+    assert quote["row"].tolist() == [4] and "a quote that is not closed" in quote["reason"].item()
+
+
+def test_links_in_a_circle_are_one_problem(tmp_path):
+    folder = nih(tmp_path / "full", TWO)
+    image = folder / "images" / TWO[0][0]
+    image.unlink()
+    image.symlink_to(image.name)
+    bad = read_dataset(folder, on_bad="skip").bad_rows
+    assert bad["image"].tolist() == [TWO[0][0]] and bad["reason"].item().startswith("unreadable file")
+
+
+def test_a_list_in_utf16_is_read_and_one_in_latin1_is_named(tmp_path):
+    folder = nih(tmp_path / "full", TWO)
+    (folder / "test_list.txt").write_text("00000002_000.png\n", encoding="utf-16")
+    (folder / "train_val_list.txt").write_text("00000001_000.png\n")
+    assert row_of(read_dataset(folder), "00000002_000.png").official == "test"
+    (folder / "test_list.txt").write_bytes(b"00000002_000.png\nM\xfcller.png\n")
+    with pytest.raises(DatasetError, match=r"test_list.txt: line 2 is not text in UTF-8"):
+        read_dataset(folder)
+
+
+def test_a_table_that_is_a_folder_is_named(tmp_path):
+    (tmp_path / "full" / "Data_Entry_2017.csv").mkdir(parents=True)
+    with pytest.raises(DatasetError, match=r"Data_Entry_2017.csv is a folder"):
+        read_dataset(tmp_path / "full")
+
+
+@pytest.mark.parametrize("box", ["nan,1,2,3", "1,inf,2,3", "1,1,0,3", "1,1,2,-3"])
+def test_a_box_of_impossible_size_is_a_problem(tmp_path, box):
+    folder = nih(tmp_path / "full", TWO)
+    text = f"Image Index,Finding Label,Bbox [x,y,w,h],,,\n{TWO[0][0]},Cardiomegaly,{box}\n"
+    (folder / "BBox_List_2017.csv").write_text(text)
+    data = read_dataset(folder, on_bad="skip")
+    assert data.boxes.empty and data.bad_rows["reason"].item().startswith("unusable box")
+
+
 def test_missing_column_is_named(tmp_path):
     table(tmp_path / "14_train.csv", ["imageID", "label"], [])
     with pytest.raises(DatasetError, match=r"14_train.csv: no column 'disease'; its columns are imageID, label"):

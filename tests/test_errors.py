@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from made_records import full_record
 
 from lib.errors import confident_errors, error_overlap, label_noise_candidates
 from lib.pointing import box_scores, pointing_table
@@ -127,8 +128,7 @@ def run(tmp_path):
     frame = frame.assign(age=np.where(np.arange(n) < 10, np.nan, 30), sex=sex, view="PA")
     frame.assign(target_Mass=target.astype(float), prob_Mass=prob).to_parquet(tmp_path / "predictions.parquet")
     (tmp_path / "config.json").write_text('{"findings": ["Mass"], "seed": 0}')
-    record = {"run": "r", "config": {}, "config_hash": "", "metrics": [], "versions": {}, "git": {}}
-    (tmp_path / "record.json").write_text(json.dumps(record | {"data": {"test_fingerprint": "x"}}))
+    (tmp_path / "record.json").write_text(json.dumps(full_record()))
     pd.DataFrame({"finding": ["Mass"], "threshold": [0.5], "threshold_from": ["validation"]}).to_csv(
         tmp_path / "metrics.csv", index=False
     )

@@ -10,6 +10,7 @@ import onnx
 import pandas as pd
 import pytest
 import torch
+from made_records import full_record
 from PIL import Image
 from small_models import FINDINGS, SIZE, films, settle, small_classifier
 from typer.testing import CliRunner
@@ -126,7 +127,8 @@ def run(tiny_phantoms, tmp_path_factory):
         {"finding": name, "auroc": 0.7, "threshold": 0.2, "threshold_from": "fallback"} for name in card["findings"]
     ]
     metrics.append({"finding": "macro", "auroc": 0.7, "auroc_low": 0.6, "auroc_high": 0.8})
-    write_json(folder / "record.json", {"run": folder.name, "config_hash": config.hash(), "metrics": metrics})
+    record = full_record(run=folder.name, config_hash=config.hash(), metrics=metrics)
+    write_json(folder / "record.json", record)
     return folder
 
 

@@ -44,7 +44,7 @@ def test_networks_that_cannot_be_built_are_refused_all_at_once_and_nothing_is_wr
         deep={"freeze": 99},
         nowhere={"pretrained": "nowhere.safetensors"},
         device={"accelerator": "cuda"},
-        fine={"head": "mlp"},
+        fine={"epochs": 3},
     )
     with pytest.raises(StudyError) as error:
         run_plan(made)

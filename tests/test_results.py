@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pandas as pd
 import pytest
+from made_records import PARTS
 
 from lib.config import REPO_ROOT, Config
 from lib.exceptions import RunError
@@ -36,10 +37,10 @@ def config(folder, **changes) -> Config:
 def test_a_run_is_complete_when_its_record_exists_and_not_before(tmp_path):
     run = start_run(config(tmp_path / "run"))
     assert not is_complete(run.folder) and read_status(run.folder)["state"] == "running"
-    finish_run(run, history=HISTORY, metrics=METRICS, parameters={"all": 3})
+    finish_run(run, history=HISTORY, metrics=METRICS, **PARTS)
     record = read_json(run.folder / "record.json")
     assert is_complete(run.folder) and read_status(run.folder)["state"] == "done"
-    assert record["best_epoch"] == 1 and record["train_seconds"] == 4 and record["parameters"] == {"all": 3}
+    assert record["best_epoch"] == 1 and record["train_seconds"] == 4 and record["parameters"] == PARTS["parameters"]
     assert record["metrics"][1]["auroc"] is None  # NaN is missing, never a number
     assert record["config_hash"] == run.config.hash() and record["versions"]["torch"]
 
@@ -50,7 +51,7 @@ def test_the_status_tells_how_many_epochs_there_are(tmp_path):
 
 
 def test_a_complete_run_is_set_aside_and_not_overwritten(tmp_path):
-    finish_run(start_run(config(tmp_path / "run")), history=HISTORY, metrics=METRICS)
+    finish_run(start_run(config(tmp_path / "run")), history=HISTORY, metrics=METRICS, **PARTS)
     start_run(config(tmp_path / "run"))
     kept = list(tmp_path.glob("run.replaced-*"))
     assert len(kept) == 1 and is_complete(kept[0]) and not is_complete(tmp_path / "run")
@@ -141,7 +142,7 @@ def test_a_failed_heartbeat_is_followed_by_the_next(tmp_path, monkeypatch):
 
 def test_one_folder_is_held_by_one_process_also_while_it_is_set_aside(tmp_path):
     """Two processes start the same complete run at once: one gets it, the other is told who has it."""
-    finish_run(start_run(config(tmp_path / "run")), history=HISTORY, metrics=METRICS)
+    finish_run(start_run(config(tmp_path / "run")), history=HISTORY, metrics=METRICS, **PARTS)
     code = (
         "import sys, time\nfrom lib.config import Config\nfrom lib.results import start_run\n"
         f"run = start_run(Config(run_dir={str(tmp_path / 'run')!r}), wait_seconds=0)\n"
@@ -171,3 +172,12 @@ def test_a_missing_and_a_truncated_table_are_named(tmp_path):
 def test_the_library_can_be_imported_where_there_is_no_fcntl():
     blocked = "import sys; sys.modules['fcntl'] = sys.modules['resource'] = None; import lib.runner, lib.store, lib.cli"
     assert subprocess.run([sys.executable, "-c", blocked], cwd=REPO_ROOT).returncode == 0
+
+
+def test_a_record_that_could_not_be_read_again_is_refused_and_the_run_is_not_complete(tmp_path):
+    run = start_run(config(tmp_path / "run"))
+    with pytest.raises(
+        RunError, match=r"record.json is damaged or of another version \(metrics: .*macro.*data: Field required"
+    ):
+        finish_run(run, history=HISTORY, metrics=METRICS.head(1), parameters={"all": 3}, device={"kind": "cpu"})
+    assert not is_complete(run.folder)

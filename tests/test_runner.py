@@ -15,6 +15,7 @@ import nbformat
 import psutil
 import pytest
 import yaml
+from made_records import PARTS, full_record
 from rich.console import Console
 
 from lib.config import REPO_ROOT
@@ -38,7 +39,7 @@ FINISH = (
     "import pandas as pd\nfrom lib.results import finish_run\n"
     "history = pd.DataFrame({'epoch': [1], 'seconds': [0.1], 'val_auroc': [0.5]})\n"
     "[(run.folder / name).touch() for name in ('model.safetensors', 'card.json')]\n"
-    "finish_run(run, history=history, metrics=pd.DataFrame({'finding': ['macro']}))"
+    f"finish_run(run, history=history, metrics=pd.DataFrame({{'finding': ['macro']}}), **{PARTS!r})"
 )
 WAIT = "import pathlib, time\nwhile not pathlib.Path(data_root, 'go').exists():\n    time.sleep(0.05)"
 CELLS = {
@@ -116,15 +117,13 @@ def wait_for(fact, seconds: float = 240.0) -> None:
 
 
 def ours(tmp_path: Path) -> list[psutil.Process]:
-    """Processes that execute runs below `tmp_path`: the run's own, and their kernels."""
+    """Processes that execute runs below `tmp_path`: drivers and kernels, whose output goes to a log there."""
     found = []
-    for process in psutil.process_iter(["cmdline"]):
-        if (
-            any(str(tmp_path) in word for word in process.info["cmdline"] or [])
-            and "lib.execute" in process.info["cmdline"]
-        ):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                found += [process, *process.children(recursive=True)]
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            logs = [file.path for file in process.open_files() if file.path.endswith("papermill.log")]
+            if any(str(tmp_path) in log for log in logs) and process.pid != os.getpid():
+                found.append(process)
     return found
 
 
@@ -134,7 +133,9 @@ TWO = {"good": row("good", reference=True), "slow": row("waits", set={"freeze": 
 # --- what a run leaves
 
 
-def test_a_run_executes_in_this_interpreter_from_the_repository_with_its_parameters(study):
+@pytest.mark.parametrize("fork", ["0", "1"])
+def test_a_run_executes_in_this_interpreter_from_the_repository_with_its_parameters(study, fork, monkeypatch):
+    monkeypatch.setenv("CXR_FORK", fork)
     plan = study(tells=row("tells", reference=True))
     run(plan, jobs=1)
     notebook = nbformat.read(plan.runs["tells-s0"].folder / "notebook.ipynb", 4)
@@ -197,8 +198,8 @@ def complete(study):
         for one in [] if first else made.runs.values():
             write_json(one.folder / "spec.json", {"lineage": one.lineage})
             write_json(one.folder / "config.json", one.config.model_dump(mode="json"))
-            record = {"run": one.name, "config": one.config.model_dump(mode="json"), "config_hash": one.config.hash()}
-            write_json(one.folder / "record.json", record | {"metrics": [], "versions": {}, "git": {}})
+            made_of = {"config": one.config.model_dump(mode="json"), "config_hash": one.config.hash()}
+            write_json(one.folder / "record.json", full_record(run=one.name, **made_of))
             for name in ("model.safetensors", "card.json"):
                 (one.folder / name).touch()
         return made
@@ -469,10 +470,10 @@ def test_moved_data_are_known_by_their_fingerprint(study, tmp_path, tiny_phantom
         return study(f"data_root={root}", "val_fraction=0.3", a=row("good", reference=True))
 
     made = plan(tiny_phantoms).runs["a-s0"]
-    data = {"fingerprint": data_fingerprint(made.config)}
-    record = {"run": "a-s0", "config": made.config.model_dump(mode="json"), "config_hash": made.config.hash()}
+    data = PARTS["data"] | {"fingerprint": data_fingerprint(made.config)}
+    record = full_record(run="a-s0", config=made.config.model_dump(mode="json"), config_hash=made.config.hash())
     write_json(made.folder / "config.json", record["config"])
-    write_json(made.folder / "record.json", record | {"metrics": [], "versions": {}, "git": {}, "data": data})
+    write_json(made.folder / "record.json", record | {"data": data})
     shutil.copytree(tiny_phantoms, tmp_path / "moved")
     assert state(plan(tmp_path / "moved"), "a-s0") == "complete"
     listed = tmp_path / "moved" / "dataset_full" / "Data_Entry_2017_v2020.csv"

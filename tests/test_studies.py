@@ -327,3 +327,9 @@ def test_the_full_size_study_asks_every_question_of_the_method():
     assert method <= backbones and all(config.pretrained is True for config in arms.values())
     assert arms["linear"].head == "linear" and arms["single_task"].findings == ("Cardiomegaly",)
     assert "pneumonia" in arms["cardiomegaly_after_pneumonia"].init_from
+
+
+def test_a_study_file_in_another_encoding_is_named(tmp_path):
+    (tmp_path / "s.yaml").write_bytes("study: tiny # für".encode("latin-1"))
+    with pytest.raises(StudyError, match=r"s.yaml is not text in UTF-8"):
+        plan_study(tmp_path / "s.yaml")
