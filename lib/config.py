@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from lib.exceptions import StudyError
 
@@ -84,6 +84,9 @@ class Config(BaseModel):
     augment: Literal["none", "rotate", "full"] = "rotate"
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    loss_reduction: Literal["mean", "sum"] = "mean"  # over the known labels of a batch
+    head_bias: Literal["prior", "random"] = "prior"  # prior: the log-odds of each finding in the training images
+    choose_epoch_by: Literal["auroc", "loss", "last", "cardiomegaly_accuracy"] = "auroc"
 
     @field_validator("data_dir", "findings", mode="before")
     @classmethod
@@ -103,6 +106,13 @@ class Config(BaseModel):
     def _some_folder(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not value:
             raise ValueError("data_dir must name at least one dataset folder")
+        return value
+
+    @field_validator("choose_epoch_by")
+    @classmethod
+    def _can_be_computed(cls, value: str, info: ValidationInfo) -> str:
+        if value == "cardiomegaly_accuracy" and "Cardiomegaly" not in info.data.get("findings", FINDINGS):
+            raise ValueError("cardiomegaly_accuracy needs Cardiomegaly among the findings")
         return value
 
     @classmethod

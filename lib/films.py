@@ -42,6 +42,7 @@ def read_films(config: Config, folder: Path) -> Films:
     for stage in earlier_stages(config):
         trained = pd.read_csv(stage / "splits.csv", dtype=str).query("split == 'train'")
         check_inherited(trained[config.split_by], frame, config.split_by)
+        check_inherited(trained["patient"], frame[frame["split"] != "val"])  # by patient, whatever validation is by
     films = Films(data, frame, bad_rows, open_store(frame, config.image_size))
     _drop_stale_checkpoint(folder, _fingerprint(frame))
     write_table(folder / "splits.csv", frame[["image", "patient", "split"]])

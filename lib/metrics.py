@@ -6,6 +6,7 @@ probability >= its threshold. A metric whose class is missing is NaN, never 0 or
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -38,6 +39,13 @@ def f1(y: np.ndarray, p: np.ndarray, threshold: float = HALF) -> float:
     y, p = _known(y, p)
     called = p >= threshold
     return float(ratio(2 * (called & (y == 1)).sum(), called.sum() + (y == 1).sum(), (y == 1).any()))
+
+
+def epoch_score(row: Any, rule: str) -> Any:
+    """What the epoch that is kept has most of: `row` is one row of a history, or the whole table; rule: see Config."""
+    columns = {"auroc": "val_auroc", "loss": "val_loss", "last": "epoch"}
+    values = row[columns.get(rule, f"val_{rule}")]
+    return -values if rule == "loss" else values
 
 
 def operating_points(y: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -14,9 +14,10 @@ from lib.exceptions import StudyError
 from lib.studies import Study, read_study
 
 INHERITED = ("backbone", "pretrained", "head", "image_size")
+# `choose_epoch_by` is not handed on: it may name a finding that the earlier stage does not have.
 RECIPE = (
     *("optimizer", "lr", "weight_decay", "layer_decay", "drop_path", "warmup", "schedule", "ema"),
-    *("batch_size", "precision", "augment"),
+    *("batch_size", "precision", "augment", "split_by", "epochs", "clip_norm", "loss_reduction", "head_bias"),
 )
 EVERYWHERE = ("data_root", "on_bad", "accelerator", "epochs")
 """`--set` of these holds for every run, also for one that sets them itself: they say where and how long, not what."""

@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 from lib.config import NO_FINDING, REPO_ROOT, Config, config_changes, resolve
 from lib.exceptions import RunError
 from lib.memory import peak_memory_mb
+from lib.metrics import epoch_score
 from lib.record import checked_record
 from lib.system import available_cores
 
@@ -285,7 +286,7 @@ def finish_run(run: Run, *, history: pd.DataFrame, metrics: pd.DataFrame, **part
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "wall_seconds": round(time.time() - run.started, 2),
         "train_seconds": round(float(history["seconds"].sum()), 2),
-        "best_epoch": int(history.loc[history["val_auroc"].idxmax(), "epoch"]),
+        "best_epoch": int(history.loc[epoch_score(history, run.config.choose_epoch_by).idxmax(), "epoch"]),
         "peak_memory_mb": round(peak_memory_mb(), 1),
         "git": git_state(),
         "versions": package_versions(),

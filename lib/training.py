@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from lib.config import Config
 from lib.exceptions import ModelError
 from lib.loaders import Loader
-from lib.metrics import auroc, average_precision
+from lib.metrics import auroc, average_precision, epoch_score
 from lib.models import Classifier
 from lib.results import whole_file
 
@@ -61,18 +61,19 @@ def bf16_helps(device: torch.device, model: nn.Module) -> bool:
 
 def describe_device(fabric: Fabric) -> dict[str, Any]:
     """The device that trains, for the record: its kind, name, precision, threads and peak memory."""
-    known = {"kind": fabric.device.type, "precision": str(fabric._precision.precision)}
+    known = {"kind": fabric.device.type, "precision": str(fabric.strategy.precision.precision)}
     if fabric.device.type != "cuda":
         return {**known, "threads": torch.get_num_threads()}
     peak = torch.cuda.max_memory_allocated(fabric.device) / 2**20
     return {**known, "name": torch.cuda.get_device_name(fabric.device), "peak_memory_mb": round(peak, 1)}
 
 
-def masked_bce(logits: Tensor, targets: Tensor, pos_weight: Tensor | None = None) -> Tensor:
-    """Binary cross-entropy averaged over the known labels of a batch; NaN is unknown. Shapes (B, F) -> ()."""
+def masked_bce(logits: Tensor, targets: Tensor, pos_weight: Tensor | None = None, reduction: str = "mean") -> Tensor:
+    """Binary cross-entropy over the known labels of a batch, their mean or sum; NaN is unknown. Shapes (B, F) -> ()."""
     known = ~targets.isnan()
     each = F.binary_cross_entropy_with_logits(logits, targets.nan_to_num(), pos_weight=pos_weight, reduction="none")
-    return (each * known).sum() / known.sum().clamp(min=1)
+    total = (each * known).sum()
+    return total if reduction == "sum" else total / known.sum().clamp(min=1)
 
 
 def balanced_pos_weight(targets: np.ndarray) -> Tensor:
@@ -82,14 +83,33 @@ def balanced_pos_weight(targets: np.ndarray) -> Tensor:
     return torch.tensor(ratio.clip(max=100.0), dtype=torch.float32)
 
 
-def build_optimizer(model: Classifier, config: Config) -> torch.optim.Optimizer:
-    """Adam or AdamW; no weight decay on biases and norms; the backbone's depths scaled by `layer_decay`.
+def start_at_prevalence(model: Classifier, targets: np.ndarray, config: Config) -> None:
+    """Sets the head's last bias to the log-odds of each finding in targets (N, F), counted with one more of each class.
 
-    Layer-wise decay follows BEiT (Bao et al. 2022) as in timm: deeper groups learn faster, the head at `lr`.
+    After Lin et al. (2017), "Focal loss for dense object detection": rare findings else begin at 0.5, and the first
+    steps only learn how rare they are. Positives that weigh more in the loss count as that many.
     """
-    groups = param_groups_layer_decay(model.backbone, weight_decay=config.weight_decay, layer_decay=config.layer_decay)
+    positives, negatives = (targets == 1).sum(0) + 1.0, (targets == 0).sum(0) + 1.0
+    log_odds = torch.tensor(np.log(positives / negatives), dtype=torch.float32)
+    if config.pos_weight == "balanced":
+        log_odds += balanced_pos_weight(targets).log()
+    bias = model.head[-1].bias
+    with torch.no_grad():
+        bias.copy_(log_odds)
+
+
+def build_optimizer(model: Classifier, config: Config) -> torch.optim.Optimizer:
+    """Adam or AdamW; the backbone's depths scaled by `layer_decay`; weight decay on matrices and kernels only.
+
+    Biases, norms and what timm names for the backbone (position embeddings, class tokens) do not decay. Layer-wise
+    decay follows BEiT (Bao et al. 2022) as in timm: deeper groups learn faster, the head at `lr`.
+    """
+    exempt = model.backbone.no_weight_decay() if hasattr(model.backbone, "no_weight_decay") else ()
+    groups = param_groups_layer_decay(model.backbone, config.weight_decay, exempt, layer_decay=config.layer_decay)
     head = [weight for weight in model.head.parameters() if weight.requires_grad]
-    groups.append({"params": head, "weight_decay": config.weight_decay, "lr_scale": 1.0})
+    decayed, plain = ([weight for weight in head if (weight.ndim > 1) == wanted] for wanted in (True, False))
+    groups.append({"params": plain, "weight_decay": 0.0, "lr_scale": 1.0})
+    groups.append({"params": decayed, "weight_decay": config.weight_decay, "lr_scale": 1.0})
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
     return kind([group for group in groups if group["params"]], lr=config.lr, fused=True)
 
@@ -112,15 +132,17 @@ def fit(
     folder: Path,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
 ) -> pd.DataFrame:
-    """Trains `model` in place, ends with its best weights by validation macro AUROC, and returns the history.
+    """Trains `model` in place, ends with the weights of the epoch that `choose_epoch_by` prefers; returns the history.
 
-    History: one row an epoch with train_loss, val_loss, val_auroc, val_average_precision, lr, seconds. After every
-    epoch `last.ckpt` in `folder` holds all that is needed to go on: started again with the same arguments, training
-    continues from it and ends with the same weights, bit for bit on one CPU with the same number of threads.
-    `on_epoch` is told each row. Raises ModelError when validation can score no finding, and on a NaN loss.
+    History: one row per epoch with train_loss, val_loss, val_auroc, val_average_precision, lr, seconds, and
+    val_cardiomegaly_accuracy where it chooses. After every epoch `last.ckpt` in `folder` holds all that is needed to go
+    on: started again with the same arguments, training continues from it and ends with the same weights, bit for bit on
+    one CPU with the same number of threads. `on_epoch` gets each row. Raises ModelError when validation can choose no
+    epoch, and on a NaN loss.
     """
-    if np.isnan(_mean([auroc(t, np.zeros(len(t))) for t in val.targets.T])):
-        raise ModelError("no finding has both a positive and a negative in validation: use more data or val_fraction")
+    _check_validation(val.targets, config)
+    if config.head_bias == "prior":
+        start_at_prevalence(model, train.targets, config)
     fabric = make_fabric(config, model)
     model.to(memory_format=torch.channels_last)
     state = _State(model, fabric, config, len(train) * config.epochs)
@@ -141,9 +163,12 @@ def fit(
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, loader: Loader, config: Config) -> np.ndarray:
-    """Probabilities (N, F) float32 of a loader's images, in its order; the model is left in evaluation mode."""
-    fabric = make_fabric(config, model)
+def predict(model: nn.Module, loader: Loader, config: Config, fabric: Fabric | None = None) -> np.ndarray:
+    """Probabilities (N, F) float32 of a loader's images, in its order; the model is left in evaluation mode.
+
+    `fabric`, of `make_fabric`, spares making another one.
+    """
+    fabric = fabric or make_fabric(config, model)
     model.to(fabric.device, memory_format=torch.channels_last).eval()
     parts = []
     for images, _ in loader.epoch(ahead=fabric.device.type != "cpu"):
@@ -190,8 +215,9 @@ class _State:
 
     def keep(self, row: dict[str, Any]) -> None:
         self.history.append(row)
-        if row["val_auroc"] > self.best_score:
-            self.best_score = row["val_auroc"]
+        score = epoch_score(row, self.config.choose_epoch_by)
+        if score > self.best_score:
+            self.best_score = score
             self.best = {key: value.detach().cpu().clone() for key, value in self.evaluated.state_dict().items()}
 
     def save(self, path: Path) -> None:
@@ -244,8 +270,8 @@ def _train_epoch(state: _State, train: Loader, epoch: int, bar: tqdm) -> float:
         factor = lr_factor(state.step, state.steps, config)
         for group in state.optimizer.param_groups:
             group["lr"] = config.lr * group["lr_scale"] * factor
-        images = images.to(device, memory_format=torch.channels_last, non_blocking=True)
-        loss = masked_bce(state.net(images).float(), targets.to(device), pos_weight)
+        images = images.to(device, memory_format=torch.channels_last)
+        loss = masked_bce(state.net(images).float(), targets.to(device), pos_weight, config.loss_reduction)
         state.fabric.backward(loss)
         if config.clip_norm:
             nn.utils.clip_grad_norm_(state.model.parameters(), config.clip_norm)
@@ -262,18 +288,40 @@ def _train_epoch(state: _State, train: Loader, epoch: int, bar: tqdm) -> float:
     return mean
 
 
+def _check_validation(targets: np.ndarray, config: Config) -> None:
+    """Raises ModelError where validation targets (N, F) can choose no epoch."""
+    if np.isnan(_mean([auroc(t, np.zeros(len(t))) for t in targets.T])):
+        raise ModelError("no finding has both a positive and a negative in validation: use more data or val_fraction")
+    if config.choose_epoch_by != "cardiomegaly_accuracy":
+        return
+    if np.isnan(targets[:, config.findings.index("Cardiomegaly")]).all():
+        raise ModelError(
+            "no validation image is labelled for Cardiomegaly: choose_epoch_by needs another value, or data with it"
+        )
+
+
 def _score(state: _State, val: Loader) -> dict[str, float]:
-    """Loss, macro AUROC and macro average precision of the weights that would be kept, on validation."""
-    probs = predict(state.evaluated, val, state.config)
+    """Mean loss, macro AUROC, macro average precision and what chooses the epoch, of the weights that would be kept."""
+    probs = predict(state.evaluated, val, state.config, state.fabric)
     loss = F.binary_cross_entropy(
         torch.from_numpy(probs).double(), torch.from_numpy(np.nan_to_num(val.targets)).double(), reduction="none"
     ).numpy()
     columns = list(zip(val.targets.T, probs.T, strict=True))
-    return {
+    scores = {
         "val_loss": float(loss[~np.isnan(val.targets)].mean()),
         "val_auroc": _mean([auroc(t, p) for t, p in columns]),
         "val_average_precision": _mean([average_precision(t, p) for t, p in columns]),
     }
+    if state.config.choose_epoch_by == "cardiomegaly_accuracy":
+        scores["val_cardiomegaly_accuracy"] = _cardiomegaly_accuracy(val.targets, probs, state.config)
+    return scores
+
+
+def _cardiomegaly_accuracy(targets: np.ndarray, probs: np.ndarray, config: Config) -> float:
+    """The share of right answers at 0.5 among the images (N, F) whose Cardiomegaly is known."""
+    column = config.findings.index("Cardiomegaly")
+    known = ~np.isnan(targets[:, column])
+    return float(((probs[known, column] >= 0.5) == (targets[known, column] == 1)).mean())
 
 
 def _mean(values: list[float]) -> float:

@@ -87,6 +87,20 @@ def test_split_by_image_divides_patients_only_when_asked():
         check_leaks(frame.assign(split=split))
 
 
+def test_split_by_image_keeps_test_patients_out_of_training():
+    frame = frame_of(MANY)
+    split = assign_splits(frame, Config(split_by="image"))
+    assert not set(frame.loc[split == "test", "patient"]) & set(frame.loc[split != "test", "patient"])
+
+
+def test_split_by_image_keeps_all_images_of_official_test_patients_out_of_training():
+    frame = frame_of(MANY)
+    frame.loc[0, "official"] = "test"
+    with pytest.warns(UserWarning, match="left out of training"):
+        split = assign_splits(frame, Config(split_by="image"))
+    assert split[:2].tolist() == ["test", "excluded"]
+
+
 def test_a_finding_without_positives_in_a_split_is_named():
     frame = frame_of(MANY)
     frame["Hernia"] = [1.0] + [0.0] * (len(frame) - 1)

@@ -88,9 +88,23 @@ def test_a_prerequisite_inherits_the_recipe_of_the_backbone(study):
     assert (config.backbone, config.optimizer, config.lr) == ("vit", "adamw", 1e-4)
 
 
-def test_a_prerequisite_inherits_neither_freeze_nor_epochs(study):
+def test_a_prerequisite_does_not_inherit_freeze(study):
+    assert study().runs["frozen-s0"].needs == ("cardiomegaly-s0",)
+
+
+def test_a_prerequisite_keeps_the_epochs_that_its_row_sets(study):
     plan = study(runs={"long": {"changes": "adaptive", "set": {"epochs": 9}}})
-    assert plan.runs["frozen-s0"].needs == plan.runs["long-s0"].needs == ("cardiomegaly-s0",)
+    assert plan.runs["long-s0"].needs == ("cardiomegaly-s0",)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("epochs", 9), ("clip_norm", 0.0), ("split_by", "image"), ("loss_reduction", "sum")]
+)
+def test_a_prerequisite_inherits_the_rest_of_the_recipe(study, name, value):
+    first = {"notebook": "single.ipynb", "set": {"data_dir": "dataset_cardiomegaly"}}
+    plan = study(runs={"cardiomegaly": first, "other": {"changes": "adaptive", "set": {name: value}}})
+    (need,) = plan.runs["other-s0"].needs
+    assert getattr(plan.runs[need].config, name) == value
 
 
 def test_a_chain_of_prerequisites_passes_the_backbone_on(study):

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import safetensors.torch
 import torch
@@ -16,7 +17,7 @@ from torch.nn.functional import affine_grid as torch_affine_grid
 from lib.config import REPO_ROOT, Config
 from lib.exceptions import CxrError
 from lib.loaders import Loader, affine_grid, augment_batch, random_affine
-from lib.metrics import auroc
+from lib.metrics import auroc, epoch_score
 from lib.models import build_model
 from lib.training import (
     CHECKPOINT,
@@ -27,6 +28,7 @@ from lib.training import (
     make_fabric,
     masked_bce,
     predict,
+    start_at_prevalence,
 )
 
 CONFIG = Config(
@@ -107,6 +109,96 @@ def test_loss_of_a_batch_without_labels_is_zero_and_has_no_gradient():
     loss = masked_bce(logits, torch.full((2, 3), float("nan")))
     loss.backward()
     assert loss.item() == 0 and logits.grad.abs().sum() == 0
+
+
+def test_loss_can_be_the_sum_over_known_labels():
+    logits = torch.tensor([[0.0, 2.0], [1.0, -1.0]])
+    targets = torch.tensor([[1.0, float("nan")], [0.0, float("nan")]])
+    assert masked_bce(logits, targets, reduction="sum").item() == pytest.approx(np.log(2) + np.log1p(np.e), rel=1e-6)
+
+
+def test_the_head_starts_at_the_smoothed_log_odds_of_each_finding():
+    targets = np.array([[1, 0], [0, 0], [0, np.nan], [np.nan, 0]])
+    model = build_model(CONFIG)
+    start_at_prevalence(model, targets, CONFIG)
+    assert model.head[-1].bias.tolist() == pytest.approx([np.log(2 / 3), np.log(1 / 4)])
+
+
+def test_balanced_positives_count_in_the_heads_first_bias_as_in_the_loss():
+    targets = np.array([[1], [0], [0], [0]])
+    config = CONFIG.model_copy(update={"findings": ("Mass",), "pos_weight": "balanced"})
+    model = build_model(config)
+    start_at_prevalence(model, targets, config)
+    assert model.head[-1].bias.item() == pytest.approx(np.log(2 / 4 * 3))
+
+
+@pytest.mark.parametrize(("head_bias", "moved"), [("prior", True), ("random", False)])
+def test_training_starts_at_the_prevalence_where_the_config_asks_for_it(tmp_path, head_bias, moved):
+    config = CONFIG.model_copy(update={"head_bias": head_bias, "lr": 1e-30, "epochs": 1, "ema": 0.0})
+    model = build_model(config)
+    before = model.head[-1].bias.detach().clone()
+    fit(model, *loaders(config), config, tmp_path)
+    assert (not torch.allclose(model.head[-1].bias, before)) == moved
+
+
+@pytest.mark.parametrize("backbone", ["resnet10t", "vit_tiny_patch16_224"])
+def test_weight_decay_spares_biases_norms_position_embeddings_and_class_tokens(backbone):
+    config = CONFIG.model_copy(update={"backbone": backbone, "head": "mlp"})
+    model = build_model(config)
+    groups = build_optimizer(model, config).param_groups
+    decayed = {id(weight) for group in groups if group["weight_decay"] for weight in group["params"]}
+    spared = {name for name, weight in model.named_parameters() if id(weight) not in decayed}
+    tokens = {"backbone.pos_embed", "backbone.cls_token"}
+    assert spared == {name for name, weight in model.named_parameters() if weight.ndim == 1 or name in tokens}
+
+
+@pytest.mark.parametrize(("rule", "epoch"), [("auroc", 2), ("loss", 1), ("last", 4), ("cardiomegaly_accuracy", 3)])
+def test_the_epoch_that_is_kept_is_the_one_that_the_rule_prefers(rule, epoch):
+    accuracy = [0.1, 0.2, 0.9, 0.3]
+    history = pd.DataFrame({"epoch": [1, 2, 3, 4], "val_auroc": [0.5, 0.8, 0.7, 0.6], "val_loss": [0.1, 0.4, 0.3, 0.2]})
+    history["val_cardiomegaly_accuracy"] = accuracy
+    assert history.loc[epoch_score(history, rule).idxmax(), "epoch"] == epoch
+
+
+def test_training_by_the_last_epoch_ends_with_its_weights(tmp_path):
+    config = CONFIG.model_copy(update={"choose_epoch_by": "last", "ema": 0.0})
+    train, val = loaders(config)
+    model = build_model(config)
+    history = fit(model, train, val, config, tmp_path)
+    scores = [auroc(t, p) for t, p in zip(val.targets.T, predict(model, val, config).T, strict=True)]
+    assert np.mean(scores) == pytest.approx(history["val_auroc"].iloc[-1])
+
+
+def test_the_history_holds_the_cardiomegaly_accuracy_that_chose(tmp_path):
+    changes = {"choose_epoch_by": "cardiomegaly_accuracy", "findings": ("Cardiomegaly", "Mass"), "ema": 0.0}
+    config = CONFIG.model_copy(update=changes)
+    train, val = loaders(config)
+    model = build_model(config)
+    history = fit(model, train, val, config, tmp_path)
+    right = (predict(model, val, config)[:, 0] >= 0.5) == (val.targets[:, 0] == 1)
+    assert history["val_cardiomegaly_accuracy"].max() == pytest.approx(right.mean())
+
+
+def test_choosing_by_cardiomegaly_needs_labels_of_it_in_validation(tmp_path):
+    changes = {"choose_epoch_by": "cardiomegaly_accuracy", "findings": ("Cardiomegaly", "Mass")}
+    config = CONFIG.model_copy(update=changes)
+    train, val = loaders(config)
+    val.targets[:, 0] = np.nan
+    val.targets[:2, 1] = [0, 1]
+    with pytest.raises(CxrError, match="no validation image is labelled for Cardiomegaly"):
+        fit(build_model(config), train, val, config, tmp_path)
+
+
+def test_choosing_by_cardiomegaly_needs_it_among_the_findings():
+    with pytest.raises(ValueError, match="cardiomegaly_accuracy needs Cardiomegaly among the findings"):
+        Config(findings="Mass", choose_epoch_by="cardiomegaly_accuracy")
+
+
+def test_a_training_makes_one_fabric(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr("lib.training.make_fabric", lambda *asked: made.append(make_fabric(*asked)) or made[-1])
+    fit(build_model(CONFIG), *loaders(CONFIG), CONFIG, tmp_path)
+    assert len(made) == 1
 
 
 def test_balanced_weight_counts_negatives_per_positive_and_skips_unknown():
