@@ -47,51 +47,88 @@ class Config(BaseModel):
     whose backbone this run starts from. Raises pydantic's ValidationError, naming field and value.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
-    # where
+    # data
     run_dir: str = "runs/scratch/run"
+    """Folder of the run: everything that it writes."""
     data_root: str = "."
+    """Folder that holds the dataset folders."""
     data_dir: tuple[str, ...] = ("dataset_full",)
+    """Dataset folders, merged: an image keeps the labels that it has."""
     on_bad: Literal["raise", "skip"] = "raise"
-    # what
+    """What rows and files do that cannot be used: stop the run, or be left out and listed in bad_rows.csv."""
     findings: tuple[str, ...] = FINDINGS
+    """Findings to predict; "all" are the 14 of NIH ChestX-ray14."""
     split_by: Literal["patient", "image"] = "patient"
+    """Unit of the validation split; `image` leaks patients. An official test list is by patient either way."""
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 1 / 7
-    test_fraction: Fraction = 0.2  # only where the data has no official test list
+    """Share of the patients (or images) for validation."""
+    test_fraction: Fraction = 0.2
+    """Share for test, where the data has no official test list."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Decides initial weights, order, augmentation and the validation patients."""
     # model
     backbone: str = "tf_efficientnet_b4.ns_jft_in1k"
+    """Any timm model."""
     pretrained: bool | str = True
-    head: Literal["mlp", "linear"] = "mlp"
-    dropout: Fraction = 0.3
-    drop_path: Fraction = 0.0
-    freeze: Literal["none", "backbone"] | Count = "none"
+    """timm's weights, a local weight file, or false for none; ignored with `init_from`."""
     init_from: str | None = None
+    """Folder of the earlier stage whose backbone this run starts from."""
+    freeze: Literal["none", "backbone"] | Count = "none"
+    """What is not trained: nothing, the backbone, or its first k stages."""
+    head: Literal["mlp", "linear"] = "mlp"
+    """`mlp` is the method's: 625 and 256 hidden units."""
+    head_bias: Literal["prior", "random"] = "prior"
+    """First value of the head's last bias; `prior` is the log-odds of each finding in the training images."""
+    dropout: Fraction = 0.3
+    """Share of the head's inputs that are dropped in training."""
+    drop_path: Fraction = 0.0
+    """Share of residual branches that are dropped in training, rising with depth."""
     image_size: Annotated[int, Field(ge=16, le=2048)] = 224
+    """Pixels per side."""
     # training
     epochs: Count = 5
+    """Passes over the training images."""
     batch_size: Count = 16
+    """Images per step."""
     optimizer: Literal["adam", "adamw"] = "adam"
+    """`adamw` decays weights apart from the gradient."""
     lr: Positive = 5e-4
+    """Highest learning rate."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Of all weights but biases, norms and tokens."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
-    warmup: Fraction = 0.05  # share of all steps
+    """Factor of the learning rate per depth of the backbone, from the head down."""
+    warmup: Fraction = 0.05
+    """Share of all steps in which the learning rate rises."""
     schedule: Literal["cosine", "constant"] = "cosine"
-    ema: Fraction = 0.0  # decay of the moving average of the weights; 0: none
-    clip_norm: Annotated[float, Field(ge=0)] = 1.0  # 0: none
+    """Learning rate after the warm-up."""
+    clip_norm: Annotated[float, Field(ge=0)] = 1.0
+    """Largest norm of the gradient; 0: no limit."""
+    ema: Fraction = 0.0
+    """Decay of the moving average of the weights; 0: none."""
     pos_weight: Literal["none", "balanced"] = "none"
+    """`balanced` weighs positives by their rarity."""
+    loss_reduction: Literal["mean", "sum"] = "mean"
+    """How the loss adds up over the known labels of a batch."""
     augment: Literal["none", "rotate", "full"] = "rotate"
-    precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
-    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    loss_reduction: Literal["mean", "sum"] = "mean"  # over the known labels of a batch
-    head_bias: Literal["prior", "random"] = "prior"  # prior: the log-odds of each finding in the training images
+    """`rotate`: up to 20 degrees; `full`: scale, shift, shear and exposure too."""
     choose_epoch_by: Literal["auroc", "loss", "last", "cardiomegaly_accuracy"] = "auroc"
+    """Validation score of the epoch whose weights are kept."""
+    precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
+    """`auto`: bfloat16 where the device is faster with it."""
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Device to train on."""
 
     @field_validator("data_dir", "findings", mode="before")
     @classmethod
-    def _one_or_many(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+    def _one_or_many(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, str):
+            return FINDINGS if value == "all" and info.field_name == "findings" else (value,)
+        return tuple(value) if isinstance(value, list) else value
 
     @field_validator("findings")
     @classmethod
@@ -133,6 +170,10 @@ class Config(BaseModel):
             return cls(**{field: names[field] for field in fields if field in names})
         except ValidationError as error:
             raise StudyError("\n".join(config_problems(error, names))) from None
+
+    def network(self) -> dict[str, Any]:
+        """What a saved model needs to be built again."""
+        return self.model_dump(include={"backbone", "head", "dropout", "findings", "image_size"})
 
     @property
     def data_folders(self) -> list[Path]:

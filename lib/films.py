@@ -2,7 +2,7 @@
 
 import hashlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,13 +92,16 @@ def earlier_stages(config: Config) -> list[Path]:
     return stages
 
 
-def describe_films(films: Films) -> dict[str, Any]:
+def describe_films(films: Films, loaders: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What the record says of the data: layouts, phantom or not, rows left out, counts per split, fingerprint.
 
-    A fingerprint changes with any image id, split or label; runs compare when their `test_fingerprint` is the same.
+    `loaders`, of `make_loaders`, say how many images of each split are annotated and used. A fingerprint changes with
+    any image id, split or label; runs compare when their `test_fingerprint` is the same.
     """
     frame = films.frame
+    used = {"used": {split: len(loader.rows) for split, loader in loaders.items()}} if loaders else {}
     return {
+        **used,
         "layouts": films.data.layouts,
         "phantom": films.data.phantom,
         "bad_rows": len(films.bad_rows),

@@ -22,7 +22,8 @@ Batch = tuple[Tensor, Tensor]
 class Loader:
     """Batches of one split: images (B, 1, S, S) float32 in [0, 1] and targets (B, F) float32 with NaN.
 
-    store: (N, S, S) uint8, usually a memory map; rows: (M,) the store's rows of this split; targets: (M, F).
+    store: (N, S, S) uint8, usually a memory map; rows: (M,) the store's rows of this split; targets: (M, F);
+    images, patients: (M,) their ids, by default the rows' numbers.
     Every batch is a function of (seed, epoch, number of the batch) alone, so that training resumes exactly.
     """
 
@@ -33,8 +34,13 @@ class Loader:
     augment: str = "none"
     shuffle: bool = False
     seed: int = 0
+    images: np.ndarray | None = None
+    patients: np.ndarray | None = None
 
     def __post_init__(self) -> None:
+        for name in ("images", "patients"):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, self.rows.astype(str))
         if not len(self.rows):
             raise DatasetError("a loader needs at least one image; this split is empty")
         if len(self.rows) != len(self.targets):
@@ -91,7 +97,8 @@ def make_loaders(
             raise DatasetError(f"{len(lost)} images of the unlabelled test.csv cannot be answered, as {lost[0]}")
         if len(rows):
             training = {"augment": config.augment, "shuffle": True, "seed": config.seed} if split == "train" else {}
-            loaders[split] = Loader(store, rows, targets[rows], config.batch_size, **training)
+            ids = {"images": frame["image"].to_numpy(str)[rows], "patients": frame["patient"].to_numpy(str)[rows]}
+            loaders[split] = Loader(store, rows, targets[rows], config.batch_size, **training, **ids)
     missing = [split for split in ("train", "val", "test") if split not in loaders]
     if missing:
         raise DatasetError(f"no image annotated for {', '.join(config.findings)} is in {' or '.join(missing)}")

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import safetensors.torch
 import timm
 import torch
@@ -157,6 +158,23 @@ def check_freeze(backbone: nn.Module, what: str | int) -> None:
     stages = len(backbone_stages(backbone))
     if isinstance(what, int) and what > stages:
         raise ModelError(f"freeze={what}: this backbone has {stages} stages; use a smaller number or 'backbone'")
+
+
+def describe_model(model: Classifier, config: Config) -> pd.DataFrame:
+    """What a reader wants to know of a model before it is trained."""
+    parameters = count_parameters(model)
+    return pd.Series(
+        {
+            "backbone": config.backbone,
+            "starts from": config.init_from or config.pretrained or "random weights",
+            "parameters": f"{parameters['all']:,}",
+            "trained": f"{parameters['trained']:,}",
+            "backbone stages": len(backbone_stages(model.backbone)),
+            "frozen": config.freeze,
+            "head": config.head,
+        },
+        name="model",
+    ).to_frame()
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:

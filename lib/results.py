@@ -22,7 +22,7 @@ import pandas as pd
 import pyarrow as pa
 from filelock import FileLock, Timeout
 
-from lib.config import NO_FINDING, REPO_ROOT, Config, config_changes, resolve
+from lib.config import REPO_ROOT, Config, config_changes, resolve
 from lib.exceptions import RunError
 from lib.memory import peak_memory_mb
 from lib.metrics import epoch_score
@@ -242,31 +242,6 @@ def write_figure(path: Path, figure: Any) -> None:
     """Writes a matplotlib Figure as .png (200 dpi) or .svg, whole or not at all."""
     with whole_file(path) as partial:
         figure.savefig(partial, dpi=200)
-
-
-def write_predictions(run: Run, frame: pd.DataFrame, probs: dict[str, np.ndarray], rows: dict[str, np.ndarray]) -> None:
-    """Writes `predictions.parquet`: image, patient, age, sex, view, split, then target_* and prob_* of each finding.
-
-    probs: split -> (M, F) of the config's findings, for rows: split -> (M,) of `frame`.
-    """
-    findings = list(run.config.findings)
-    parts = []
-    for split, values in probs.items():
-        part = frame.iloc[rows[split]].reset_index(drop=True)
-        known = part[["image", "patient", "age", "sex", "view"]].assign(split=split)
-        targets = part[findings].add_prefix("target_")
-        parts.append(pd.concat([known, targets, pd.DataFrame(values, columns=findings).add_prefix("prob_")], axis=1))
-    write_table(run.folder / "predictions.parquet", pd.concat(parts, ignore_index=True))
-
-
-def write_submission(path: Path, images: pd.Series, probs: np.ndarray, thresholds: np.ndarray, findings: list) -> None:
-    """The leaderboard's file `imageID,disease`: findings at or over their threshold joined with |, else No Finding.
-
-    probs: (N, F); thresholds: (F,), 0.5 where NaN.
-    """
-    called = probs >= np.where(np.isnan(thresholds), 0.5, thresholds)  # (N, F)
-    names = ["|".join(np.asarray(findings)[row]) or NO_FINDING for row in called]
-    write_table(path, pd.DataFrame({"imageID": images.to_numpy(), "disease": names}))
 
 
 def finish_run(run: Run, *, history: pd.DataFrame, metrics: pd.DataFrame, **parts: Any) -> Path:

@@ -7,7 +7,7 @@ import pickle
 import time
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ from lib.config import Config
 from lib.exceptions import ModelError
 from lib.loaders import Loader
 from lib.metrics import auroc, average_precision, epoch_score
-from lib.models import Classifier
+from lib.models import Classifier, count_parameters
+from lib.predictions import Predictions
 from lib.results import whole_file
 
 CHECKPOINT = "last.ckpt"
@@ -177,6 +178,24 @@ def predict(model: nn.Module, loader: Loader, config: Config, fabric: Fabric | N
             logits = model(images)
         parts.append(logits.float().sigmoid().cpu())
     return torch.cat(parts).numpy()
+
+
+def predict_splits(model: nn.Module, loaders: Mapping[str, Loader], config: Config) -> dict[str, Predictions]:
+    """The predictions for every split but train."""
+    fabric = make_fabric(config, model)
+    found = {}
+    for split, loader in loaders.items():
+        if split != "train":
+            probs = predict(model, loader, config, fabric)
+            found[split] = Predictions(config.findings, loader.images, loader.patients, loader.targets, probs)
+    return found
+
+
+def model_cost(model: Classifier, config: Config) -> dict[str, Any]:
+    """What a record says of the model's cost: parameters, milliseconds per image on this CPU, and the device."""
+    device = describe_device(make_fabric(config, model))
+    latency = cpu_latency_ms(model, config.image_size)
+    return {"parameters": count_parameters(model), "cpu_latency_ms": latency, "device": device}
 
 
 @torch.inference_mode()

@@ -117,7 +117,7 @@ def run(tiny_phantoms, tmp_path_factory):
     model = settle(build_model(config), 32)
     count = len(config.findings)
     card = config.model_dump(include={"backbone", "head", "dropout", "findings", "image_size"})
-    card["data"] = describe_films(films) | {"used": {split: len(loader.rows) for split, loader in loaders.items()}}
+    card["data"] = describe_films(films, loaders)
     card["thresholds"] = [0.2] * (count - 1) + [None]
     card["calibration"] = {"method": ["platt"] * count, "slope": [2.0] * count, "intercept": [0.5] * count}
     card["operating_points"] = [{"finding": "Mass", "rule": "youden", "threshold": 0.3, "source": "fallback"}]

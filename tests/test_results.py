@@ -23,7 +23,6 @@ from lib.results import (
     start_run,
     whole_file,
     write_json,
-    write_submission,
 )
 
 HISTORY = pd.DataFrame({"epoch": [1, 2], "val_auroc": [0.7, 0.6], "seconds": [1.5, 2.5]})
@@ -90,19 +89,6 @@ def test_two_threads_may_write_one_file(tmp_path):
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda n: [write_json(tmp_path / "a.json", n) for _ in range(50)], range(4)))
     assert json.loads((tmp_path / "a.json").read_text()) in range(4) and len(list(tmp_path.iterdir())) == 1
-
-
-def test_a_submission_joins_findings_and_says_no_finding(tmp_path):
-    probs = np.array([[0.9, 0.2], [0.1, 0.1], [0.6, 0.5]])
-    images = pd.Series(["a.png", "b.png", "c.png"])
-    write_submission(tmp_path / "s.csv", images, probs, np.array([0.5, np.nan]), ("Mass", "Nodule"))
-    assert (tmp_path / "s.csv").read_text().split() == [
-        "imageID,disease",
-        "a.png,Mass",
-        "b.png,No",
-        "Finding",
-        "c.png,Mass|Nodule",
-    ]
 
 
 def test_a_checkpoint_of_other_data_is_not_continued(tmp_path, tiny_phantoms):
