@@ -96,12 +96,6 @@ def test_experiments_go_through_the_stages_in_order(path):
     assert headings(path, 2) == SECTIONS
 
 
-def test_experiments_differ_only_in_title_parameters_notes_and_the_transformers_own_cells():
-    plain = [[cell.source for cell in read(path).cells[2:-1]] for path in EXPERIMENTS]
-    assert plain[0] == plain[1]
-    assert len(set(plain[2]) - set(plain[0])) <= 2  # its imports, and the table of learning rates
-
-
 @pytest.fixture(scope="module")
 def studied(tmp_path_factory, tiny_phantoms) -> Path:
     """The folder of a tiny study that ran every experiment notebook, stage after stage, and its report."""
