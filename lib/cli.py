@@ -32,14 +32,14 @@ SET_HELP = (
     "accelerator and epochs: these hold everywhere but in a run that changes just them. "
     "`seeds` may be set too: 0 or [0, 1]."
 )
-TRACK_HELP = (
-    "Logs each run that is complete or fails, once: parameters, metrics, and the small files of its folder, neither "
-    "weights nor predictions. When that fails it is said, and the runs go on. Needs the extra `track`."
-)
-URI_HELP = (
-    "Where --track logs to: a server (http://host:5000) or a store (sqlite:////folder/file.db). "
-    "By default MLFLOW_TRACKING_URI, else runs/mlflow.db."
-)
+TrackingUri = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URI",
+        help="Where to log to: a server (http://host:5000) or a store (sqlite:////folder/file.db). "
+        "By default MLFLOW_TRACKING_URI, else runs/mlflow.db.",
+    ),
+]
 StudyFile = Annotated[Path, typer.Argument(help="A study file, for example studies/demo.yaml.", metavar="STUDY")]
 StudyRun = Annotated[
     str, typer.Argument(help="A study that was run: its file, its name, or its folder.", metavar="STUDY")
@@ -59,8 +59,8 @@ def run(
     replace: Annotated[
         bool, typer.Option("--replace", help="Sets complete runs of other parameters aside and makes them again.")
     ] = False,
-    track: Annotated[Literal["mlflow"] | None, typer.Option(help=TRACK_HELP)] = None,
-    tracking_uri: Annotated[str | None, typer.Option(metavar="URI", help=URI_HELP)] = None,
+    track: Annotated[bool, typer.Option("--track", help="Logs each run to MLflow when it is complete.")] = False,
+    tracking_uri: TrackingUri = None,
 ) -> None:
     """Runs a study: checks it whole, then executes its notebooks, what is needed first.
 
@@ -73,7 +73,7 @@ def run(
         from lib.plan import plan_study
         from lib.progress import failure_text, plan_table
         from lib.runner import planned_states, run_plan, select
-        from lib.track import tracking
+        from lib.track import track_as_they_end
 
         plan = plan_study(study, settings or ())
         if dry_run:
@@ -82,9 +82,11 @@ def run(
             _print(plan_table(plan, [(run, states[run.name].name) for run in chosen]))
             return
         console = Console()
-        with tracking(plan.study, track, tracking_uri, console) as on_end:
-            options = {"only": only or (), "jobs": jobs, "replace": replace, "confirm": _confirm}
-            summary = run_plan(plan, **options, console=console, on_end=on_end)
+        if tracking_uri and not track:
+            raise CxrError("--tracking-uri says where to log, but nothing is logged: add --track")
+        on_end = track_as_they_end(plan.study, tracking_uri, plan.entry, typer.echo) if track else None
+        options = {"only": only or (), "jobs": jobs, "replace": replace, "confirm": _confirm}
+        summary = run_plan(plan, **options, console=console, on_end=on_end)
         if summary.failed:
             typer.echo(failure_text(summary.failed))
         typer.echo(summary.text())
@@ -99,6 +101,16 @@ def status(study: StudyRun) -> None:
         from lib.report import study_folder
 
         _print(status_table(study_folder(study)))
+
+
+@app.command("track")
+def track_runs(study: StudyRun, uri: TrackingUri = None) -> None:
+    """Logs the complete runs of a study to MLflow, each once; needs the extra `track`."""
+    with _told():
+        from lib.report import study_folder
+        from lib.track import track_study
+
+        track_study(study_folder(study), uri, typer.echo)
 
 
 @app.command()

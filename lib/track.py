@@ -1,33 +1,33 @@
-"""In: the runs of a study as they end. Out: each of them handed to MLflow, which may be slow, hang or be away.
+"""In: the complete runs of a study. Out: the same runs in MLflow, each once, through `mlflow.MlflowClient`.
 
-The runner neither imports MLflow nor waits for it: a thread gives the runs that ended to a process of its own, see
-`lib.track_mlflow`, which ends itself when one run takes longer than LIMIT_SECONDS. What could not be logged is tried
-again when the next run ends, and when the study is run again.
+A run's folder holds all that is logged, so tracking is an export: it can be repeated at any time, from any machine that
+sees the folder. An MLflow run holds the parameters, the history by epoch, the test metrics as
+`test/<finding>/<metric>`, and the small files of the folder: neither weights nor predictions.
 """
 
 import contextlib
 import importlib.util
-import json
+import math
 import os
-import queue
 import re
-import signal
-import subprocess
+import sqlite3
 import sys
-import threading
+import textwrap
 from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from lib.config import REPO_ROOT
+from lib.config import REPO_ROOT, resolve
 from lib.exceptions import CxrError
-from lib.execute import INTERRUPTED
+from lib.metrics import MACRO
 from lib.plan import PlannedRun
-from lib.track_mlflow import is_database, problem
+from lib.record import RunRecord
+from lib.records import read_plan, read_record, run_state
+from lib.results import read_table
 
 DEFAULT_URI = f"sqlite:///{REPO_ROOT / 'runs' / 'mlflow.db'}"
-LIMIT_SECONDS = 60
+ARTIFACTS = ("config.json", "metrics.csv", "history.csv", "record.json", "card.json", "notebook.ipynb")
 ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -35,122 +35,180 @@ ENVIRONMENT = {
     "DO_NOT_TRACK": "true",
     "GIT_PYTHON_REFRESH": "quiet",
 }
-"""Of the process that logs; the user's own values win."""
+"""MLflow's settings; the user's own values win. By default it would try a server that is away for minutes."""
+KEY = "cxr_run"
+"""The tag by which a run is recognised: its name, its config's hash, and when it ended."""
+BATCH = 1000
+"""The most metrics that MLflow takes in one call."""
 
-OnEnd = Callable[[PlannedRun, str | None], None]
-Queue = queue.SimpleQueue[dict[str, Any] | None]
 
+class Tracker:
+    """The MLflow experiment of a study; it is created when it is missing.
 
-@contextlib.contextmanager
-def tracking(study: str, tracker: str | None, uri: str | None, console: Console) -> Iterator[OnEnd | None]:
-    """What the runner calls with each run that ended and the reason of its failure; None without a `tracker`.
-
-    `uri` is a tracking server or a store: by default MLFLOW_TRACKING_URI, else `runs/mlflow.db`. Interrupted runs are
-    left out: they go on later. Leaving the block waits until everything is logged or given up. Raises CxrError
-    when MLflow is not installed, ValueError for a `uri` without a tracker; every other failure is told on `console`.
+    uri: a tracking server (http://host:5000) or a store (sqlite:////folder/file.db); by default MLFLOW_TRACKING_URI,
+    else `runs/mlflow.db`. Raises CxrError when MLflow is not installed or cannot be reached.
     """
-    if tracker is None:
-        if uri:
-            raise CxrError(f"--tracking-uri says where to log, but nothing is logged to {shown(uri)}: add --track")
-        yield None
-        return
-    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
-    _check_installed(uri)
-    failed: set[str] = set()
-    ended: Queue = queue.SimpleQueue()
+
+    def __init__(self, study: str, uri: str | None = None) -> None:
+        self.study, self.uri = study, _address(uri)
+        database = _is_database(self.uri)
+        _check_installed(database)
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        from mlflow import MlflowClient
+
+        try:
+            folder = _check_file(self.uri) if self.uri.startswith("sqlite:///") else REPO_ROOT / "runs"
+            # A server has a place of its own for files.
+            location = (folder / "mlartifacts" / study).as_uri() if database else None
+            self.client = MlflowClient(self.uri)
+            found = self.client.get_experiment_by_name(study)
+            self.experiment = found.experiment_id if found else self.client.create_experiment(study, location)
+        except Exception as error:  # of requests, sqlalchemy or mlflow: all mean that it cannot be used
+            raise CxrError(f"MLflow at {shown(self.uri)} cannot be used: {_one_line(error)}") from error
+
+    def log(self, folder: Path, planned: dict[str, Any]) -> bool:
+        """Logs the complete run in `folder`; `planned` is its entry of plan.json. False when it was logged before.
+
+        What a broken attempt left in MLflow is replaced. Raises CxrError where MLflow fails.
+        """
+        record = read_record(folder)
+        try:
+            return self._log(folder, planned, record)
+        except Exception as error:  # see above
+            raise CxrError(f"MLflow at {shown(self.uri)} did not log {folder.name}: {_one_line(error)}") from error
+
+    def _log(self, folder: Path, planned: dict[str, Any], record: RunRecord) -> bool:
+        from mlflow.entities import Metric, Param
+
+        end = int(1000 * datetime.fromisoformat(record.finished).timestamp())
+        # A resumed run trained for longer than its last process lived.
+        start = end - int(1000 * max(record.wall_seconds, record.train_seconds))
+        key = f"{record.run} {record.config_hash} {end}"
+        for found in self.client.search_runs([self.experiment], f"tags.{KEY} = '{key}'"):
+            if found.info.status != "RUNNING":
+                return False
+            self.client.delete_run(found.info.run_id)
+        tags = {**_tags(planned, record), KEY: key}
+        made = self.client.create_run(self.experiment, start_time=start, tags=tags, run_name=record.run).info.run_id
+        self.client.log_batch(made, params=[Param(name, _text(value)) for name, value in record.config.items()])
+        metrics = [Metric(*metric) for metric in _metrics(folder, record, start, end)]
+        for first in range(0, len(metrics), BATCH):
+            self.client.log_batch(made, metrics=metrics[first : first + BATCH])
+        for name in ARTIFACTS:
+            if (folder / name).exists():
+                self.client.log_artifact(made, str(folder / name))
+        # Last: a run that is not terminated is known to be incomplete, and replaced by the next attempt.
+        self.client.set_terminated(made, "FINISHED", end_time=end)
+        return True
+
+
+def track_study(study_folder: Path, uri: str | None, log: Callable[[str], None]) -> None:
+    """Logs every complete run of a study that MLflow does not have yet, and says how many."""
+    plan = read_plan(study_folder)
+    tracker = Tracker(plan["study"], uri)
+    counts = {True: 0, False: 0}
+    for name, planned in plan["runs"].items():
+        if run_state(study_folder / name, planned).name == "complete":
+            counts[tracker.log(study_folder / name, planned)] += 1
+    waiting = len(plan["runs"]) - sum(counts.values())
+    log(
+        f"MLflow at {shown(tracker.uri)}, experiment {tracker.study}: {counts[True]} runs logged, {counts[False]} were "
+        f"there before, {waiting} are not complete"
+    )
+
+
+def track_as_they_end(
+    study: str, uri: str | None, entry: Callable[[PlannedRun], dict[str, Any]], log: Callable[[str], None]
+) -> Callable[[PlannedRun, str | None], None]:
+    """What the runner calls with each run that ended: logs it when it is complete, and never fails a run.
+
+    After the first failure nothing more is tried: `cxr track` logs the rest later. Raises CxrError, before anything is
+    started, when MLflow is not installed.
+    """
+    later = f"the study goes on, and `cxr track {study}` logs its runs later"
+    _check_installed(_is_database(_address(uri)))
+    try:
+        trackers = [Tracker(study, uri)]
+    except CxrError as error:
+        trackers = []
+        log(f"{error}; {later}")
 
     def on_end(run: PlannedRun, reason: str | None) -> None:
-        if reason != INTERRUPTED:
-            started = failed.isdisjoint(run.needs)
-            failed.update([] if reason is None else [run.name])
-            ended.put(describe(run, reason, started=started))
+        if reason is not None or not trackers:
+            return
+        try:
+            trackers[0].log(run.folder, entry(run))
+        except CxrError as error:
+            trackers.clear()
+            log(f"{error}; {later}")
 
-    def say(text: str) -> None:
-        console.print(text, highlight=False, soft_wrap=True, markup=False)
-
-    worker = threading.Thread(target=_log_what_ends, args=(uri, study, ended, say), name="track", daemon=True)
-    worker.start()
-    try:
-        yield on_end
-    finally:
-        ended.put(None)
-        worker.join()
-
-
-def _check_installed(uri: str) -> None:
-    needed = ["mlflow", *(["sqlalchemy", "alembic"] if is_database(uri) else [])]
-    if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
-        raise CxrError(
-            f"--track mlflow needs {', '.join(missing)}, so nothing was started. Install the extra `track`, in "
-            f"{REPO_ROOT}: {sys.executable} -m pip install -c constraints.txt -e '.[track]'"
-        )
-
-
-def describe(run: PlannedRun, reason: str | None, *, started: bool = True) -> dict[str, Any]:
-    """What is logged of a run that its folder does not tell, as JSON values; `started`: it was executed this time."""
-    config = run.config.model_dump(mode="json")
-    params = {name: ",".join(value) if isinstance(value, list) else str(value) for name, value in config.items()}
-    tags = {"arm": run.arm, "seed": run.seed, "config_hash": run.config.hash(), "reference": run.reference}
-    tags |= {"prerequisite": run.prerequisite, "changes": run.changes, "what": run.what, "reason": reason}
-    tags |= {"mlflow.source.name": run.notebook, "mlflow.source.type": "NOTEBOOK", "mlflow.note.content": run.about}
-    tags = {name: str(value) for name, value in tags.items() if value is not None}
-    told = {"name": run.name, "folder": str(run.folder.resolve()), "failed": reason is not None, "started": started}
-    return {**told, "params": params, "tags": tags}
-
-
-def _log_what_ends(uri: str, study: str, ended: Queue, say: Callable[[str], None]) -> None:
-    """Tries the store, then logs runs as they end, together with those that are left over, until None comes."""
-    where = f"MLflow at {shown(uri)}"
-    left: dict[str, dict[str, Any]] = {}
-    counts, said, ending = {True: 0, False: 0}, set(), False  # counts: newly logged, there before
-    while True:
-        for answer in log_apart({"uri": uri, "study": study, "runs": list(left.values()), "limit": LIMIT_SECONDS}):
-            if "new" in answer:
-                del left[answer["run"]]
-                counts[answer["new"]] += 1
-            elif answer["problem"] not in said:
-                said.add(answer["problem"])
-                what = f"{answer['run']} is not logged" if "run" in answer else "nothing can be logged"
-                say(f"{where}: {what}: {shown(answer['problem'])}; the study goes on")
-        fresh, ending = _take(ended) if not ending else ([], True)
-        left |= {run["name"]: run for run in fresh}
-        if not fresh:
-            break
-    missing = f", {len(left)} missing (the same command logs those that are complete)" if left else ""
-    say(f"{where}, experiment {study}: {counts[True]} runs logged, {counts[False]} were there before{missing}")
-
-
-def _take(ended: Queue) -> tuple[list[dict[str, Any]], bool]:
-    """Waits for the next run, takes those behind it along, and tells whether it was the end."""
-    batch = [ended.get()]
-    while not ended.empty():
-        batch.append(ended.get())
-    return [run for run in batch if run], None in batch
+    return on_end
 
 
 def shown(text: str) -> str:
-    """`text` without the user and password in an address."""
+    """`text` without the user and password of an address."""
     return re.sub(r"//[^/@\s]*@", "//", text)
 
 
-def log_apart(job: dict[str, Any]) -> list[dict[str, Any]]:
-    """The answers of `track_mlflow.log_runs` from a process of its own; the last is a problem if that ended badly.
+def _address(uri: str | None) -> str:
+    return uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
 
-    job: uri, study, runs (see `describe`), and the limit, in seconds, for each of them.
-    """
-    paths = [str(REPO_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**ENVIRONMENT, **os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    try:
-        process = subprocess.run(
-            [sys.executable, "-m", "lib.track_mlflow"], input=json.dumps(job), capture_output=True, text=True,
-            check=False, env=environment, cwd=REPO_ROOT, start_new_session=True,
-        )  # fmt: skip
-    except OSError as error:
-        return [problem(error)]
-    answers = [json.loads(line) for line in process.stdout.splitlines() if line.startswith("{")]
-    if process.returncode == -signal.SIGALRM:
-        answers.append({"problem": f"no answer within {job['limit']} seconds"})
-    elif process.returncode:
-        last_line = (process.stderr.strip().splitlines() or ["without a word"])[-1]
-        answers.append({"problem": f"the process that logs ended with exit code {process.returncode}: {last_line}"})
-    return answers
+
+def _is_database(uri: str) -> bool:
+    """Whether a store is used directly, without a server."""
+    return re.match(r"(sqlite|postgresql|mysql|mssql)\b", uri) is not None
+
+
+def _check_file(uri: str) -> Path:
+    """The folder of an SQLite store; raises sqlite3.DatabaseError for another file, which MLflow tries for minutes."""
+    file = resolve(uri.removeprefix("sqlite:///").partition("?")[0])
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.closing(sqlite3.connect(file)) as database:
+        database.execute("PRAGMA schema_version")
+    return file.parent
+
+
+def _check_installed(database: bool) -> None:
+    needed = ["mlflow", *(["sqlalchemy", "alembic"] if database else [])]
+    if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
+        raise CxrError(
+            f"tracking needs {', '.join(missing)}, so nothing was started. Install the extra `track`, in {REPO_ROOT}: "
+            f"{sys.executable} -m pip install -c constraints.txt -e '.[track]'"
+        )
+
+
+def _tags(planned: dict[str, Any], record: RunRecord) -> dict[str, str]:
+    names = ("arm", "seed", "reference", "prerequisite", "changes", "what")
+    tags = {name: planned[name] for name in names} | {"config_hash": record.config_hash}
+    tags |= {"mlflow.source.name": planned["notebook"], "mlflow.source.type": "NOTEBOOK"}
+    tags |= {"mlflow.note.content": planned["about"], "device": record.device.name or record.device.kind}
+    tags |= {"git_commit": record.git.commit, "git_dirty": record.git.dirty}
+    tags |= {"phantom": record.data.phantom, "test_fingerprint": record.data.test_fingerprint}
+    return {name: str(value) for name, value in tags.items() if value is not None}
+
+
+def _metrics(folder: Path, record: RunRecord, start: int, end: int) -> Iterator[tuple[str, float, int, int]]:
+    """(name, value, time in ms, step) of each finite metric; a test metric's step is the best epoch."""
+    history, seconds = read_table(folder / "history.csv"), 0.0
+    found: list[tuple[str, Any, int, int]] = []
+    for row in history.to_dict("records"):
+        seconds += row["seconds"]
+        found += [(name, row[name], start + int(1000 * seconds), row["epoch"]) for name in row if name != "epoch"]
+    for row in read_table(folder / "metrics.csv").to_dict("records"):
+        # n_*: over how many findings macro is the mean
+        names = [name for name in row if row["finding"] == MACRO or not name.startswith("n_")]
+        found += [(f"test/{row['finding']}/{name}", row[name], end, record.best_epoch) for name in names]
+    for name in ("train_seconds", "wall_seconds", "peak_memory_mb"):
+        found.append((f"cost/{name}", getattr(record, name), end, record.best_epoch))
+    yield from (metric for metric in found if isinstance(metric[1], int | float) and math.isfinite(metric[1]))
+
+
+def _text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _one_line(error: BaseException) -> str:
+    """An error in one line, without the addresses and ids that differ every time."""
+    text = re.sub(r"\b(0x)?[0-9a-f]{8,}\b", "...", str(error))
+    return f"{type(error).__name__}: {textwrap.shorten(shown(text), 240, placeholder=' ...')}"

@@ -6,7 +6,6 @@ import importlib.util
 import itertools
 import json
 import os
-import select
 import signal
 import socket
 import sqlite3
@@ -30,12 +29,12 @@ from typer.testing import CliRunner
 
 from lib.cli import app
 from lib.config import FINDINGS, REPO_ROOT, Config
+from lib.exceptions import CxrError
 from lib.execute import INTERRUPTED
 from lib.plan import Plan, PlannedRun, plan_study
-from lib.results import finish_run, read_json, start_run, write_json, write_status
+from lib.results import finish_run, read_json, start_run, write_json
 from lib.runner import run_plan
-from lib.track import ENVIRONMENT, describe, log_apart, shown, tracking
-from lib.track_mlflow import ARTIFACTS, log_runs, problem
+from lib.track import ARTIFACTS, ENVIRONMENT, Tracker, shown, track_as_they_end, track_study
 
 PACKAGES = ("mlflow", "sqlalchemy", "alembic", "flask", "flask_cors")
 HISTORY = pd.DataFrame(
@@ -102,7 +101,6 @@ def mlflow():
         for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)
         patch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "120")
-        patch.setattr("lib.track.LIMIT_SECONDS", 600)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         yield
 
@@ -167,22 +165,26 @@ def complete(config: Config) -> Path:
     return run.folder
 
 
-def one_run(study) -> tuple[str, PlannedRun]:
+def one_run(study) -> tuple[Plan, PlannedRun]:
+    """A study, of whose runs `good-s0` is complete and in the plan."""
     plan = study()
     run = plan.runs["good-s0"]
     complete(run.config)
-    return plan.study, run
+    write_json(plan.folder / "plan.json", plan.as_json())
+    return plan, run
 
 
-def log(server: Server, study: str, *described: dict) -> list[dict]:
-    return list(log_runs(server.uri, study, list(described)))
+def log(server: Server, plan: Plan) -> list[str]:
+    said = []
+    track_study(plan.folder, server.uri, said.append)
+    return said
 
 
-def run(plan: Plan, uri: str) -> tuple[int, str]:
+def run(plan: Plan, uri: str) -> tuple[int, list[str]]:
+    said = []
+    on_end = track_as_they_end(plan.study, uri, plan.entry, said.append)
     console = Console(force_terminal=False, record=True, width=300)
-    with tracking(plan.study, "mlflow", uri, console) as on_end:
-        summary = run_plan(plan, console=console, on_end=on_end)
-    return summary.exit_code, console.export_text()
+    return run_plan(plan, console=console, on_end=on_end).exit_code, said
 
 
 # --- what a server answers, asked without MLflow's client
@@ -216,8 +218,9 @@ def files_of(server: Server, run_id: str) -> set[str]:
 
 
 def test_a_run_is_logged_with_its_parameters_tags_and_times(server, study):
-    name, planned = one_run(study)
-    assert log(server, name, describe(planned, None)) == [{"run": "good-s0", "new": True}]
+    plan, planned = one_run(study)
+    name = plan.study
+    assert "1 runs logged, 0 were there before, 1 are not complete" in log(server, plan)[0]
     (found,) = runs_of(server, name)
     record = read_json(planned.folder / "record.json")
     info, tags, params = found["info"], pairs(found["data"]["tags"]), pairs(found["data"]["params"])
@@ -234,8 +237,9 @@ def test_a_run_is_logged_with_its_parameters_tags_and_times(server, study):
 
 
 def test_every_epoch_is_logged_with_its_step_and_time(server, study):
-    name, planned = one_run(study)
-    log(server, name, describe(planned, None))
+    plan, _ = one_run(study)
+    name = plan.study
+    log(server, plan)
     (found,) = runs_of(server, name)
     history = ask(server, "metrics/get-history", run_id=found["info"]["run_id"], metric_key="train_loss")["metrics"]
     start = found["info"]["start_time"]
@@ -247,8 +251,9 @@ def test_every_epoch_is_logged_with_its_step_and_time(server, study):
 
 
 def test_metrics_that_are_not_finite_numbers_are_left_out(server, study):
-    name, planned = one_run(study)
-    log(server, name, describe(planned, None))
+    plan, _ = one_run(study)
+    name = plan.study
+    log(server, plan)
     (found,) = runs_of(server, name)
     metrics = {metric["key"]: (metric["value"], metric["step"]) for metric in found["data"]["metrics"]}
     assert metrics["val_auroc"] == (0.7, 2)
@@ -263,75 +268,46 @@ def test_metrics_that_are_not_finite_numbers_are_left_out(server, study):
 
 
 def test_more_metrics_than_mlflow_takes_at_once_are_logged(server, study, monkeypatch):
-    name, planned = one_run(study)
+    plan, planned = one_run(study)
+    name = plan.study
     many = pd.DataFrame({"epoch": range(600), "train_loss": 0.5, "val_auroc": 0.5, "seconds": 0.1})
     many.to_csv(planned.folder / "history.csv", index=False)
-    assert log(server, name, describe(planned, None)) == [{"run": "good-s0", "new": True}]
+    log(server, plan)
     (found,) = runs_of(server, name)
     query = {"run_id": found["info"]["run_id"], "metric_key": "val_auroc", "max_results": "1000"}
     assert len(ask(server, "metrics/get-history", **query)["metrics"]) == 600
 
 
 def test_the_name_of_every_finding_is_accepted_in_a_metric(server, study):
-    name, planned = one_run(study)
+    plan, planned = one_run(study)
+    name = plan.study
     pd.DataFrame({"finding": FINDINGS, "auroc": 0.5}).to_csv(planned.folder / "metrics.csv", index=False)
-    log(server, name, describe(planned, None))
+    log(server, plan)
     (found,) = runs_of(server, name)
     assert {f"test/{finding}/auroc" for finding in FINDINGS} <= set(pairs(found["data"]["metrics"]))
 
 
 def test_the_small_files_are_logged_and_neither_weights_nor_predictions(server, study):
-    name, planned = one_run(study)
-    log(server, name, describe(planned, None))
+    plan, planned = one_run(study)
+    name = plan.study
+    log(server, plan)
     (found,) = runs_of(server, name)
     assert files_of(server, found["info"]["run_id"]) == set(ARTIFACTS)
     kept = list((server.folder / "artifacts").rglob(f"{found['info']['run_id']}/artifacts/record.json"))
     assert kept[0].read_bytes() == (planned.folder / "record.json").read_bytes()
 
 
-def test_a_failed_run_is_logged_as_failed_with_the_reason(server, study):
-    plan = study()
-    failed = plan.runs["good-s0"]
-    write_json(failed.folder / "spec.json", {})
-    os.utime(failed.folder / "spec.json", (1000, 1000))
-    (failed.folder / "papermill.log").write_text("as it was")
-    write_json(failed.folder / "status.json", {"state": "failed", "time": 1060.5, "reason": "kernel killed"})
-    assert log(server, plan.study, describe(failed, "kernel killed")) == [{"run": "good-s0", "new": True}]
-    (found,) = runs_of(server, plan.study)
-    assert found["info"]["status"] == "FAILED" and pairs(found["data"]["tags"])["reason"] == "kernel killed"
-    assert (found["info"]["start_time"], found["info"]["end_time"]) == (1_000_000, 1_060_500)
-    assert files_of(server, found["info"]["run_id"]) == {"papermill.log"}
-    assert "metrics" not in found["data"]
-
-
-def test_a_run_that_was_never_started_has_no_files(server, study):
-    plan = study()
-    failed = plan.runs["good-s0"]
-    write_status(failed.folder, "failed", reason="needs first-s0, which failed")
-    (failed.folder / "papermill.log").write_text("of an earlier attempt")
-    log(server, plan.study, describe(failed, "needs first-s0, which failed", started=False))
-    (found,) = runs_of(server, plan.study)
-    assert files_of(server, found["info"]["run_id"]) == set()
-    assert found["info"]["start_time"] == found["info"]["end_time"]
-
-
 # --- once
 
 
-def test_a_run_is_logged_once(server, study):
-    name, planned = one_run(study)
-    assert log(server, name, describe(planned, None)) == [{"run": "good-s0", "new": True}]
-    assert log(server, name, describe(planned, None)) == [{"run": "good-s0", "new": False}]
-    assert len(runs_of(server, name)) == 1
-
-
-def test_the_same_run_made_anew_is_logged_again(server, study):
-    name, planned = one_run(study)
-    log(server, name, describe(planned, None))
+def test_a_run_is_logged_once_and_again_when_it_was_made_anew(server, study):
+    plan, planned = one_run(study)
+    log(server, plan)
+    assert "0 runs logged, 1 were there before" in log(server, plan)[0]
     record = read_json(planned.folder / "record.json")
     write_json(planned.folder / "record.json", {**record, "finished": "2031-01-01T00:00:00+00:00"})
-    assert log(server, name, describe(planned, None)) == [{"run": "good-s0", "new": True}]
-    assert len(runs_of(server, name)) == 2
+    assert "1 runs logged, 0 were there before" in log(server, plan)[0]
+    assert len(runs_of(server, plan.study)) == 2
 
 
 def test_what_a_broken_attempt_left_is_replaced_by_the_whole(server, study, monkeypatch):
@@ -340,29 +316,18 @@ def test_what_a_broken_attempt_left_is_replaced_by_the_whole(server, study, monk
     def broken(*words):
         raise OSError("disk is full")
 
-    name, planned = one_run(study)
+    plan, _ = one_run(study)
     with monkeypatch.context() as patch:
         patch.setattr(MlflowClient, "log_artifact", broken)
-        answer = log(server, name, describe(planned, None))
-    assert answer == [{"run": "good-s0", "problem": "OSError: disk is full"}]
-    assert [found["info"]["status"] for found in runs_of(server, name)] == ["RUNNING"]
-    assert log(server, name, describe(planned, None)) == [{"run": "good-s0", "new": True}]
-    (found,) = runs_of(server, name)
+        with pytest.raises(CxrError, match="did not log good-s0: OSError: disk is full"):
+            log(server, plan)
+    assert [found["info"]["status"] for found in runs_of(server, plan.study)] == ["RUNNING"]
+    log(server, plan)
+    (found,) = runs_of(server, plan.study)
     assert found["info"]["status"] == "FINISHED" and files_of(server, found["info"]["run_id"]) == set(ARTIFACTS)
 
 
-def test_a_run_that_cannot_be_read_does_not_stop_the_next(server, study):
-    plan = study()
-    for one in plan.runs.values():
-        complete(one.config)
-    broken, whole = plan.runs.values()
-    (broken.folder / "record.json").write_text("{")
-    answers = log(server, plan.study, describe(broken, None), describe(whole, None))
-    assert "good-s0/record.json is damaged" in answers[0]["problem"]
-    assert answers[1:] == [{"run": "other-s0", "new": True}]
-
-
-# --- `cxr run --track`
+# --- `cxr run --track` and `cxr track`
 
 
 def cxr(*words: object) -> tuple[int, str]:
@@ -385,46 +350,29 @@ def command(study, tmp_path, monkeypatch, executed):
 def test_the_default_store_is_a_file_with_the_artifacts_beside_it(mlflow, command, tmp_path, executed):
     plan, file = command
     complete(plan.runs["good-s0"].config)  # before it was tracked
-    code, text = cxr("run", file, "--track", "mlflow")
+    code, _ = cxr("run", file, "--track")
     assert code == 0 and executed == ["other-s0"]
-    assert f"experiment {plan.study}: 2 runs logged, 0 were there before\n" in text
     with contextlib.closing(sqlite3.connect(tmp_path / "runs" / "mlflow.db")) as database:
         rows = database.execute("SELECT name, status, run_uuid FROM runs ORDER BY name").fetchall()
     assert [row[:2] for row in rows] == [("good-s0", "FINISHED"), ("other-s0", "FINISHED")]
     for _, _, run_id in rows:
         folder = tmp_path / "runs" / "mlartifacts" / plan.study / run_id / "artifacts"
         assert {path.name for path in folder.iterdir()} == set(ARTIFACTS)
+    code, text = cxr("track", plan.folder)
+    assert code == 0 and "0 runs logged, 2 were there before, 0 are not complete" in text
 
 
-def test_what_was_logged_before_is_counted_apart(command, monkeypatch):
-    def before(job: dict) -> list[dict]:
-        return [{"run": described["name"], "new": described["name"] == "other-s0"} for described in job["runs"]]
-
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
-    monkeypatch.setattr("lib.track.log_apart", before)
-    assert "1 runs logged, 1 were there before\n" in cxr("run", command[1], "--track", "mlflow")[1]
-
-
-def test_nothing_is_tracked_unless_it_is_asked_for(command, tmp_path, monkeypatch):
-    monkeypatch.setattr("lib.track.log_apart", lambda job: pytest.fail("something is logged"))
+def test_nothing_is_tracked_unless_it_is_asked_for(command, tmp_path):
     assert cxr("run", command[1])[0] == 0
     assert not (tmp_path / "runs" / "mlflow.db").exists()
 
 
 @pytest.mark.parametrize("missing", ["mlflow", "sqlalchemy"])
-def test_without_the_package_nothing_is_started_and_it_is_said_how_to_install_it(
-    command, executed, monkeypatch, missing
-):
+def test_without_the_package_nothing_is_started_and_the_extra_is_named(command, executed, monkeypatch, missing):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == missing else object())
-    code, text = cxr("run", command[1], "--track", "mlflow")
+    code, text = cxr("run", command[1], "--track")
     assert code == 1 and executed == [] and "Traceback" not in text
-    assert f"--track mlflow needs {missing}, so nothing was started" in text and "-e '.[track]'" in text
-
-
-def test_a_package_that_cannot_be_imported_is_missing(command, monkeypatch):
-    monkeypatch.setitem(sys.modules, "mlflow", None)
-    code, text = cxr("run", command[1], "--track", "mlflow", "--tracking-uri", "http://127.0.0.1:1")
-    assert code == 1 and "--track mlflow needs mlflow," in text
+    assert f"tracking needs {missing}, so nothing was started" in text and "-e '.[track]'" in text
 
 
 def test_a_tracking_uri_alone_is_refused(command, executed):
@@ -432,105 +380,59 @@ def test_a_tracking_uri_alone_is_refused(command, executed):
     assert code == 1 and executed == [] and "add --track" in text and "secret" not in text
 
 
-def test_the_address_of_the_environment_is_used(command, monkeypatch):
-    jobs = []
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
-    monkeypatch.setattr("lib.track.log_apart", lambda job: jobs.append(job) or [])
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://elsewhere:5000")
-    cxr("run", command[1], "--track", "mlflow")
-    assert {job["uri"] for job in jobs} == {"http://elsewhere:5000"}
+def test_the_address_of_the_environment_is_used(mlflow, monkeypatch, server):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    assert Tracker("elsewhere").uri == server.uri
 
 
 # --- trouble
 
 
-def test_an_address_without_a_server_is_told_once_and_the_runs_go_on(mlflow, study, executed):
+def test_an_address_without_a_server_is_reported_once_and_the_runs_go_on(mlflow, study, executed):
     plan = study()
     with socket.socket() as deaf:
         deaf.bind(("127.0.0.1", 0))
-        code, text = run(plan, f"http://me:secret@127.0.0.1:{deaf.getsockname()[1]}")
-    assert code == 0 and executed == ["good-s0", "other-s0"] and "secret" not in text
-    assert text.count("ConnectionRefusedError") == 1 and "nothing can be logged" in text
-    assert "0 runs logged, 0 were there before, 2 missing (the same command logs those that are complete)" in text
+        code, said = run(plan, f"http://me:secret@127.0.0.1:{deaf.getsockname()[1]}")
+    assert code == 0 and executed == ["good-s0", "other-s0"]
+    assert len(said) == 1 and "cannot be used" in said[0] and "secret" not in said[0]
+    assert f"`cxr track {plan.study}` logs its runs later" in said[0]
+
+
+def test_a_server_that_fails_in_the_middle_is_reported_once_and_the_study_goes_on(server, study, executed, monkeypatch):
+    tried = []
+
+    def failing(self, folder, planned):
+        tried.append(folder.name)
+        raise CxrError("away")
+
+    monkeypatch.setattr(Tracker, "log", failing)
+    plan = study()
+    code, said = run(plan, server.uri)
+    assert code == 0 and executed == ["good-s0", "other-s0"]
+    assert tried == ["good-s0"] and len(said) == 1 and said[0].startswith("away; the study goes on")
 
 
 @pytest.mark.parametrize(
-    ("uri", "said"),
+    ("uri", "text"),
     [
         ("localhost:5000", "unsupported URI 'localhost:5000'"),
         ("sqlite:///{folder}/text.db", "DatabaseError: file is not a database"),
         ("sqlite:///{folder}/text.db/mlflow.db", "FileExistsError"),
     ],
 )
-def test_an_address_that_cannot_be_used_is_one_problem(mlflow, tmp_path, uri, said):
+def test_an_address_that_cannot_be_used_is_one_sentence(mlflow, tmp_path, uri, text):
     (tmp_path / "text.db").write_text("this is text, and not a database" * 10)
-    (answer,) = log_runs(uri.format(folder=tmp_path), "study", [{"name": "a"}, {"name": "b"}])
-    assert said in answer["problem"] and "\n" not in answer["problem"] and "run" not in answer
+    with pytest.raises(CxrError) as error:
+        Tracker("study", uri.format(folder=tmp_path))
+    assert text in str(error.value) and "\n" not in str(error.value)
 
 
-def test_a_server_that_does_not_answer_is_given_up_after_the_first_request(mlflow, study, monkeypatch):
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    planned = study().runs["good-s0"]
-    with socket.create_server(("127.0.0.1", 0), backlog=8) as silent:
-        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        answers = list(log_runs(uri, "study", [describe(planned, None)] * 3))
-    assert answers == [{"problem": "TimeoutError: timed out"}]
-
-
-def test_a_process_that_hangs_is_ended_at_its_limit(mlflow, monkeypatch):
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "600")
-    with socket.create_server(("127.0.0.1", 0), backlog=8) as silent:
-        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        for limit in (2, 10, 50):  # until it is long enough to reach the server
-            answers = log_apart({"uri": uri, "study": "study", "runs": [], "limit": limit})
-            assert answers == [{"problem": f"no answer within {limit} seconds"}]
-            if reached := select.select([silent], [], [], 0)[0]:
-                break
-    assert reached
-
-
-def test_a_process_that_dies_is_a_problem_with_its_last_words(monkeypatch):
-    monkeypatch.setattr("lib.track.sys.executable", "/bin/false")
-    assert log_apart({"limit": 9}) == [{"problem": "the process that logs ended with exit code 1: without a word"}]
-    monkeypatch.setattr("lib.track.sys.executable", "/nowhere/python")
-    assert log_apart({"limit": 9})[0]["problem"].startswith("FileNotFoundError")
-
-
-def test_an_interrupted_run_is_not_logged_and_one_whose_need_failed_was_not_started(study, monkeypatch):
-    jobs = []
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
-    monkeypatch.setattr("lib.track.log_apart", lambda job: jobs.extend(job["runs"]) or [])
-    first, second = study().runs.values()
-    needy = PlannedRun(**{**vars(second), "needs": ("good-s0",)})
-    with tracking("study", "mlflow", "http://127.0.0.1:1", Console(quiet=True)) as on_end:
-        on_end(second, INTERRUPTED)
-        on_end(first, "kernel killed")
-        on_end(needy, "needs good-s0, which failed")
-    told = {(job["name"], job["started"], job["failed"]) for job in jobs}
-    assert told == {("good-s0", True, True), ("other-s0", False, True)}
-
-
-def test_what_could_not_be_logged_is_tried_again_with_the_next_run(study, monkeypatch):
-    tried = []
-
-    def twice_away(job: dict) -> list[dict]:
-        names = [described["name"] for described in job["runs"]]
-        tried.append(names)
-        return [{"problem": "away"}] if len(tried) < 3 else [{"run": name, "new": True} for name in names]
-
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
-    monkeypatch.setattr("lib.track.log_apart", twice_away)
-    console = Console(force_terminal=False, record=True, width=300)
-    with tracking("study", "mlflow", "http://127.0.0.1:1", console) as on_end:
-        for planned in study().runs.values():
-            on_end(planned, None)
-            until = time.monotonic() + 120
-            while not any(planned.name in names for names in tried) and time.monotonic() < until:
-                time.sleep(0.01)
-    assert tried == [[], ["good-s0"], ["good-s0", "other-s0"]]
-    text = console.export_text()
-    assert text.count("away") == 1 and "2 runs logged, 0 were there before\n" in text
+def test_a_run_that_is_interrupted_or_fails_is_not_logged(server, study):
+    plan = study()
+    on_end = track_as_they_end(plan.study, server.uri, plan.entry, print)
+    for one, reason in zip(plan.runs.values(), (INTERRUPTED, "kernel killed"), strict=True):
+        on_end(one, reason)
+    assert runs_of(server, plan.study) == []
 
 
 @pytest.mark.parametrize(
@@ -543,41 +445,6 @@ def test_what_could_not_be_logged_is_tried_again_with_the_next_run(study, monkey
 )
 def test_an_address_is_shown_without_user_and_password(text, safe):
     assert shown(text) == safe
-
-
-def test_a_problem_has_no_ids_and_one_line():
-    error = ValueError("run 0123456789abcdef0123456789abcdef\nis at 0x7f0123456789")
-    assert problem(error) == {"problem": "ValueError: run ... is at ..."}
-
-
-def test_a_server_that_is_killed_in_the_middle_is_told_once_and_the_study_goes_on(server, study, monkeypatch):
-    plan, answers = study(), []
-
-    def heard(job: dict) -> list[dict]:
-        answers.extend(said := log_apart(job))
-        return said
-
-    def execute(spec: dict) -> None:
-        if spec["folder"].endswith("other-s0"):
-            until = time.monotonic() + 240
-            while {"run": "good-s0", "new": True} not in answers:
-                assert time.monotonic() < until, "the first run was not logged"
-                time.sleep(0.1)
-            server.kill()
-        complete(Config(**spec["parameters"]))
-
-    monkeypatch.setattr("lib.track.log_apart", heard)
-    monkeypatch.setattr("lib.runner.execute_run", execute)
-    code, text = run(plan, server.uri)
-    assert code == 0 and text.count("; the study goes on") == 1
-    assert "1 runs logged, 0 were there before, 1 missing" in text
-    with contextlib.closing(sqlite3.connect(server.folder / "server.db")) as database:
-        names = database.execute("SELECT runs.name FROM runs JOIN experiments USING (experiment_id) "
-                                 "WHERE experiments.name = ?", [plan.study]).fetchall()  # fmt: skip
-    assert names == [("good-s0",)]
-
-
-# --- the packages
 
 
 def test_the_runner_and_the_command_load_no_mlflow():
