@@ -9,9 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 
 from lib import phantom
 from lib.config import FINDINGS, NO_FINDING
+from lib.datasets import read_dataset
+from lib.decode import decode_grey
 from lib.exceptions import CxrError
 from lib.phantom import draw_phantom, write_phantoms
 from lib.phantom_cohort import draw_cohort
@@ -248,3 +252,16 @@ def test_two_writers_at_once_leave_one_whole_set(tmp_path: Path):
     with ThreadPoolExecutor(2) as pool:
         done = list(pool.map(lambda _: write_phantoms(tmp_path / "p", **arguments), range(2)))
     assert done == [tmp_path / "p"] * 2 and [path.name for path in tmp_path.iterdir()] == ["p"]
+
+
+def test_phantoms_are_neither_noise_nor_trivial_for_a_linear_model(tmp_path: Path):
+    write_phantoms(tmp_path / "p", patients=240, size=64, progress=False)
+    frame = read_dataset([tmp_path / "p" / "dataset_full"]).frame
+    pixels = np.stack([decode_grey(str(path), 32) for path in frame["path"]]).reshape(len(frame), -1) / 255  # (N, 1024)
+    test = (frame["official"] == "test").to_numpy()
+    scores = []
+    for finding in FINDINGS:
+        known = frame[finding].to_numpy()
+        model = LogisticRegression(C=0.01, max_iter=300).fit(pixels[~test], known[~test])
+        scores.append(roc_auc_score(known[test], model.predict_proba(pixels[test])[:, 1]))
+    assert 0.55 < np.mean(scores) < 0.9

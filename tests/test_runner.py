@@ -148,7 +148,7 @@ def test_failures_are_told_with_their_reasons_and_stop_nothing_else(study):
         raises=row("raises", reference=True),
         killed=row("killed", set={"lr": 0.1}),
         silent=row("silent", set={"lr": 0.2}),
-        needy=row("good", init_from="raises", set={"clip_norm": 0.3}),
+        needy=row("good", init_from="raises", set={"dropout": 0.25}),
         good=row("good", set={"lr": 0.4}),
     )
     summary, text = run(plan, jobs=2)
