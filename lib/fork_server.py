@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy
 from jupyter_client.provisioning import LocalProvisioner
+from tqdm.auto import tqdm
 
 PRELOADED = (
     *("papermill", "papermill.execute", "nbclient", "ipykernel.kernelapp", "ipykernel.ipkernel", "IPython"),
@@ -106,6 +107,7 @@ def _become(name: str, environment: Mapping[str, str], folder: Path, death: int)
     os.environ.update(environment)
     os.chdir(folder)
     numpy.random.seed()  # as in a fresh process: forks would draw the same numbers
+    tqdm.set_lock(threading.RLock())  # its default is a semaphore of all forks, reported as leaked at the end
 
 
 # --- in the driver, a fork of the server ------------------------------------------------------------------------

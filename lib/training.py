@@ -31,6 +31,8 @@ from lib.predictions import Predictions
 from lib.results import whole_file
 
 CHECKPOINT = "last.ckpt"
+CHECKPOINT_VERSION = 2
+"""Raised when the same config trains otherwise than before, so that no training is continued by another one."""
 
 
 def make_fabric(config: Config, model: nn.Module) -> Fabric:
@@ -242,6 +244,7 @@ class _State:
     def save(self, path: Path) -> None:
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
         content = {
+            "version": CHECKPOINT_VERSION,
             "config": self.config.hash(),
             "model": self.model.state_dict(),
             "ema": self.ema.module.state_dict() if self.ema else {},
@@ -260,10 +263,15 @@ class _State:
             return
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
+            if content.get("version") != CHECKPOINT_VERSION:
+                raise ValueError(f"version {content.get('version', 1)}, this code writes {CHECKPOINT_VERSION}")
         except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, ValueError) as error:
             aside = path.rename(path.with_name(f"{path.name}.damaged-{time.strftime('%Y%m%dT%H%M%S')}"))
             reason = (str(error).strip() or "it ends too early").splitlines()[0]
-            warnings.warn(f"{path} is damaged ({reason}); kept as {aside.name}, training begins anew", stacklevel=2)
+            warnings.warn(
+                f"{path} is damaged or of another version ({reason}); kept as {aside.name}, training begins anew",
+                stacklevel=2,
+            )
             return
         if content["config"] != self.config.hash():
             raise ModelError(f"{path} was written by a run with other parameters; use another run_dir or remove it")

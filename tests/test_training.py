@@ -334,11 +334,23 @@ def test_an_empty_split_is_refused():
         Loader(store, np.arange(0), targets[:0], 8)
 
 
+def test_a_checkpoint_of_another_version_is_kept_aside(tmp_path):
+    train, val = loaders(CONFIG)
+    fit(build_model(CONFIG), train, val, CONFIG, tmp_path)
+    content = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    torch.save({name: value for name, value in content.items() if name != "version"}, tmp_path / "last.ckpt")
+    with pytest.warns(UserWarning, match=r"of another version \(version 1, this code writes"):
+        assert len(fit(build_model(CONFIG), train, val, CONFIG, tmp_path)) == CONFIG.epochs
+    assert list(tmp_path.glob("last.ckpt.damaged-*"))
+
+
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 cut off"])
 def test_a_damaged_checkpoint_is_kept_aside_and_training_begins_anew(tmp_path, content):
     (tmp_path / CHECKPOINT).write_bytes(content)
     config = CONFIG.model_copy(update={"epochs": 1})
-    with pytest.warns(UserWarning, match=r"last.ckpt is damaged .* kept as last.ckpt.damaged-.*, training begins anew"):
+    with pytest.warns(
+        UserWarning, match=r"last.ckpt is damaged or of .* kept as last.ckpt.damaged-.*, training begins anew"
+    ):
         history = fit(build_model(config), *loaders(config), config, tmp_path)
     assert len(history) == 1 and next(tmp_path.glob("last.ckpt.damaged-*")).read_bytes() == content
 
