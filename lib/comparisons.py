@@ -9,7 +9,7 @@ What both show, how runs of one arm meet the same patients differently, counts o
 make patients count for less: where the seeds show less than that, the interval is the one of the patients alone.
 Two or three seeds know their own spread badly, so it is pooled over the arms of a study (`training_noise`), and the
 larger of the pooled and the arms' own counts.
-With a single seed and no study nothing is known of the second part, and the table says seeds 1.
+With one training on each side and no study nothing is known of the second part: there is no p-value, and no verdict.
 """
 
 from collections.abc import Sequence
@@ -22,8 +22,8 @@ import pandas as pd
 from scipy import stats
 
 from lib.exceptions import ComparisonError
-from lib.intervals import INTERVAL_METRICS, bootstrap_scores
-from lib.metrics import HALF, MACRO, auroc, average_precision, f1
+from lib.intervals import INTERVAL_METRICS, bias, bootstrap_scores, finding_interval, mean_known, point_scores
+from lib.metrics import MACRO, MIN_PATIENTS, counted_findings, positive_patients
 from lib.records import read_record
 from lib.results import is_complete, read_json, read_table
 from lib.significance import LEVEL, satterthwaite
@@ -60,22 +60,23 @@ class Answers:
         return Answers(self.run, self.seed, self.findings, *parts, self.thresholds, self.fingerprint)
 
     @cached_property
+    def counted(self) -> np.ndarray:
+        """Which findings count in the macro mean (F,)."""
+        return counted_findings(self.targets, self.patients)
+
+    @cached_property
     def points(self) -> dict[str, np.ndarray]:
         """metric -> (F + 1,): each finding, then macro."""
-        cut = np.where(np.isnan(self.thresholds), HALF, self.thresholds)
-        columns = list(zip(self.targets.T, self.probs.T, cut, strict=True))
-        scores = {
-            "auroc": [auroc(y, p) for y, p, _ in columns],
-            "average_precision": [average_precision(y, p) for y, p, _ in columns],
-            "f1": [f1(y, p, t) for y, p, t in columns],
-        }
-        return {metric: np.append(values, _mean(np.array(values))) for metric, values in scores.items()}
+        scores = point_scores(self.targets, self.probs, self.thresholds)
+        return {metric: np.append(values, mean_known(values[self.counted])) for metric, values in scores.items()}
 
     @cached_property
     def resampled(self) -> dict[str, np.ndarray]:
         """metric -> (RESAMPLES, F + 1), NaN where a class is missing; macro is the mean of what is there."""
         scores = bootstrap_scores(self.targets, self.probs, self.patients, self.thresholds, n=RESAMPLES)
-        return {metric: np.column_stack([values, _mean(values)]) for metric, values in scores.items()}
+        return {
+            metric: np.column_stack([values, mean_known(values[:, self.counted])]) for metric, values in scores.items()
+        }
 
 
 def read_answers(folder: Path) -> Answers:
@@ -146,22 +147,28 @@ def training_noise(arms: Sequence[Sequence[Answers]]) -> Noise:
 
 
 def arm_scores(runs: Sequence[Answers], noise: Noise | None = None) -> pd.DataFrame:
-    """The scores of one arm, its `runs` of different seeds: one row a metric and finding, macro last.
+    """The scores of one arm, its `runs` of different seeds: one row per metric and finding, macro last.
 
-    Columns: metric, finding, value, low, high (95 %), se_patients, se_seeds, df, patients, images, positives, seeds.
+    Columns: metric, finding, value, low, high (95 %), se_patients, se_seeds, df, patients, images, positives,
+    positive_patients, in_macro, seeds. Findings with too few positive patients have no interval
+    (`intervals.finding_interval`); that of macro average precision is corrected for the bootstrap's bias.
     """
     findings = common_findings(runs)
     runs = [run.on(findings) for run in runs]
     tables = [_estimate([(1, runs)], noise, metric) for metric in INTERVAL_METRICS]
     table = pd.concat(tables, ignore_index=True).rename(columns={"difference": "value"}).drop(columns="p")
-    return table.assign(low=table["low"].clip(0, 1), high=table["high"].clip(0, 1), seeds=len(runs))
+    table = table.assign(low=table["low"].clip(0, 1), high=table["high"].clip(0, 1), seeds=len(runs))
+    return table.drop(columns="one_training")
 
 
 def differences(runs: Sequence[Answers], reference: Sequence[Answers], noise: Noise | None = None) -> pd.DataFrame:
     """How much better one arm is than another on the same test images: one row a metric and finding, macro last.
 
     Columns: metric, finding, difference, low, high (95 %), p (two-sided, not corrected), se_patients, se_seeds, df,
-    patients, images, positives, seeds, reference_seeds. Raises ComparisonError where they do not compare.
+    patients, images, positives, positive_patients, in_macro, seeds, reference_seeds, one_training. A finding with
+    fewer than MIN_PATIENTS positive patients has neither interval nor p. With one training on each side and no other
+    arm that shows how trainings differ (one_training) there is an interval over patients, but no p: the difference may
+    be chance in training. Raises ComparisonError where they do not compare.
     """
     findings = common_findings([*reference, *runs])
     runs, reference = ([run.on(findings) for run in group] for group in (runs, reference))
@@ -171,6 +178,7 @@ def differences(runs: Sequence[Answers], reference: Sequence[Answers], noise: No
 
 def _estimate(groups: Sequence[tuple[int, list[Answers]]], noise: Noise | None, metric: str) -> pd.DataFrame:
     """The signed sum of the groups' means (one arm, or two with signs 1 and -1) with Student's interval and p-value."""
+    level = len(groups) == 1
     first, known = groups[0][1][0], noise is not None and noise.findings == groups[0][1][0].findings
     scores = [np.array([run.points[metric] for run in runs]) for _, runs in groups]  # (S, F + 1) each
     value = sum(sign * points.mean(axis=0) for (sign, _), points in zip(groups, scores, strict=True))
@@ -193,20 +201,38 @@ def _estimate(groups: Sequence[tuple[int, list[Answers]]], noise: Noise | None, 
     freedom = np.array([satterthwaite(a, b, df) for a, b in zip(patients, seeds, strict=True)])
     freedom[seeds < both] = np.inf  # all of it is known from the patients
     reach = stats.t.ppf((1 + LEVEL) / 2, freedom) * error
+    low, high = value - reach, value + reach
+    people, others = positive_patients(first.targets, first.patients)
+    rare = np.append(np.minimum(people, others) < MIN_PATIENTS, False)
+    if level:
+        low[:-1], high[:-1] = finding_interval(
+            metric, value[:-1], resampled[:, :-1], people, others, error[:-1], freedom[:-1]
+        )
+        if len(first.findings) == 1:
+            low[-1], high[-1] = low[0], high[0]
+        elif metric == "average_precision":
+            shift = bias(value[-1], resampled[:, -1])
+            low[-1], high[-1] = low[-1] - shift, high[-1] - shift
     with np.errstate(invalid="ignore", divide="ignore"):
         p = np.where(error > 0, 2 * stats.t.sf(np.abs(value) / error, freedom), np.where(value == 0, 1.0, np.nan))
+    one_training = not level and df == 0
+    if one_training:
+        p = np.full(len(p), np.nan)
+    if not level:
+        low, high, p = (np.where(rare, np.nan, values) for values in (low, high, p))
     positives = (first.targets == 1).sum(axis=0)
     return pd.DataFrame(
-        {"metric": metric, "finding": [*first.findings, MACRO], "difference": value, "low": value - reach}
-        | {"high": value + reach, "p": p, "se_patients": np.sqrt(patients), "se_seeds": np.sqrt(seeds), "df": freedom}
+        {"metric": metric, "finding": [*first.findings, MACRO], "difference": value, "low": low}
+        | {"high": high, "p": p, "se_patients": np.sqrt(patients), "se_seeds": np.sqrt(seeds), "df": freedom}
         | {"patients": len(np.unique(first.patients)), "images": len(first.images)}
-        | {"positives": [*positives, positives.sum()]}
+        | {"positives": [*positives, positives.sum()], "positive_patients": [*people, people.sum()]}
+        | {"in_macro": [*first.counted, True], "one_training": one_training}
     )
 
 
 def _resampled(runs: list[Answers], metric: str) -> np.ndarray:
     """The mean of the runs in each resample: (RESAMPLES, F + 1)."""
-    return _mean(np.array([run.resampled[metric] for run in runs]), axis=0)
+    return mean_known(np.array([run.resampled[metric] for run in runs]), axis=0)
 
 
 def _squares(scores: np.ndarray) -> np.ndarray:
@@ -217,16 +243,9 @@ def _squares(scores: np.ndarray) -> np.ndarray:
 def _interaction(runs: list[Answers], metric: str) -> np.ndarray:
     """Variance over patients of a run's deviation from the mean of the runs of its arm: (F + 1,)."""
     each = np.array([run.resampled[metric] for run in runs])  # (S, RESAMPLES, F + 1)
-    apart = each - _mean(each, axis=0)
-    squares = _mean((apart - _mean(apart, axis=1)[:, None]) ** 2, axis=1)  # (S, F + 1)
+    apart = each - mean_known(each, axis=0)
+    squares = mean_known((apart - mean_known(apart, axis=1)[:, None]) ** 2, axis=1)  # (S, F + 1)
     return squares.sum(axis=0) / (len(runs) - 1)
-
-
-def _mean(values: np.ndarray, axis: int = -1) -> np.ndarray:
-    """The mean of what is not NaN; NaN where all is."""
-    known = ~np.isnan(values)
-    count = known.sum(axis=axis)
-    return np.where(count > 0, np.where(known, values, 0.0).sum(axis=axis) / np.maximum(count, 1), np.nan)
 
 
 def _same(a: np.ndarray, b: np.ndarray) -> np.ndarray:

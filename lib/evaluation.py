@@ -88,7 +88,8 @@ def evaluate_run(predictions: Mapping[str, Predictions], train_targets: np.ndarr
     chosen = choose_thresholds(val.targets, val.probs, val.findings, prevalence(train_targets))
     best_f1 = chosen[chosen["rule"] == "f1"]
     thresholds = best_f1["threshold"].to_numpy()
-    metrics = evaluate(test.targets, test.probs, test.findings, thresholds, list(best_f1["source"]))
+    sources = list(best_f1["source"])
+    metrics = evaluate(test.targets, test.probs, test.findings, thresholds, sources, test.patients)
     intervals = bootstrap_interval(test.targets, test.probs, test.patients, test.findings, thresholds)
     return Evaluation(
         test=test,

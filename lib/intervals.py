@@ -4,10 +4,26 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
-from lib.metrics import MACRO, checked, cuts, rank, ranked_scores, ratio
+from lib.metrics import (
+    MACRO,
+    MIN_PATIENTS,
+    auroc,
+    average_precision,
+    checked,
+    counted_findings,
+    cuts,
+    f1,
+    positive_patients,
+    rank,
+    ranked_scores,
+    ratio,
+)
 
 INTERVAL_METRICS = ("auroc", "average_precision", "f1")
+LEAST = {"auroc": MIN_PATIENTS, "average_precision": MIN_PATIENTS, "f1": 10}
+"""Patients with a positive image, and with a negative one, below which a single finding gets no interval."""
 _BLOCK = 2**21  # numbers in one block of resamples: 8 MiB of weights
 
 
@@ -21,19 +37,109 @@ def bootstrap_interval(
     n: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """95 % percentile intervals by patient: one row a finding, then `macro`, to merge with `evaluate` on `finding`.
+    """95 % intervals by patient: one row a finding, then `macro`, to merge with `evaluate` on `finding`.
 
-    Columns: finding, then auroc_low, auroc_high and so on for each of `INTERVAL_METRICS`. A resample that lost one
-    class of a finding is left out of that finding's interval; its macro is the mean over the other findings. Fewer
-    than two patients: NaN. Raises ValueError as `evaluate` and `bootstrap_scores`.
+    Columns: finding, then auroc_low, auroc_high and so on for each of `INTERVAL_METRICS`. Findings: Student's on the
+    logit scale (`finding_interval`), NaN with too few patients. Macro, over `metrics.counted_findings`: see
+    `macro_interval`. A resample that lost one class of a finding is left out of that finding's interval; its macro is
+    the mean over the other findings. Fewer than two patients: NaN. Raises ValueError as `evaluate` and
+    `bootstrap_scores`.
     """
     targets, probs = checked(targets, probs, findings)
+    counted, people = counted_findings(targets, patients), positive_patients(targets, patients)
     table = pd.DataFrame({"finding": [*findings, MACRO]})
-    for metric, scores in bootstrap_scores(targets, probs, patients, thresholds, n=n, seed=seed).items():
-        values = pd.DataFrame(scores, columns=list(findings))
-        limits = values.assign(**{MACRO: values.mean(axis=1)}).quantile([0.025, 0.975])  # pandas leaves NaN out
-        table[f"{metric}_low"], table[f"{metric}_high"] = limits.to_numpy()
+    resampled = bootstrap_scores(targets, probs, patients, thresholds, n=n, seed=seed)
+    points = point_scores(targets, probs, thresholds)
+    for metric, scores in resampled.items():
+        low, high = finding_interval(metric, points[metric], scores, *people)
+        if len(findings) == 1:
+            ends = low[0], high[0]
+        else:
+            ends = macro_interval(metric, mean_known(points[metric][counted]), mean_known(scores[:, counted]))
+        table[f"{metric}_low"], table[f"{metric}_high"] = [*low, ends[0]], [*high, ends[1]]
     return table
+
+
+def finding_interval(
+    metric: str,
+    value: np.ndarray,
+    resampled: np.ndarray,
+    positives: np.ndarray,
+    negatives: np.ndarray,
+    error: np.ndarray | None = None,
+    df: np.ndarray | float = np.inf,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The 95 % interval of each finding's score: low and high (F,), in [0, 1]; NaN with fewer patients than LEAST says.
+
+    value: (F,); resampled: (n, F) of patients; positives, negatives: (F,) patients with such an image; error: (F,) the
+    standard error where it holds more than patients do, with its degrees of freedom df. On the logit scale, with
+    Student's quantile for the patients of the rarer class. In simulations it covers the true AUROC and average
+    precision in 93 to 98 % from 5 positive patients on, F1 from 10 on (tests/test_coverage.py); the percentile
+    bootstrap covered 89, 93 and 85 % with 5 to 9.
+    """
+    rarer = np.minimum(positives, negatives)
+    of_patients, of_logits = spread(resampled), spread(_logit(resampled))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        wider = 1.0 if error is None else np.where(of_patients > 0, error / of_patients, 1.0)
+        reach = stats.t.ppf(0.975, np.maximum(np.minimum(df, rarer - 1), 1)) * of_logits * wider
+        ends = [1 / (1 + np.exp(-(_logit(value) + sign * reach))) for sign in (-1, 1)]
+    enough = rarer >= LEAST[metric]
+    return np.where(enough, ends[0], np.nan), np.where(enough, ends[1], np.nan)
+
+
+def _logit(scores: np.ndarray) -> np.ndarray:
+    inside = np.clip(scores, 1e-3, 1 - 1e-3)
+    return np.log(inside / (1 - inside))
+
+
+def macro_interval(metric: str, value: float, resampled: np.ndarray) -> tuple[float, float]:
+    """The 95 % interval of a mean over findings from its resamples (n,); NaN where there are none.
+
+    AUROC and F1: percentiles. Average precision: the normal interval around the score less its `bias`.
+    """
+    known = resampled[~np.isnan(resampled)]
+    if len(known) < 2:
+        return np.nan, np.nan
+    if metric != "average_precision":
+        low, high = np.quantile(known, [0.025, 0.975])
+        return float(low), float(high)
+    middle, reach = value - bias(value, known), 1.96 * known.std(ddof=1)
+    return float(max(middle - reach, 0.0)), float(min(middle + reach, 1.0))
+
+
+def bias(value: float, resampled: np.ndarray) -> float:
+    """How much too high a macro average precision is on a small test set, from its resamples (n,).
+
+    Twice what resampling adds to it again: in simulations of 50 to 400 patients the score was 0.075 to 0.018 too high,
+    and its resamples once more by 0.026 to 0.010. Intervals around the score less this cover in 90 to 92 %, less the
+    bootstrap's own bias in 80 to 93 %, percentiles in 20 to 30 % (tests/test_coverage.py).
+    """
+    return 2 * float(mean_known(resampled) - value)
+
+
+def point_scores(targets: np.ndarray, probs: np.ndarray, thresholds: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    """metric -> (F,), for each of `INTERVAL_METRICS`."""
+    columns = list(zip(targets.T, probs.T, cuts(thresholds, targets.shape[1])[0], strict=True))
+    return {
+        "auroc": np.array([auroc(y, p) for y, p, _ in columns]),
+        "average_precision": np.array([average_precision(y, p) for y, p, _ in columns]),
+        "f1": np.array([f1(y, p, t) for y, p, t in columns]),
+    }
+
+
+def mean_known(values: np.ndarray, axis: int = -1) -> np.ndarray:
+    """The mean of what is not NaN; NaN where all is."""
+    known = ~np.isnan(values)
+    count = known.sum(axis=axis)
+    return np.where(count > 0, np.where(known, values, 0.0).sum(axis=axis) / np.maximum(count, 1), np.nan)
+
+
+def spread(resampled: np.ndarray) -> np.ndarray:
+    """The standard deviation of the resamples (n, F) that are not NaN: (F,); NaN with fewer than two."""
+    counted = (~np.isnan(resampled)).sum(axis=0) > 1
+    error = np.full(resampled.shape[1], np.nan)
+    error[counted] = np.nanstd(resampled[:, counted], axis=0, ddof=1)
+    return error
 
 
 def bootstrap_scores(
@@ -62,8 +168,7 @@ def bootstrap_scores(
     known, positive = ~np.isnan(targets), targets == 1
     called = (probs >= cuts(thresholds, targets.shape[1])[0]) & known
     tp, calls, positives = (images_where(mask, codes, counts) for mask in (called & positive, called, positive))
-    f1 = ratio(2 * tp, calls + positives, positives > 0)
-    return {"auroc": area, "average_precision": precision, "f1": f1}
+    return {"auroc": area, "average_precision": precision, "f1": ratio(2 * tp, calls + positives, positives > 0)}
 
 
 def patient_codes(patients: Sequence, images: int) -> tuple[np.ndarray, int]:

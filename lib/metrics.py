@@ -13,6 +13,8 @@ import pandas as pd
 
 HALF = 0.5
 MACRO = "macro"
+MIN_PATIENTS = 5
+"""A finding counts in a macro mean from so many patients with a positive image on, and as many with a negative one."""
 _COUNTED = ("auroc", "average_precision", "f1", "specificity", "accuracy")
 
 
@@ -81,23 +83,62 @@ def prevalence(targets: np.ndarray) -> np.ndarray:
     return ratio((targets == 1).sum(axis=0), known.sum(axis=0), known.any(axis=0))
 
 
+def positive_patients(targets: np.ndarray, patients: Sequence | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """How many patients have a positive image of each finding, and how many a negative one: (F,) each.
+
+    targets: (N, F); patients: (N,), by default one per image.
+    """
+    codes = np.arange(len(targets)) if patients is None else pd.factorize(np.asarray(patients, dtype=object))[0]
+    counts = [[len(np.unique(codes[column == value])) for column in np.asarray(targets).T] for value in (1, 0)]
+    return np.array(counts[0], dtype=int), np.array(counts[1], dtype=int)
+
+
+def counted_findings(targets: np.ndarray, patients: Sequence | None = None) -> np.ndarray:
+    """Which findings count in a macro mean (F,): those with MIN_PATIENTS positive and as many negative patients.
+
+    One rule for all arms, since it looks at the test labels alone; the others are reported by themselves. A single
+    finding counts always, and so do all where none has enough.
+    """
+    positives, negatives = positive_patients(targets, patients)
+    counted = (positives >= MIN_PATIENTS) & (negatives >= MIN_PATIENTS)
+    return counted if counted.any() and len(counted) > 1 else np.ones(len(counted), dtype=bool)
+
+
+def random_average_precision(positives: np.ndarray, negatives: np.ndarray) -> np.ndarray:
+    """The expected average precision of random answers to so many images; NaN where a class is missing.
+
+    Exact for answers without ties (Bestgen 2015, "Exact expected average precision of the random baseline"): more
+    than the prevalence, the more so the fewer images there are.
+    """
+    expected = []
+    for positive, negative in zip(np.atleast_1d(positives), np.atleast_1d(negatives), strict=True):
+        count = int(positive + negative)
+        if not (positive and negative):
+            expected.append(np.nan)
+            continue
+        share = (positive - 1) / (count - 1)
+        expected.append(share + (1 - share) * (1 / np.arange(1, count + 1)).sum() / count)
+    return np.array(expected)
+
+
 def evaluate(
     targets: np.ndarray,
     probs: np.ndarray,
     findings: Sequence[str],
     thresholds: np.ndarray | None = None,
     sources: Sequence[str] | None = None,
+    patients: Sequence | None = None,
 ) -> pd.DataFrame:
     """All metrics of targets (N, F) and probs (N, F): one row a finding, in order, then the row `macro`.
 
     `thresholds` (F,) come from validation (`thresholds.choose_thresholds`); 0.5 where they are NaN or None:
     `threshold_from` says 'validation' or 'default', or what `sources` (F,) says. sensitivity, specificity, accuracy
     and f1 are at `threshold`; f1_at_half at 0.5; accuracy_all_negative is the accuracy of answering "no" to every
-    image. The macro row holds plain means over the findings that have a value, total positives and negatives, and
-    in n_* the number of findings in each mean (n_f1 also counts for f1_at_half and sensitivity, n_accuracy for
-    accuracy_all_negative); in a finding's row n_*
-    is 1 or 0. Raises ValueError on shapes that differ, targets other than 0, 1, NaN, and probabilities that are
-    not finite or not in [0, 1].
+    image. The macro row holds plain means over the findings that count (`counted_findings`, the column in_macro) and
+    have a value, total positives, negatives and positive_patients, and in n_* the number of findings in each mean
+    (n_f1 also counts for f1_at_half and sensitivity, n_accuracy for accuracy_all_negative); in a finding's row n_*
+    is 1 or 0. patients: (N,), by default one per image. Raises ValueError on shapes that differ, targets other than
+    0, 1, NaN, and probabilities that are not finite or not in [0, 1].
     """
     targets, probs = checked(targets, probs, findings)
     cut, given = cuts(thresholds, len(findings))
@@ -109,13 +150,15 @@ def evaluate(
     columns = ["finding", "auroc", "average_precision", "f1_at_half", "threshold", "threshold_from", "f1"]
     columns += ["sensitivity", "specificity", "accuracy", "accuracy_all_negative", "positives", "negatives"]
     table = pd.DataFrame(rows, columns=columns)
-    macro = table.drop(columns=["finding", "threshold", "threshold_from", "positives", "negatives"]).mean().to_dict()
-    macro |= {"finding": MACRO, **table[["positives", "negatives"]].sum().to_dict()}
+    counted = counted_findings(targets, patients)
+    means = table.drop(columns=["finding", "threshold", "threshold_from", "positives", "negatives"])[counted].mean()
+    macro = {**means.to_dict(), "finding": MACRO, **table[["positives", "negatives"]].sum().to_dict()}
     table = pd.DataFrame([*rows, macro], columns=columns).astype({"positives": int, "negatives": int})
     for name in _COUNTED:
         known = table[name].iloc[:-1].notna().astype(int)
-        table[f"n_{name}"] = [*known, known.sum()]
-    return table
+        table[f"n_{name}"] = [*known, known[counted].sum()]
+    people, _ = positive_patients(targets, patients)
+    return table.assign(positive_patients=[*people, people.sum()], in_macro=[*counted, True])
 
 
 def _finding_row(y: np.ndarray, p: np.ndarray, threshold: float) -> dict[str, float]:

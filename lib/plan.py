@@ -52,11 +52,17 @@ class Plan:
     reference: str
     seeds: tuple[int, ...]
     runs: dict[str, PlannedRun]
+    primary: str = "auroc"
 
     def as_json(self) -> dict[str, Any]:
         """What `plan.json` holds."""
         runs = {run.name: self.entry(run) for run in self.runs.values()}
-        head = {"study": self.study, "file": below_root(self.file), "reference": self.reference}
+        head = {
+            "study": self.study,
+            "file": below_root(self.file),
+            "reference": self.reference,
+            "primary": self.primary,
+        }
         return {**head, "seeds": list(self.seeds), "runs": runs}
 
     @staticmethod
@@ -264,7 +270,7 @@ def _finish(study: Study, rows: dict[str, _Row], nodes: dict[str, _Node], folder
             lineage=_digest([row.notebook, config.hash(), runs[need].lineage if need else None]),
             folder=folder / name,
         )
-    return Plan(study.name, study.file, folder, reference, study.seeds, runs)
+    return Plan(study.name, study.file, folder, reference, study.seeds, runs, study.primary)
 
 
 def _names(nodes: dict[str, _Node]) -> dict[str, str]:

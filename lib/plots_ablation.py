@@ -58,10 +58,10 @@ def ablation(
     `runs` has one row a run: arm, seed, backbone, is_reference, auroc, average_precision, f1 (NaN where missing).
     `scores` (arm, metric, finding, low, high) gives the arms' intervals; without it every seed shows its own, from
     auroc_low and so on where `runs` has them. `changes` (arm, metric, finding, p_holm) gives the stars: p < 0.05
-    against the reference. `name` says what was scored: macro, or one finding. The dashed line is the reference's
-    mean; the dotted one what says nothing scores: 0.5 for AUROC, `chance_average_precision` (the mean prevalence),
-    F1 0 (all answers negative). With `column` the panels are stacked, for a column of a paper: 3.5 inches wide, no
-    text below 7 points. Raises ValueError where there is no run.
+    against the reference, of the study's primary metric. `name` says what was scored: macro, or one finding. The dashed
+    line is the reference's mean; the dotted one what says nothing scores: 0.5 for AUROC, `chance_average_precision`
+    (`metrics.random_average_precision` of this test set), F1 0 (all answers negative). With `column` the panels are
+    stacked, for a column of a paper: 3.5 inches wide, no text below 7 points. Raises ValueError where there is no run.
     """
     if runs.empty:
         raise ValueError("the ablation figure needs at least one run; got none")
@@ -81,7 +81,9 @@ def ablation(
         _limits(
             axes, runs if scores is None else _with_intervals(runs, intervals, metric), metric, floors[metric], look
         )
-        axes.set_xlabel(f"{name} {title}", fontsize=look.label)
+        counts = runs[f"n_{metric}"].dropna().unique() if f"n_{metric}" in runs else []
+        over = f", {counts[0]:.0f} findings" if name == MACRO and len(counts) == 1 else ""
+        axes.set_xlabel(f"{name} {title}{over}", fontsize=look.label)
         axes.set_ylim(heights.sum(), 0)
         axes.set_yticks(list(middles.values()), labels)
         for arm, tick in zip(arms, axes.get_yticklabels(), strict=False):  # a row of panels shows them once

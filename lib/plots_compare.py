@@ -51,7 +51,8 @@ def finding_differences(
         weight = "bold" if cell["p_holm"] < ALPHA else "normal"
         look = {"ha": "center", "va": "center", "color": "white" if abs(cell["difference"]) > 0.95 * limit else INK}
         axes.text(j, i - 0.17, f"{cell['difference']:+.3f}", fontsize=8, weight=weight, **look)
-        axes.text(j, i + 0.24, f"{cell['low']:+.2f} to {cell['high']:+.2f}", fontsize=6.5, **look)
+        interval = "few positives" if np.isnan(cell["low"]) else f"{cell['low']:+.2f} to {cell['high']:+.2f}"
+        axes.text(j, i + 0.24, interval, fontsize=6.5, **look)
     axes.set_xticks(range(len(arms)), [wrap(arm, 14) for arm in arms], fontsize=8.5)
     axes.set_yticks(range(len(names)), names, fontsize=9)
     axes.spines[:].set_visible(False)

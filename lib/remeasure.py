@@ -29,7 +29,7 @@ def remeasure(path: Path, films: RunFilms, card: dict[str, Any]) -> tuple[dict[s
     chosen = choose_thresholds(films.val_targets, val, findings, films.prevalence)
     best_f1 = chosen[chosen["rule"] == "f1"]
     cuts = best_f1["threshold"].to_numpy()
-    metrics = evaluate(films.test_targets, test, findings, cuts, list(best_f1["source"]))
+    metrics = evaluate(films.test_targets, test, findings, cuts, list(best_f1["source"]), films.test_patients)
     metrics = metrics.merge(bootstrap_interval(films.test_targets, test, films.test_patients, findings, cuts))
     points = apply_thresholds(chosen, films.test_targets, test, films.test_patients)
     calibration = fit_calibration(films.val_targets, val, films.val_patients, findings)

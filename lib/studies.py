@@ -13,8 +13,10 @@ from pydantic import ValidationError
 from lib.config import REPO_ROOT, Config, config_problems, resolve
 from lib.exceptions import StudyError
 
-TOP_FIELDS = ("study", "seeds", "base", "notebooks", "runs")
+TOP_FIELDS = ("study", "primary", "seeds", "base", "notebooks", "runs")
 ROW_FIELDS = ("notebook", "set", "init_from", "changes", "reference", "about", "seeds")
+METRICS = ("auroc", "average_precision", "f1")
+"""What can be the primary metric of a study: the one whose differences become verdicts."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 ELSEWHERE = {
     "run_dir": "the runner chooses the folder of a run",
@@ -49,6 +51,7 @@ class Study:
     notebooks: dict[str, dict[str, Any]]
     rows: dict[str, Row]
     overrides: dict[str, Any]
+    primary: str = "auroc"
 
 
 def read_study(file: Path, settings: Iterable[str] = ()) -> Study:
@@ -64,6 +67,9 @@ def read_study(file: Path, settings: Iterable[str] = ()) -> Study:
     name = data.get("study")
     if not isinstance(name, str) or not NAME.fullmatch(name):
         problems.append(f"field 'study' is {name!r}, but must be a name of letters, digits, '_', '.' and '-'")
+    primary = data.get("primary", METRICS[0])
+    if primary not in METRICS:
+        problems.append(f"field 'primary' is {primary!r}, but must be one of {', '.join(METRICS)}")
     base = check_parameters(data.get("base", {}), "base", problems)
     notebooks = {
         _notebook(path, "notebooks", problems): check_parameters(values, f"notebooks, {path}", problems)
@@ -81,7 +87,7 @@ def read_study(file: Path, settings: Iterable[str] = ()) -> Study:
     _check_rows(rows, problems)
     if problems:
         raise StudyError("\n".join(f"{file}: {problem}" for problem in problems))
-    return Study(name, file, seeds, base, notebooks, rows, overrides)
+    return Study(name, file, seeds, base, notebooks, rows, overrides, primary)
 
 
 # --- YAML -----------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lib.comparisons import Answers, arm_scores, read_answers
+from lib.comparisons import Answers, arm_scores, read_answers, training_noise
 from lib.metrics import MACRO
 
 NOT_KNOWN = "not known"
@@ -17,16 +17,20 @@ MIN_PATIENTS = 30
 """A group with fewer patients is marked small."""
 
 
-def subgroup_table(folders: Sequence[Path], metric: str = "auroc") -> pd.DataFrame:
-    """Macro scores of an arm (its runs' folders, one a seed) in groups of its test images.
+def subgroup_table(
+    folders: Sequence[Path], metric: str = "auroc", others: Sequence[Sequence[Path]] = ()
+) -> pd.DataFrame:
+    """Macro scores of an arm (its runs' folders, one per seed) in groups of its test images.
 
+    `others` are the folders of the study's other arms of the same findings: the spread over seeds is pooled over them.
     Columns: attribute, group, value, low, high (95 %, over patients and seeds), findings, images, patients, small.
     Within an attribute all groups are scored on the same findings, those with MIN_POSITIVES in each, so that
     they compare; images that lack the attribute are a group "not known". NaN where no finding is left.
     """
     runs = [read_answers(folder) for folder in folders]
+    arms = [runs, *([read_answers(folder) for folder in arm] for arm in others)]
     people = _people(folders[0], runs[0])
-    rows = [_row("all", "all test images", runs, np.ones(len(people), bool), _enough(runs[0], [slice(None)]), metric)]
+    rows = [_row("all", "all test images", arms, np.ones(len(people), bool), _enough(runs[0], [slice(None)]), metric)]
     for attribute, groups in people.items():
         names = list(groups.cat.categories[groups.value_counts().reindex(groups.cat.categories) > 0])
         masks = [(groups == name).to_numpy() for name in names]
@@ -34,7 +38,7 @@ def subgroup_table(folders: Sequence[Path], metric: str = "auroc") -> pd.DataFra
             continue
         findings = _enough(runs[0], [mask for mask, name in zip(masks, names, strict=True) if name != NOT_KNOWN])
         for name, mask in zip(names, masks, strict=True):
-            rows.append(_row(attribute, name, runs, mask, findings, metric))
+            rows.append(_row(attribute, name, arms, mask, findings, metric))
     return pd.DataFrame(rows)
 
 
@@ -76,12 +80,16 @@ def _enough(run: Answers, groups: Sequence) -> list[str]:
     return [name for name, keep in zip(run.findings, kept, strict=True) if keep]
 
 
-def _row(attribute: str, group: str, runs: list[Answers], mask: np.ndarray, findings: list[str], metric: str) -> dict:
+def _row(
+    attribute: str, group: str, arms: list[list[Answers]], mask: np.ndarray, findings: list[str], metric: str
+) -> dict:
+    runs = arms[0]
     patients = len(np.unique(runs[0].patients[mask]))
     row = {"attribute": attribute, "group": group, "images": int(mask.sum()), "patients": patients}
     row |= {"findings": len(findings), "small": patients < MIN_PATIENTS, "value": np.nan, "low": np.nan, "high": np.nan}
     if findings and patients > 1:
-        scores = arm_scores([run.rows(mask).on(findings) for run in runs])
+        groups = [[run.rows(mask).on(findings) for run in arm] for arm in arms]
+        scores = arm_scores(groups[0], training_noise(groups))
         scored = scores[(scores["metric"] == metric) & (scores["finding"] == MACRO)].iloc[0]
         row |= {name: float(scored[name]) for name in ("value", "low", "high")}
     return row

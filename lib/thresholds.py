@@ -11,8 +11,17 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from lib.intervals import images_where, patient_codes, resample_counts
-from lib.metrics import HALF, best_f1_thresholds, checked, evaluate, operating_points, ratio
+from lib.intervals import finding_interval, images_where, patient_codes, resample_counts
+from lib.metrics import (
+    HALF,
+    MIN_PATIENTS,
+    best_f1_thresholds,
+    checked,
+    evaluate,
+    operating_points,
+    positive_patients,
+    ratio,
+)
 
 RULES = ("f1", "youden", "sensitivity")
 SENSITIVITY = 0.9
@@ -58,7 +67,8 @@ def apply_thresholds(
     """What the thresholds of `choose_thresholds` do on test targets (N, F) and probs (N, F), patients (N,).
 
     Its rows, and beside them positives, negatives, and sensitivity, specificity, precision and f1, each with _low and
-    _high: 95 % percentile intervals over n resamples of patients, the same as `bootstrap_interval` draws. Thresholds
+    _high: 95 % percentile intervals over n resamples of patients, the same as `bootstrap_interval` draws, for f1 those
+    of `intervals.finding_interval`; none where fewer than MIN_PATIENTS patients have an image of the class. Thresholds
     are fixed, so the luck of choosing them on validation is not in the intervals. NaN where a number is not defined
     (precision: nothing called positive); such resamples are left out. Fewer than two patients: no interval. The
     columns of targets are the findings in the order of `chosen`. Raises ValueError as `evaluate`, and where a patient
@@ -82,9 +92,15 @@ def apply_thresholds(
     table = chosen.reset_index(drop=True).assign(
         positives=positive.sum(axis=0)[columns], negatives=negative.sum(axis=0)[columns]
     )
+    people = [counts[columns] for counts in positive_patients(targets, patients)]
+    enough = {"specificity": people[1] >= MIN_PATIENTS}  # of the class that the metric is about
     for metric in TEST_METRICS:
         limits = pd.DataFrame(resampled[metric]).quantile([0.025, 0.975]).to_numpy()  # pandas leaves NaN out
-        table[metric], table[f"{metric}_low"], table[f"{metric}_high"] = points[metric][0], *limits
+        if metric == "f1":
+            limits = finding_interval(metric, points[metric][0], resampled[metric], *people)
+        shown = enough.get(metric, people[0] >= MIN_PATIENTS)
+        low, high = (np.where(shown, limit, np.nan) for limit in limits)
+        table[metric], table[f"{metric}_low"], table[f"{metric}_high"] = points[metric][0], low, high
     return table
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from lib.comparisons import Answers, arm_scores, common_findings, differences, read_answers, training_noise
 from lib.exceptions import ComparisonError
-from lib.metrics import MACRO
+from lib.metrics import MACRO, MIN_PATIENTS
 from lib.records import read_plan, read_runs
 from lib.significance import ALPHA, detectable, holm
 from lib.wording import NAMES, sentence
@@ -21,25 +21,45 @@ class Verdicts:
 
     `changes` are those of `comparisons.differences` with p_holm (corrected over the arms, per metric and finding)
     and detectable (the smallest true difference found with 80 % power when it is the first to be corrected, the
-    hardest step of Holm's). `refused`: why an arm does not compare.
+    hardest step of Holm's). Only the `primary` metric has p-values and verdicts: of three metrics that are each tested,
+    one differs by chance in 7 to 15 % of studies. `refused`: why an arm does not compare.
     """
 
     reference: str
     scores: pd.DataFrame
     changes: pd.DataFrame
     refused: dict[str, str]
+    primary: str = "auroc"
 
-    def macro(self, metric: str = "auroc") -> pd.DataFrame:
-        """The rows of `changes` that hold the means over findings."""
-        return self.changes[(self.changes["metric"] == metric) & (self.changes["finding"] == MACRO)]
+    def macro(self, metric: str | None = None) -> pd.DataFrame:
+        """The rows of `changes` that hold the means over findings, by default of the primary metric."""
+        return self.changes[(self.changes["metric"] == (metric or self.primary)) & (self.changes["finding"] == MACRO)]
 
-    def sentences(self, metric: str = "auroc") -> list[str]:
-        """One sentence an arm, written from the numbers; those that do not compare say why."""
-        told = [sentence(row, self.reference) for _, row in self.macro(metric).iterrows()]
-        return told + [f"{arm} is not compared: {reason}." for arm, reason in self.refused.items()]
+    def sentences(self, metric: str | None = None) -> list[str]:
+        """One sentence per arm, written from the numbers; those that do not compare say why."""
+        text = [sentence(row, self.reference) for _, row in self.macro(metric).iterrows()]
+        return text + [f"{arm} is not compared: {reason}." for arm, reason in self.refused.items()]
+
+    def all_sentences(self) -> list[str]:
+        """What the macro means are over, then the sentences of the primary metric, then those of the others."""
+        metrics = [self.primary, *(metric for metric in NAMES if metric != self.primary)]
+        return list(dict.fromkeys([*self.notes(), *(line for metric in metrics for line in self.sentences(metric))]))
+
+    def notes(self) -> list[str]:
+        """Which findings count in the means, and which do not, with their numbers of positive patients."""
+        rows = self.scores[(self.scores["arm"] == self.reference) & (self.scores["metric"] == self.primary)]
+        rows = rows[rows["finding"] != MACRO]
+        left_out = rows[~rows["in_macro"].astype(bool)]
+        if left_out.empty:
+            return []
+        names = ", ".join(f"{row.finding} ({row.positive_patients})" for row in left_out.itertuples())
+        return [
+            f"Macro means are over the {len(rows) - len(left_out)} of {len(rows)} findings with at least "
+            f"{MIN_PATIENTS} positive and as many negative test patients; without: {names}."
+        ]
 
 
-def compare_arms(arms: Mapping[str, Sequence[Answers]], reference: str) -> Verdicts:
+def compare_arms(arms: Mapping[str, Sequence[Answers]], reference: str, primary: str = "auroc") -> Verdicts:
     """Every arm against `reference`, on the test images and findings that both answer for."""
     common_findings(arms[reference])
     refused = {arm: reason for arm, runs in arms.items() if (reason := _differing(runs))}
@@ -57,13 +77,18 @@ def compare_arms(arms: Mapping[str, Sequence[Answers]], reference: str) -> Verdi
             continue
         changes.append(table.assign(arm=arm, findings=len(table["finding"].unique()) - 1))
     columns = ["arm", "metric", "finding", "difference", "low", "high", "p", "p_holm", "detectable"]
+    columns += ["se_patients", "one_training", "secondary"]
     if not changes:
-        return Verdicts(reference, pd.concat(scores, ignore_index=True), pd.DataFrame(columns=columns), refused)
+        return Verdicts(
+            reference, pd.concat(scores, ignore_index=True), pd.DataFrame(columns=columns), refused, primary
+        )
     table = pd.concat(changes, ignore_index=True)
     table["p_holm"] = table.groupby(["metric", "finding"])["p"].transform(holm)
     hardest = ALPHA / table.groupby(["metric", "finding"])["p"].transform("count").clip(lower=1)  # Holm's first step
     table["detectable"] = [_detectable(row, alpha) for row, alpha in zip(table.itertuples(), hardest, strict=True)]
-    return Verdicts(reference, pd.concat(scores, ignore_index=True), table, refused)
+    table["secondary"] = table["metric"] != primary
+    table.loc[table["secondary"], ["p", "p_holm"]] = np.nan
+    return Verdicts(reference, pd.concat(scores, ignore_index=True), table, refused, primary)
 
 
 def _differing(runs: Sequence[Answers]) -> str:
@@ -79,13 +104,14 @@ def compare_study(folder: Path) -> Verdicts:
     """The complete arms of a study against its reference; raises ComparisonError when the reference is not complete."""
     runs = read_runs(folder)
     runs = runs[~runs["prerequisite"]]
-    reference = next(run["arm"] for run in read_plan(folder)["runs"].values() if run["reference"])
+    plan = read_plan(folder)
+    reference = next(run["arm"] for run in plan["runs"].values() if run["reference"])
     arms: dict[str, list[Answers]] = {}
     for name, arm in zip(runs["run"], runs["arm"], strict=True):
         arms.setdefault(arm, []).append(read_answers(folder / name))
     if reference not in arms:
         raise ComparisonError(f"{folder}: no run of the reference arm {reference} is complete, so nothing compares")
-    return compare_arms(arms, reference)
+    return compare_arms(arms, reference, plan.get("primary", "auroc"))
 
 
 def compare_folders(folders: Sequence[Path]) -> Verdicts:
@@ -123,7 +149,8 @@ def power_table(verdicts: Verdicts, seeds: Sequence[int] = (1, 2, 3, 5, 10)) -> 
     """
     rows = {}
     for metric, name in NAMES.items():
-        macro = verdicts.macro(metric).dropna(subset=["p"])
+        macro = verdicts.macro(metric).dropna(subset=["se_patients"])
+        macro = macro[~macro["one_training"].astype(bool)]
         if macro.empty:
             continue
         single = macro["se_seeds"] ** 2 / (1 / macro["seeds"] + 1 / macro["reference_seeds"])  # of one run
@@ -139,7 +166,7 @@ def _median(patients: pd.Series, spread: pd.Series, known: pd.Series) -> float:
 
 
 def _detectable(row: tuple, alpha: float) -> float:
-    if not np.isfinite(row.p):
+    if not np.isfinite(row.se_patients) or row.one_training:
         return np.nan
     patients, seeds = row.se_patients**2, row.se_seeds**2
     known = row.df * (seeds / (patients + seeds)) ** 2 if seeds > 0 else 0

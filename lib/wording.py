@@ -20,9 +20,16 @@ def sentence(row: pd.Series, reference: str) -> str:
     seeds = _count(row["seeds"], "seed")
     if row["seeds"] != row["reference_seeds"]:
         seeds = f"{row['seeds']} against {_count(row['reference_seeds'], 'seed')}"
-    elif row["seeds"] == 1 and row["se_seeds"] == 0:
-        seeds = "1 seed, so that chance in training is not covered"
     counts = f"{seeds}, {_count(row['patients'], 'patient')}"
+    measured = f"{what} differs by {row['difference']:+.3f} ({row['low']:.3f} to {row['high']:.3f}"
+    if row["one_training"] and np.isfinite(row["difference"]):
+        return (
+            f"{row['arm']} and {reference} have one training each: {measured} over "
+            f"{_count(row['patients'], 'patient')}), which may be chance in training. "
+            "This is no verdict: run another seed."
+        )
+    if row["secondary"] and np.isfinite(row["difference"]):
+        return f"Secondary, no verdict: {row['arm']} against {reference}, {measured}, {counts})."
     if np.isnan(row["p_holm"]):
         return f"{row['arm']} and {reference} cannot be compared by {what}: a class is missing ({counts})."
     numbers = f"({row['low']:.3f} to {row['high']:.3f}, {p_text(row['p_holm'])} corrected, {counts})"
@@ -46,11 +53,12 @@ def p_text(p: float) -> str:
 
 
 def summary(table: pd.DataFrame, verdicts: "Verdicts") -> str:
-    """A row an arm, in Markdown: macro scores with intervals, accuracy and its floor, and the verdict on AUROC."""
+    """One row per arm, in Markdown: macro scores with intervals, accuracy and its floor, and the primary verdict."""
     scores = verdicts.scores[verdicts.scores["finding"] == MACRO].set_index(["arm", "metric"])
     changes = verdicts.macro().set_index("arm")
+    primary = NAMES[verdicts.primary]
     heads = ["arm", "changes", *(f"macro {name}" for name in NAMES.values()), "accuracy (all-negative)"]
-    lines = [[*heads, "AUROC against the reference"], ["---"] * (len(heads) + 1)]
+    lines = [[*heads, f"{primary} against the reference"], ["---"] * (len(heads) + 1)]
     for arm, runs in table[~table["prerequisite"]].groupby("arm", sort=False):
         what = "the reference" if arm == verdicts.reference else _in_few(runs["what"].iloc[0])
         row = [arm, what]
@@ -62,6 +70,8 @@ def summary(table: pd.DataFrame, verdicts: "Verdicts") -> str:
 
 
 def _interval(row: pd.Series) -> str:
+    if np.isnan(row["low"]):
+        return f"{row['value']:.3f} (too few positives)"
     return f"{row['value']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
 
 
@@ -73,6 +83,8 @@ def _in_few(what: str | float) -> str:
 
 
 def _verdict(row: pd.Series) -> str:
+    if row["one_training"]:
+        return f"one training each, no verdict: {row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
     if np.isnan(row["p_holm"]):
         return "not defined"
     word = "cannot tell" if row["p_holm"] >= ALPHA else "better" if row["difference"] > 0 else "worse"
@@ -88,10 +100,9 @@ def verdict_text(verdicts: "Verdicts") -> str:
     for arm, group in macro.groupby("arm", sort=False):
         row = {"arm": arm + " *" * (arm == verdicts.reference), "seeds": group["seeds"].iloc[0]}
         for one in group.itertuples():
-            row[f"macro {NAMES[one.metric]} (95 %)"] = f"{one.value:.3f} ({one.low:.3f} to {one.high:.3f})"
+            row[f"macro {NAMES[one.metric]} (95 %)"] = _interval(pd.Series(one._asdict()))
         rows.append(row)
-    told = [line for metric in NAMES for line in verdicts.sentences(metric)]
-    return "\n".join([pd.DataFrame(rows).to_string(index=False), "* the reference", "", *dict.fromkeys(told)])
+    return "\n".join([pd.DataFrame(rows).to_string(index=False), "* the reference", "", *verdicts.all_sentences()])
 
 
 def power_text(power: pd.DataFrame, patients: int) -> str:

@@ -171,7 +171,7 @@ def test_without_thresholds_all_are_one_half():
 @pytest.mark.parametrize("size", [0, 4])
 def test_nothing_annotated_gives_nan_everywhere(size):
     table = metrics.evaluate(np.full((size, 2), np.nan), np.full((size, 2), 0.5), ["a", "b"])
-    numbers = table.drop(columns=["finding", "threshold", "threshold_from"])
+    numbers = table.drop(columns=["finding", "threshold", "threshold_from", "in_macro", "positive_patients"])
     assert numbers.filter(regex="^(n_|positives|negatives)").eq(0).all(axis=None)
     assert numbers.filter(regex="^(?!n_|positives|negatives)").isna().all(axis=None)
 
@@ -302,3 +302,35 @@ def test_published_patient_interval_is_wider_than_the_image_interval(published):
     assert by_patient.tolist() == pytest.approx([0.8305, 0.8437], abs=2e-3)
     assert by_image.tolist() == pytest.approx([0.8328, 0.8426], abs=2e-3)
     assert np.ptp(by_patient) > np.ptp(by_image)
+
+
+def test_a_finding_counts_in_the_mean_from_five_positive_patients_on():
+    patients = np.array([f"{i // 2}" for i in range(40)])  # 20 patients of two images
+    targets = np.zeros((40, 3))
+    targets[:8, 0] = 1  # 4 patients
+    targets[:10, 1] = 1  # 5 patients
+    targets[:34, 2] = 1  # 17 patients, and only 3 without
+    assert metrics.counted_findings(targets, patients).tolist() == [False, True, False]
+    probs = np.random.default_rng(0).random((40, 3))
+    table = metrics.evaluate(targets, probs, list("abc"), patients=patients).set_index("finding")
+    assert table.auroc["macro"] == table.auroc["b"] and table.n_auroc["macro"] == 1
+    assert table.positive_patients.tolist() == [4, 5, 17, 26]
+    limits = intervals.bootstrap_interval(targets, probs, patients, list("abc"), n=50).set_index("finding")
+    assert limits.auroc_low.isna().tolist() == [True, False, True, False]
+
+
+def test_where_no_finding_has_five_positive_patients_all_count():
+    assert metrics.counted_findings(np.eye(4), None).all()
+
+
+@pytest.mark.parametrize(("positives", "negatives"), [(1, 9), (3, 7), (40, 10)])
+def test_the_average_precision_of_random_answers_is_the_mean_over_rankings(positives, negatives):
+    rng, y = np.random.default_rng(0), np.repeat([1, 0], [positives, negatives])
+    drawn = [metrics.average_precision(y, rng.random(len(y))) for _ in range(4000)]
+    expected = metrics.random_average_precision(positives, negatives).item()
+    assert np.mean(drawn) == pytest.approx(expected, abs=4 * np.std(drawn) / 4000**0.5)
+    assert expected > positives / (positives + negatives)
+
+
+def test_random_answers_to_one_class_have_no_score():
+    assert np.isnan(metrics.random_average_precision([3, 0], [0, 3])).all()

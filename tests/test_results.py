@@ -22,6 +22,7 @@ from lib.results import (
     read_table,
     start_run,
     whole_file,
+    write_figure,
     write_json,
 )
 
@@ -167,3 +168,15 @@ def test_a_record_that_could_not_be_read_again_is_refused_and_the_run_is_not_com
     ):
         finish_run(run, history=HISTORY, metrics=METRICS.head(1), parameters={"all": 3}, device={"kind": "cpu"})
     assert not is_complete(run.folder)
+
+
+@pytest.mark.parametrize("kind", ["svg", "png"])
+def test_a_figure_written_twice_is_the_same_file(tmp_path, kind):
+    from matplotlib.figure import Figure
+
+    for name in ("a", "b"):
+        figure = Figure()
+        figure.subplots().plot([0, 1], label="line")
+        figure.legend()
+        write_figure(tmp_path / f"{name}.{kind}", figure)
+    assert (tmp_path / f"a.{kind}").read_bytes() == (tmp_path / f"b.{kind}").read_bytes()
