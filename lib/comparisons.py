@@ -12,9 +12,13 @@ larger of the pooled and the arms' own counts.
 With one training on each side and no study nothing is known of the second part: there is no p-value, and no verdict.
 """
 
+import contextlib
+import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import cached_property
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -24,40 +28,44 @@ from scipy import stats
 from lib.exceptions import ComparisonError
 from lib.intervals import INTERVAL_METRICS, bias, bootstrap_scores, finding_interval, mean_known, point_scores
 from lib.metrics import MACRO, MIN_PATIENTS, counted_findings, positive_patients
+from lib.predictions import Predictions, read_predictions
 from lib.records import read_record
-from lib.results import is_complete, read_json, read_table
+from lib.results import is_complete, read_json, read_table, whole_file
 from lib.significance import LEVEL, satterthwaite
+from lib.system import available_cores
 
 RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
-class Answers:
-    """One run's answers to its test images: targets and probs (N, F), thresholds (F,), images sorted by id."""
+class RunPredictions(Predictions):
+    """One run's predictions for its test images, sorted by image, with its thresholds (F,).
+
+    fingerprint: of the test images and labels, from the record. scored: metric -> (F,) where metrics.csv has them.
+    folder: where resamples are kept; None keeps nothing.
+    """
 
     run: str
     seed: int
-    findings: tuple[str, ...]
-    images: np.ndarray
-    patients: np.ndarray
-    targets: np.ndarray
-    probs: np.ndarray
     thresholds: np.ndarray
-    fingerprint: str = ""  # of the test images and labels, from the record
+    fingerprint: str = ""
+    scored: dict[str, np.ndarray] | None = None
+    folder: Path | None = None
 
-    def on(self, findings: Sequence[str]) -> "Answers":
+    def on(self, findings: Sequence[str]) -> "RunPredictions":
         """The same for some findings, and the images that are annotated for at least one of them."""
         columns = [self.findings.index(name) for name in findings]
         kept = ~np.isnan(self.targets[:, columns]).all(axis=1)
         if tuple(findings) == self.findings and kept.all():
             return self  # with what it has computed
-        parts = (self.images, self.patients, self.targets[:, columns], self.probs[:, columns], self.thresholds[columns])
-        return Answers(self.run, self.seed, tuple(findings), *parts, self.fingerprint).rows(kept)
+        some = {"targets": self.targets[:, columns], "probs": self.probs[:, columns]}
+        some["thresholds"] = self.thresholds[columns]
+        return replace(self, findings=tuple(findings), scored=None, **some).rows(kept)
 
-    def rows(self, kept: np.ndarray) -> "Answers":
+    def rows(self, kept: np.ndarray) -> "RunPredictions":
         """The same for the images where kept (N,) is true."""
-        parts = (self.images[kept], self.patients[kept], self.targets[kept], self.probs[kept])
-        return Answers(self.run, self.seed, self.findings, *parts, self.thresholds, self.fingerprint)
+        names = ("images", "patients", "targets", "probs")
+        return replace(self, scored=None, **{name: getattr(self, name)[kept] for name in names})
 
     @cached_property
     def counted(self) -> np.ndarray:
@@ -67,36 +75,55 @@ class Answers:
     @cached_property
     def points(self) -> dict[str, np.ndarray]:
         """metric -> (F + 1,): each finding, then macro."""
-        scores = point_scores(self.targets, self.probs, self.thresholds)
+        scores = self.scored or point_scores(self.targets, self.probs, self.thresholds)
         return {metric: np.append(values, mean_known(values[self.counted])) for metric, values in scores.items()}
 
     @cached_property
     def resampled(self) -> dict[str, np.ndarray]:
         """metric -> (RESAMPLES, F + 1), NaN where a class is missing; macro is the mean of what is there."""
-        scores = bootstrap_scores(self.targets, self.probs, self.patients, self.thresholds, n=RESAMPLES)
+        scores = self._kept_resamples()
         return {
             metric: np.column_stack([values, mean_known(values[:, self.counted])]) for metric, values in scores.items()
         }
 
+    def _kept_resamples(self) -> dict[str, np.ndarray]:
+        """metric -> (RESAMPLES, F), from the run's folder where they were computed of the same predictions before."""
+        digest = blake2b(f"{RESAMPLES} {self.findings}".encode(), digest_size=12)
+        digest.update("\0".join(self.patients).encode())
+        for array in (self.targets, self.probs, self.thresholds):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        path = None if self.folder is None else self.folder / "resamples" / f"{digest.hexdigest()}.npz"
+        if path is not None and path.exists():
+            with contextlib.suppress(OSError, ValueError, KeyError, zipfile.BadZipFile), np.load(path) as kept:
+                return {metric: kept[metric] for metric in INTERVAL_METRICS}
+        scores = bootstrap_scores(self.targets, self.probs, self.patients, self.thresholds, n=RESAMPLES)
+        if path is not None:
+            with contextlib.suppress(OSError), whole_file(path) as partial:  # a folder that is read-only keeps nothing
+                np.savez(partial, **scores)
+        return scores
 
-def read_answers(folder: Path) -> Answers:
-    """The test answers of a complete run; raises ComparisonError when there are none."""
+
+def read_run_predictions(folder: Path) -> RunPredictions:
+    """The test predictions of a complete run; raises ComparisonError when there are none."""
     if not is_complete(folder):
         raise ComparisonError(f"{folder} holds no complete run (no record.json): run it, or name another folder")
-    config = read_json(folder / "config.json")
-    fingerprint = read_record(folder).data.test_fingerprint
-    findings = tuple(config["findings"])
-    frame = read_table(folder / "predictions.parquet").query("split == 'test'").sort_values("image")
-    if frame.empty:
-        raise ComparisonError(f"{folder} has no test images: there is nothing to compare")
-    columns = [frame[[f"{kind}_{name}" for name in findings]].to_numpy(float) for kind in ("target", "prob")]
-    metrics = read_table(folder / "metrics.csv").set_index("finding").loc[list(findings)]
-    thresholds = metrics["threshold"].where(metrics["threshold_from"] != "default")
-    names = frame["image"].to_numpy(str), frame["patient"].to_numpy(str)
-    return Answers(folder.name, config["seed"], findings, *names, *columns, thresholds.to_numpy(float), fingerprint)
+    test = read_predictions(folder / "predictions.parquet")
+    metrics = read_table(folder / "metrics.csv").set_index("finding").loc[list(test.findings)]
+    thresholds = metrics["threshold"].where(metrics["threshold_from"] != "default").to_numpy(float)
+    whole = set(INTERVAL_METRICS) <= set(metrics.columns)
+    scored = {metric: metrics[metric].to_numpy(float) for metric in INTERVAL_METRICS} if whole else None
+    about = {"run": folder.name, "seed": read_json(folder / "config.json")["seed"], "folder": folder}
+    about["fingerprint"] = read_record(folder).data.test_fingerprint
+    return RunPredictions(**vars(test), thresholds=thresholds, scored=scored, **about)
 
 
-def common_findings(runs: Sequence[Answers]) -> tuple[str, ...]:
+def resample_all(runs: Sequence[RunPredictions]) -> None:
+    """Resamples runs side by side, on all cores: NumPy does most of it without Python's lock."""
+    with ThreadPoolExecutor(available_cores()) as threads:
+        list(threads.map(lambda run: run.resampled, runs))
+
+
+def common_findings(runs: Sequence[RunPredictions]) -> tuple[str, ...]:
     """The findings that all runs answer for; raises ComparisonError where there is none, or test images differ."""
     first = runs[0]
     shared = tuple(name for name in first.findings if all(name in run.findings for run in runs))
@@ -131,7 +158,7 @@ class Noise:
     df: int
 
 
-def training_noise(arms: Sequence[Sequence[Answers]]) -> Noise:
+def training_noise(arms: Sequence[Sequence[RunPredictions]]) -> Noise:
     """The spread over seeds, pooled over arms (each its runs) that answer for the same findings."""
     findings = arms[0][0].findings
     groups = [arm for arm in arms if arm[0].findings == findings]
@@ -146,7 +173,7 @@ def training_noise(arms: Sequence[Sequence[Answers]]) -> Noise:
     return Noise(findings, variance, interaction, df)
 
 
-def arm_scores(runs: Sequence[Answers], noise: Noise | None = None) -> pd.DataFrame:
+def arm_scores(runs: Sequence[RunPredictions], noise: Noise | None = None) -> pd.DataFrame:
     """The scores of one arm, its `runs` of different seeds: one row per metric and finding, macro last.
 
     Columns: metric, finding, value, low, high (95 %), se_patients, se_seeds, df, patients, images, positives,
@@ -161,7 +188,9 @@ def arm_scores(runs: Sequence[Answers], noise: Noise | None = None) -> pd.DataFr
     return table.drop(columns="one_training")
 
 
-def differences(runs: Sequence[Answers], reference: Sequence[Answers], noise: Noise | None = None) -> pd.DataFrame:
+def differences(
+    runs: Sequence[RunPredictions], reference: Sequence[RunPredictions], noise: Noise | None = None
+) -> pd.DataFrame:
     """How much better one arm is than another on the same test images: one row a metric and finding, macro last.
 
     Columns: metric, finding, difference, low, high (95 %), p (two-sided, not corrected), se_patients, se_seeds, df,
@@ -176,7 +205,7 @@ def differences(runs: Sequence[Answers], reference: Sequence[Answers], noise: No
     return pd.concat(tables, ignore_index=True).assign(seeds=len(runs), reference_seeds=len(reference))
 
 
-def _estimate(groups: Sequence[tuple[int, list[Answers]]], noise: Noise | None, metric: str) -> pd.DataFrame:
+def _estimate(groups: Sequence[tuple[int, list[RunPredictions]]], noise: Noise | None, metric: str) -> pd.DataFrame:
     """The signed sum of the groups' means (one arm, or two with signs 1 and -1) with Student's interval and p-value."""
     level = len(groups) == 1
     first, known = groups[0][1][0], noise is not None and noise.findings == groups[0][1][0].findings
@@ -230,7 +259,7 @@ def _estimate(groups: Sequence[tuple[int, list[Answers]]], noise: Noise | None, 
     )
 
 
-def _resampled(runs: list[Answers], metric: str) -> np.ndarray:
+def _resampled(runs: list[RunPredictions], metric: str) -> np.ndarray:
     """The mean of the runs in each resample: (RESAMPLES, F + 1)."""
     return mean_known(np.array([run.resampled[metric] for run in runs]), axis=0)
 
@@ -240,7 +269,7 @@ def _squares(scores: np.ndarray) -> np.ndarray:
     return ((scores - scores.mean(axis=0)) ** 2).sum(axis=0)
 
 
-def _interaction(runs: list[Answers], metric: str) -> np.ndarray:
+def _interaction(runs: list[RunPredictions], metric: str) -> np.ndarray:
     """Variance over patients of a run's deviation from the mean of the runs of its arm: (F + 1,)."""
     each = np.array([run.resampled[metric] for run in runs])  # (S, RESAMPLES, F + 1)
     apart = each - mean_known(each, axis=0)

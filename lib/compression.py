@@ -3,12 +3,13 @@
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from lib.comparisons import Answers, arm_scores, differences
+from lib.comparisons import RunPredictions, arm_scores, differences
 from lib.config import REPO_ROOT
 from lib.exceptions import ExportError
 from lib.metrics import MACRO
@@ -27,10 +28,10 @@ print(peak_memory_mb())
 """
 
 
-def compare_exports(models: Mapping[str, Path], run: Answers, probs: Mapping[str, np.ndarray]) -> pd.DataFrame:
+def compare_exports(models: Mapping[str, Path], run: RunPredictions, probs: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """One row a model {name: file}, the first the reference; `probs` (N, F) are their answers to the films of `run`.
 
-    `run` gives test targets, patients and thresholds (`comparisons.read_answers`). Columns: megabytes, auroc, low,
+    `run` gives test targets, patients and thresholds (`comparisons.read_run_predictions`). Columns: megabytes, auroc, low,
     high (macro, 95 %, patients), change, change_low, change_high (against the first, paired), prob_max (the largest
     change of a probability), milliseconds (one film, two threads, taking turns), memory_mb (the peak of a process that
     does nothing else). Raises ExportError where probs do not fit the films.
@@ -41,8 +42,7 @@ def compare_exports(models: Mapping[str, Path], run: Answers, probs: Mapping[str
     for name, path in models.items():
         if probs[name].shape != run.targets.shape:
             raise ExportError(f"{name} has {probs[name].shape} answers for films with targets {run.targets.shape}")
-        parts = (run.images, run.patients, run.targets, probs[name].astype(float), run.thresholds)
-        answers[name] = Answers(name, run.seed, run.findings, *parts)
+        answers[name] = replace(run, run=name, probs=probs[name].astype(float), scored=None, folder=None)
         first = next(iter(answers.values()))
         score, change = _macro(arm_scores([answers[name]])), _macro(differences([answers[name]], [first]))
         row = {"model": name, "megabytes": path.stat().st_size / 1e6, "auroc": score["value"], "low": score["low"]}

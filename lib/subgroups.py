@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lib.comparisons import Answers, arm_scores, read_answers, training_noise
+from lib.comparisons import RunPredictions, arm_scores, read_run_predictions, training_noise
 from lib.metrics import MACRO
 
 NOT_KNOWN = "not known"
@@ -27,8 +27,8 @@ def subgroup_table(
     Within an attribute all groups are scored on the same findings, those with MIN_POSITIVES in each, so that
     they compare; images that lack the attribute are a group "not known". NaN where no finding is left.
     """
-    runs = [read_answers(folder) for folder in folders]
-    arms = [runs, *([read_answers(folder) for folder in arm] for arm in others)]
+    runs = [read_run_predictions(folder) for folder in folders]
+    arms = [runs, *([read_run_predictions(folder) for folder in arm] for arm in others)]
     people = _people(folders[0], runs[0])
     rows = [_row("all", "all test images", arms, np.ones(len(people), bool), _enough(runs[0], [slice(None)]), metric)]
     for attribute, groups in people.items():
@@ -42,7 +42,7 @@ def subgroup_table(
     return pd.DataFrame(rows)
 
 
-def _people(folder: Path, run: Answers) -> pd.DataFrame:
+def _people(folder: Path, run: RunPredictions) -> pd.DataFrame:
     """sex, age band and view of the run's test images, as ordered categories, in their order."""
     frame = pd.read_parquet(folder / "predictions.parquet").query("split == 'test'").set_index("image")
     frame = frame.loc[run.images]
@@ -71,7 +71,7 @@ def _band(low: int, high: int) -> str:
     )
 
 
-def _enough(run: Answers, groups: Sequence) -> list[str]:
+def _enough(run: RunPredictions, groups: Sequence) -> list[str]:
     """The findings with MIN_POSITIVES positive and negative images in every group."""
     kept = np.ones(len(run.findings), bool)
     for group in groups:
@@ -81,7 +81,7 @@ def _enough(run: Answers, groups: Sequence) -> list[str]:
 
 
 def _row(
-    attribute: str, group: str, arms: list[list[Answers]], mask: np.ndarray, findings: list[str], metric: str
+    attribute: str, group: str, arms: list[list[RunPredictions]], mask: np.ndarray, findings: list[str], metric: str
 ) -> dict:
     runs = arms[0]
     patients = len(np.unique(runs[0].patients[mask]))

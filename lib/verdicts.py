@@ -7,7 +7,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lib.comparisons import Answers, arm_scores, common_findings, differences, read_answers, training_noise
+from lib.comparisons import (
+    RunPredictions,
+    arm_scores,
+    common_findings,
+    differences,
+    read_run_predictions,
+    resample_all,
+    training_noise,
+)
 from lib.exceptions import ComparisonError
 from lib.metrics import MACRO, MIN_PATIENTS
 from lib.records import read_plan, read_runs
@@ -59,11 +67,12 @@ class Verdicts:
         ]
 
 
-def compare_arms(arms: Mapping[str, Sequence[Answers]], reference: str, primary: str = "auroc") -> Verdicts:
+def compare_arms(arms: Mapping[str, Sequence[RunPredictions]], reference: str, primary: str = "auroc") -> Verdicts:
     """Every arm against `reference`, on the test images and findings that both answer for."""
     common_findings(arms[reference])
     refused = {arm: reason for arm, runs in arms.items() if (reason := _differing(runs))}
     arms = {arm: runs for arm, runs in arms.items() if arm not in refused}
+    resample_all([run for runs in arms.values() for run in runs])
     noise = training_noise([arms[reference], *(runs for arm, runs in arms.items() if arm != reference)])
     scores, changes = [], []
     for arm, runs in arms.items():
@@ -91,7 +100,7 @@ def compare_arms(arms: Mapping[str, Sequence[Answers]], reference: str, primary:
     return Verdicts(reference, pd.concat(scores, ignore_index=True), table, refused, primary)
 
 
-def _differing(runs: Sequence[Answers]) -> str:
+def _differing(runs: Sequence[RunPredictions]) -> str:
     """Why the seeds of an arm do not compare with each other, or nothing."""
     try:
         common_findings(runs)
@@ -106,9 +115,9 @@ def compare_study(folder: Path) -> Verdicts:
     runs = runs[~runs["prerequisite"]]
     plan = read_plan(folder)
     reference = next(run["arm"] for run in plan["runs"].values() if run["reference"])
-    arms: dict[str, list[Answers]] = {}
+    arms: dict[str, list[RunPredictions]] = {}
     for name, arm in zip(runs["run"], runs["arm"], strict=True):
-        arms.setdefault(arm, []).append(read_answers(folder / name))
+        arms.setdefault(arm, []).append(read_run_predictions(folder / name))
     if reference not in arms:
         raise ComparisonError(f"{folder}: no run of the reference arm {reference} is complete, so nothing compares")
     return compare_arms(arms, reference, plan.get("primary", "auroc"))
@@ -124,7 +133,7 @@ def compare_folders(folders: Sequence[Path]) -> Verdicts:
     arms = {}
     for folder in folders:
         name = folder.name if folder.name not in arms else f"{folder.parent.name}/{folder.name}"
-        arms[name] = _reference_runs(folder) if (folder / "plan.json").exists() else [read_answers(folder)]
+        arms[name] = _reference_runs(folder) if (folder / "plan.json").exists() else [read_run_predictions(folder)]
     if len(arms) < 2:
         raise ComparisonError("name at least two different runs or studies, or one study, to compare")
     verdicts = compare_arms(arms, next(iter(arms)))
@@ -133,12 +142,12 @@ def compare_folders(folders: Sequence[Path]) -> Verdicts:
     return verdicts
 
 
-def _reference_runs(folder: Path) -> list[Answers]:
+def _reference_runs(folder: Path) -> list[RunPredictions]:
     runs = read_runs(folder)
     names = runs.loc[runs["is_reference"].astype(bool), "run"]
     if names.empty:
         raise ComparisonError(f"{folder}: no run of its reference arm is complete")
-    return [read_answers(folder / name) for name in names]
+    return [read_run_predictions(folder / name) for name in names]
 
 
 def power_table(verdicts: Verdicts, seeds: Sequence[int] = (1, 2, 3, 5, 10)) -> pd.DataFrame:

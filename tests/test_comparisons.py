@@ -9,7 +9,7 @@ from delong import delong
 from scipy import stats
 
 from lib import comparisons
-from lib.comparisons import Answers, arm_scores, common_findings, differences, training_noise
+from lib.comparisons import RunPredictions, arm_scores, common_findings, differences, training_noise
 from lib.exceptions import ComparisonError
 from lib.metrics import auroc
 from lib.significance import detectable, holm
@@ -19,7 +19,7 @@ from lib.wording import p_text, sentence, summary
 MASS = ("Mass",)
 
 
-def answers(seed=0, shift=1.0, noise=1.0, patients=60, findings=MASS, data=0, run="run") -> Answers:
+def answers(seed=0, shift=1.0, noise=1.0, patients=60, findings=MASS, data=0, run="run") -> RunPredictions:
     """A made-up run on the films of `data`: two films a patient, answers shifted by the finding."""
     world, own = np.random.default_rng(data), np.random.default_rng([seed, 7])
     names = np.repeat([f"p{i:03d}" for i in range(patients)], 2)
@@ -27,7 +27,7 @@ def answers(seed=0, shift=1.0, noise=1.0, patients=60, findings=MASS, data=0, ru
     z = shift * y + world.normal(size=y.shape) + noise * own.normal(size=y.shape)
     images = np.array([f"{i:04d}.png" for i in range(2 * patients)])
     thresholds = np.full(len(findings), 0.5)
-    return Answers(run, seed, findings, images, names, y, 1 / (1 + np.exp(-z)), thresholds)
+    return RunPredictions(findings, images, names, y, 1 / (1 + np.exp(-z)), run, seed, thresholds)
 
 
 def macro(table: pd.DataFrame, metric="auroc") -> pd.Series:
@@ -151,7 +151,7 @@ pytestmark = pytest.mark.timeout(1200)  # on a machine that may be busy
 SIMULATIONS = 1000
 
 
-def simulated(rng: np.random.Generator, shifts: list[float], seeds: int, spread: float) -> list[list[Answers]]:
+def simulated(rng: np.random.Generator, shifts: list[float], seeds: int, spread: float) -> list[list[RunPredictions]]:
     """Arms on one new test set: 45 patients of one to three films alike; each training has its own luck."""
     count = rng.integers(1, 4, 45)
     patients = np.repeat(np.arange(45), count)
@@ -164,7 +164,7 @@ def simulated(rng: np.random.Generator, shifts: list[float], seeds: int, spread:
             own = (rng.normal(size=45) * 0.4)[patients] + rng.normal(size=len(y)) * 0.4
             p = stats.norm.cdf((shift + spread * rng.normal()) * y + common + own)
             images = np.arange(len(y)).astype(str)
-            runs.append(Answers("run", seed, MASS, images, patients, y[:, None], p[:, None], np.array([0.5])))
+            runs.append(RunPredictions(MASS, images, patients, y[:, None], p[:, None], "run", seed, np.array([0.5])))
         arms.append(runs)
     return arms
 
@@ -352,3 +352,27 @@ def test_only_the_primary_metric_gets_verdicts():
 def test_one_patient_with_all_positives_has_no_error_by_delong():
     y, p = np.array([1, 1, 0, 0, 0]), np.array([0.9, 0.8, 0.3, 0.2, 0.5])
     assert np.isnan(delong(y, p, p[::-1], ["1", "1", "2", "3", "4"])[1])
+
+
+# --- what is kept beside a run
+
+
+def test_resamples_are_kept_beside_the_run_and_belong_to_its_predictions(tmp_path, monkeypatch):
+    run = replace(answers(), folder=tmp_path)
+    first = run.resampled
+    (kept,) = (tmp_path / "resamples").glob("*.npz")
+    with monkeypatch.context() as patch:
+        patch.setattr(comparisons, "bootstrap_scores", lambda *_, **__: pytest.fail("resampled again"))
+        again = replace(run).resampled
+    assert all(np.array_equal(first[metric], again[metric], equal_nan=True) for metric in first)
+    _ = replace(run, probs=run.probs**2, thresholds=run.thresholds**2).resampled
+    assert len(list((tmp_path / "resamples").glob("*.npz"))) == 2
+    kept.write_bytes(b"damaged")
+    assert np.array_equal(replace(run).resampled["auroc"], first["auroc"])
+
+
+def test_the_scores_of_metrics_csv_are_not_computed_again(monkeypatch):
+    run = answers()
+    scored = {metric: values[:-1] for metric, values in run.points.items()}
+    monkeypatch.setattr(comparisons, "point_scores", lambda *_: pytest.fail("scored again"))
+    assert replace(run, scored=scored).points["auroc"].tolist() == run.points["auroc"].tolist()
