@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.optimize import minimize
 from scipy.special import expit, logit
 
 from lib.exceptions import ExportError
@@ -162,20 +163,25 @@ def _clearly_positive(gain: np.ndarray, codes: np.ndarray) -> bool:
 
 
 def _fit(z: np.ndarray, y: np.ndarray, method: str) -> tuple[float, float]:
-    """Slope and intercept (0 for a temperature) that minimise the smoothed log loss: Newton's method, step halved."""
+    """Slope and intercept (0 for a temperature) that minimise the smoothed log loss, which is convex."""
     features = np.stack([z, np.ones(len(z))], axis=1)[:, : METHODS.index(method)]  # (n, 1 or 2)
     positives, negatives = (y == 1).sum(), (y == 0).sum()
     wanted = np.where(y == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
-    weights = np.array([1.0, 0.0])[: features.shape[1]]
-    for _ in range(100):  # about ten are needed
+
+    def loss(weights: np.ndarray) -> float:
+        linear = features @ weights
+        return float(np.mean(np.logaddexp(0, linear) - wanted * linear))
+
+    def gradient(weights: np.ndarray) -> np.ndarray:
+        return features.T @ (expit(features @ weights) - wanted) / len(z)
+
+    def curvature(weights: np.ndarray) -> np.ndarray:
         q = expit(features @ weights)
-        gradient = features.T @ (q - wanted)
-        step = np.linalg.lstsq((features.T * (q * (1 - q))) @ features, gradient)[0]
-        if gradient @ step < 1e-12 * len(z):  # twice what is left to gain
-            slope, intercept = np.append(weights - step, 0)[:2]
-            return float(slope), float(intercept)
-        now, change = features @ weights, features @ step
-        while np.sum(np.logaddexp(0, now - change) - np.logaddexp(0, now) + wanted * change) > 0:
-            step, change = step / 2, change / 2
-        weights = weights - step
-    raise ValueError(f"the {method} map did not settle in 100 steps; look for probabilities that are almost all equal")
+        return (features.T * (q * (1 - q))) @ features / len(z)
+
+    start = np.array([1.0, 0.0])[: features.shape[1]]
+    found = minimize(loss, start, jac=gradient, hess=curvature, method="trust-exact", options={"gtol": 1e-9})
+    if not np.abs(gradient(found.x)).max() < 1e-6:
+        raise ValueError(f"the {method} map did not settle; look for probabilities that are almost all equal")
+    slope, intercept = np.append(found.x, 0)[:2]
+    return float(slope), float(intercept)

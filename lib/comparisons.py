@@ -88,11 +88,7 @@ class RunPredictions(Predictions):
 
     def _kept_resamples(self) -> dict[str, np.ndarray]:
         """metric -> (RESAMPLES, F), from the run's folder where they were computed of the same predictions before."""
-        digest = blake2b(f"{RESAMPLES} {self.findings}".encode(), digest_size=12)
-        digest.update("\0".join(self.patients).encode())
-        for array in (self.targets, self.probs, self.thresholds):
-            digest.update(np.ascontiguousarray(array).tobytes())
-        path = None if self.folder is None else self.folder / "resamples" / f"{digest.hexdigest()}.npz"
+        path = None if self.folder is None else self.folder / "resamples" / f"{self._digest()}.npz"
         if path is not None and path.exists():
             with contextlib.suppress(OSError, ValueError, KeyError, zipfile.BadZipFile), np.load(path) as kept:
                 return {metric: kept[metric] for metric in INTERVAL_METRICS}
@@ -101,6 +97,14 @@ class RunPredictions(Predictions):
             with contextlib.suppress(OSError), whole_file(path) as partial:  # a folder that is read-only keeps nothing
                 np.savez(partial, **scores)
         return scores
+
+    def _digest(self) -> str:
+        """Changes with anything that resamples depend on."""
+        digest = blake2b(f"{RESAMPLES} {self.findings}".encode(), digest_size=12)
+        digest.update("\0".join(map(str, self.patients)).encode())
+        for array in (self.targets, self.probs, self.thresholds):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
 
 
 def read_run_predictions(folder: Path) -> RunPredictions:

@@ -4,7 +4,7 @@ A target is 1 present, 0 absent, NaN not annotated; NaN is the only mask. A find
 probability >= its threshold. A metric whose class is missing is NaN, never 0 or 1, and stays out of the means.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,26 +21,31 @@ _COUNTED = ("auroc", "average_precision", "f1", "specificity", "accuracy")
 def auroc(y: np.ndarray, p: np.ndarray) -> float:
     """Area under the ROC curve of one finding, y (N,) and p (N,); NaN where a class is missing.
 
-    The Mann-Whitney statistic with midranks (Hanley and McNeil 1982): the share of (positive, negative) pairs
-    that p puts in order, a tie counting one half. Raises ValueError on what is no target or no probability.
+    The share of (positive, negative) pairs that p puts in order, a tie counting one half (Hanley and McNeil 1982), by
+    scikit-learn. Raises ValueError on what is no target or no probability.
     """
-    return _point_scores(y, p)[0]
+    from sklearn.metrics import roc_auc_score
+
+    return _scored(roc_auc_score, y, p)
 
 
 def average_precision(y: np.ndarray, p: np.ndarray) -> float:
     """Average precision of one finding, y (N,) and p (N,); NaN where a class is missing.
 
-    The step-wise sum of (R_k - R_k-1) P_k over distinct probabilities, without interpolation (scikit-learn's
-    definition). Chance level: the finding's prevalence. Raises ValueError as `auroc`.
+    The step-wise sum of (R_k - R_k-1) P_k over distinct probabilities, without interpolation, by scikit-learn. Chance
+    level: `random_average_precision`. Raises ValueError as `auroc`.
     """
-    return _point_scores(y, p)[1]
+    from sklearn.metrics import average_precision_score
+
+    return _scored(average_precision_score, y, p)
 
 
 def f1(y: np.ndarray, p: np.ndarray, threshold: float = HALF) -> float:
     """F1 of the positive class, y (N,) and p (N,): 0 where no positive is found, NaN where there is none."""
+    from sklearn.metrics import f1_score
+
     y, p = _known(y, p)
-    called = p >= threshold
-    return float(ratio(2 * (called & (y == 1)).sum(), called.sum() + (y == 1).sum(), (y == 1).any()))
+    return float(f1_score(y, p >= threshold, zero_division=0.0)) if (y == 1).any() else np.nan
 
 
 def epoch_score(row: Any, rule: str) -> Any:
@@ -162,7 +167,7 @@ def evaluate(
 
 
 def _finding_row(y: np.ndarray, p: np.ndarray, threshold: float) -> dict[str, float]:
-    area, precision = _point_scores(y, p)
+    area, precision = auroc(y, p), average_precision(y, p)
     y, p = _known(y, p)
     called, positive = p >= threshold, y == 1
     positives, negatives = int(positive.sum()), int((~positive).sum())
@@ -229,12 +234,10 @@ def ranked_scores(ranking: Ranking, weights: np.ndarray) -> tuple[np.ndarray, np
     return area, np.where(negatives[:, 0] > 0, average, np.nan)
 
 
-def _point_scores(y: np.ndarray, p: np.ndarray) -> tuple[float, float]:
+def _scored(score: Callable[[np.ndarray, np.ndarray], float], y: np.ndarray, p: np.ndarray) -> float:
+    """A score of scikit-learn's on the annotated images; NaN where a class is missing."""
     y, p = _known(y, p)
-    if len(np.unique(y)) < 2:
-        return float("nan"), float("nan")
-    area, precision = ranked_scores(rank(y, p, np.arange(len(y))), np.ones((1, len(y)), dtype=np.float32))
-    return float(area[0]), float(precision[0])
+    return float(score(y, p)) if len(np.unique(y)) == 2 else np.nan
 
 
 def ratio(part: np.ndarray, whole: np.ndarray, defined: np.ndarray) -> np.ndarray:
