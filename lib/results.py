@@ -66,7 +66,7 @@ def _sync(path: Path) -> None:
 def write_json(path: Path, data: Any) -> None:
     """Writes `data` as JSON, whole or not at all; NaN becomes null."""
     with whole_file(path) as partial:
-        partial.write_text(json.dumps(_plain(data), indent=1, allow_nan=False) + "\n")
+        partial.write_text(json.dumps(json_values(data), indent=1, allow_nan=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -85,13 +85,14 @@ def read_json(path: Path) -> Any:
         raise RunError(f"{path} is damaged ({error}); delete it and run the study again") from error
 
 
-def _plain(value: Any) -> Any:
+def json_values(value: Any) -> Any:
+    """`value` as JSON can hold it: arrays as lists, numbers of NumPy as Python's, NaN and infinity as None."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): json_values(item) for key, item in value.items()}
     if isinstance(value, np.ndarray):
         value = value.tolist()
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [json_values(item) for item in value]
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
@@ -272,7 +273,7 @@ def finish_run(run: Run, *, history: pd.DataFrame, metrics: pd.DataFrame, **part
         "files": sorted(name for name in KEPT if (run.folder / name).exists()),
         **parts,
     }
-    checked_record(_plain(record), run.folder / "record.json")
+    checked_record(json_values(record), run.folder / "record.json")
     write_json(run.folder / "record.json", record)
     write_status(run.folder, "done", started=run.started)
     (run.folder / "last.ckpt").unlink(missing_ok=True)
