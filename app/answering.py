@@ -7,9 +7,9 @@ import numpy as np
 from pictures import overlay, picture, thumbnail
 from server import give_memory_back
 
-from lib.exceptions import FilmError
-from lib.imaging import read_film
-from lib.predictor import Predictor
+from lib.exceptions import ImageError
+from lib.images import read_radiograph
+from lib.inference import Predictor
 
 MAX_FILMS = 24
 """Films answered at a time."""
@@ -50,8 +50,8 @@ def answer_file(predictor: Predictor, data: bytes, name: str, longest: int = LON
     name = shortened(name)
     with _ONE_AT_A_TIME:
         try:
-            film = read_film(data, predictor.image_size, preview=longest)
-        except FilmError as error:
+            film = read_radiograph(data, predictor.image_size, preview=longest)
+        except ImageError as error:
             return FilmAnswer(name, reason=_sentence(str(error)))
         finally:
             give_memory_back()

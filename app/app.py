@@ -18,8 +18,7 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from lib.exceptions import CxrError
-from lib.modelcard import card_text
-from lib.predictor import Predictor
+from lib.inference import Predictor, card_text
 from lib.system import available_cores
 
 SAVEFOLDER = Path(__file__).resolve().parents[1] / "savefolder"

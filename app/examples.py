@@ -39,12 +39,12 @@ def draw_missing(folder: Path) -> None:
 def _draw(folder: Path) -> None:
     from PIL import Image
 
-    from lib.phantom_film import draw_phantom
-    from lib.results import whole_file
+    from lib.files import atomic_write
+    from lib.phantoms import draw_phantom
 
     for label, findings in FINDINGS.items():
         pixels, _ = draw_phantom(findings, seed=_SEED, size=_SIZE, strength=_STRENGTH)
-        with whole_file(example_path(folder, label)) as partial:
+        with atomic_write(example_path(folder, label)) as partial:
             Image.fromarray(pixels).save(partial)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from answering import FilmAnswer, by_probability
 from pictures import data_uri, legend_gradient
 
-from lib.modelcard import NOTICE
+from lib.inference import NOTICE
 
 NOTICE_HTML = f"""<style>
 .not-for-diagnosis {{ position: fixed; inset: auto 0 0 0; z-index: 999; padding: 0.45rem 1rem; text-align: center;

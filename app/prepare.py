@@ -13,10 +13,9 @@ from rich.console import Console
 from lib.config import FINDINGS, REPO_ROOT
 from lib.exceptions import CxrError, ExportError, RunError
 from lib.export import export_run
-from lib.plan import plan_study
-from lib.records import read_plan
-from lib.results import is_complete, read_json
-from lib.runner import run_plan
+from lib.files import read_json
+from lib.runs import is_complete, read_plan
+from lib.studies import plan_study, run_plan
 
 STUDY = REPO_ROOT / "studies" / "demo.yaml"
 REFERENCE = "adaptive-s0"

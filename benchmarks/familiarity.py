@@ -16,11 +16,11 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from lib.config import REPO_ROOT, Config, resolve
-from lib.export import export_run
-from lib.films import read_rows
-from lib.imaging import read_film
-from lib.predictor import Predictor
-from lib.results import read_json, write_table
+from lib.datasets.prepare import read_rows
+from lib.export.run import export_run
+from lib.files import read_json, write_table
+from lib.images.read import read_radiograph
+from lib.inference.predictor import Predictor
 
 MADE = 100  # noises, and cuts of photographs
 
@@ -33,13 +33,13 @@ def familiarity_table(runs: list[Path]) -> pd.DataFrame:
     rows = []
     for run, model in models.items():
         size = model.image_size
-        own = np.stack([read_film(path.read_bytes(), size).pixels for path in paths[run]])  # (N, S, S)
+        own = np.stack([read_radiograph(path.read_bytes(), size).pixels for path in paths[run]])  # (N, S, S)
         shown = {("its own test films", how): films for how, films in as_shown(own).items()}
         shown["noise", "as it is"] = np.random.default_rng(0).integers(0, 256, (MADE, size, size), dtype=np.uint8)
         shown["colour photographs", "as they are"] = photographs(size)
         for other in runs:
             if other != run:
-                films = np.stack([read_film(path.read_bytes(), size).pixels for path in paths[other]])
+                films = np.stack([read_radiograph(path.read_bytes(), size).pixels for path in paths[other]])
                 shown[f"test films of {named(other)}", "as they are"] = films
         for (whose, how), films in shown.items():
             flagged = model.unfamiliar(np.concatenate([model.predict(part).unlikeness for part in parts(films)]))
@@ -74,7 +74,7 @@ def photographs(size: int) -> np.ndarray:
         top, left = (int(rng.integers(0, length - side + 1)) for length in image.shape[:2])
         file = io.BytesIO()
         Image.fromarray(image[top : top + side, left : left + side]).save(file, "PNG")
-        cuts.append(read_film(file.getvalue(), size).pixels)
+        cuts.append(read_radiograph(file.getvalue(), size).pixels)
     return np.stack(cuts)
 
 

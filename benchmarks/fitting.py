@@ -12,11 +12,11 @@ import numpy as np
 
 from benchmarks.timing import Row
 from lib.config import FINDINGS, Config
-from lib.execute import execute_run, process_environment
-from lib.fork_server import start_server
-from lib.loaders import Batch, Loader
-from lib.models import build_model
-from lib.training import fit
+from lib.models.batches import Batch, Loader
+from lib.models.classifier import build_model
+from lib.models.training import fit
+from lib.studies.execute import execute_run, process_environment
+from lib.studies.fork_server import start_server
 
 
 class ConstantLoader(Loader):
@@ -29,7 +29,7 @@ class ConstantLoader(Loader):
 
 
 def training_row(backbone: str, size: int, scratch: Path, images: int = 1024, rounds: int = 3) -> Row:
-    """Training images per second by `lib.training.fit`, from a store on disk with full augmentation."""
+    """Training images per second by `lib.models.training.fit`, from a store on disk with full augmentation."""
     config = Config(backbone=backbone, pretrained=False, image_size=size, epochs=1, batch_size=32, augment="full")
     store = np.lib.format.open_memmap(scratch / f"{size}.npy", "w+", np.uint8, (images, size, size))
     rng = np.random.default_rng(0)
@@ -52,7 +52,9 @@ def training_row(backbone: str, size: int, scratch: Path, images: int = 1024, ro
 
 def startup_rows(scratch: Path, rounds: int = 5) -> list[Row]:
     """Seconds that a run takes beside its work: process, papermill, kernel, and the imports of a notebook."""
-    imports = "from lib import plots\nfrom lib.training import fit\nfrom lib.films import read_films"
+    imports = (
+        "from lib import plots\nfrom lib.models.training import fit\nfrom lib.datasets.prepare import prepare_data"
+    )
     notebook = scratch / "start.ipynb"
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(imports)]), notebook)
     environment = process_environment(1)

@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from benchmarks.timing import Row, rates
-from lib.loaders import Loader
-from lib.phantom import write_phantoms
-from lib.store import open_store
+from lib.datasets.cache import open_cache
+from lib.models.batches import Loader
+from lib.phantoms.write import write_phantoms
 
 SIZE = 224
 BATCH = 16
@@ -54,7 +54,7 @@ class UsualWay(Dataset):
 def batch_row(paths: list[Path], kind: str, scratch: Path) -> Row:
     """Augmented, normalised batches (16, 3, 224, 224): from the store, against the usual way with one worker."""
     many, few = 1536, 96
-    store = open_store(_frame(paths), SIZE, folder=scratch / "store", progress=False)
+    store = open_cache(_frame(paths), SIZE, folder=scratch / "store", progress=False)
     rows = np.arange(many) % len(paths)
     loader = Loader(store, rows, np.zeros((many, 14), np.float32), BATCH, "rotate", shuffle=True)
     usual = DataLoader(
@@ -90,7 +90,7 @@ def store_row(paths: list[Path], kind: str, scratch: Path, copies: int = 8) -> R
     frame = _frame(files)
 
     def build() -> None:
-        open_store(frame, SIZE, folder=scratch / "built", workers=1, progress=False)
+        open_cache(frame, SIZE, folder=scratch / "built", workers=1, progress=False)
         shutil.rmtree(scratch / "built")
 
     def decode() -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.timing import Row, alternate
-from lib.memory import peak_memory_mb
+from lib.system import peak_memory_mb
 
 BACKBONE, SIZE, THREADS, FINDINGS = "tf_efficientnet_b4", 224, 2, 14
 WAYS = {
@@ -78,22 +78,24 @@ def _write_models(scratch: Path) -> dict[str, Path]:
     import numpy as np
     import torch
 
+    from lib.compression.quantize import QuantizationJob, ValidationSet, quantize
     from lib.config import FINDINGS as NAMES
-    from lib.models import Classifier, build_backbone, build_head
-    from lib.onnxfile import run_file, write_card, write_onnx
-    from lib.quantize import Bench, Judge, quantize
-    from lib.served import Served
+    from lib.export.onnx_file import write_card, write_onnx
+    from lib.inference.session import run_file
+    from lib.models.classifier import Classifier, build_backbone, build_head
+    from lib.models.heatmaps import ServingModule
 
     torch.manual_seed(0)
     backbone = build_backbone(BACKBONE, SIZE)
     head = build_head("linear", backbone.head_hidden_size, FINDINGS, 0.0)
     classifier = Classifier(backbone, head, backbone.pretrained_cfg["mean"], backbone.pretrained_cfg["std"])
     plain = scratch / "fp32.onnx"
-    write_onnx(Served(classifier, [1.0] * FINDINGS, [0.0] * FINDINGS, SIZE), plain)
+    write_onnx(ServingModule(classifier, [1.0] * FINDINGS, [0.0] * FINDINGS, SIZE), plain)
     films = np.random.default_rng(0).integers(0, 256, (8, SIZE, SIZE), dtype=np.uint8)
     answers = run_file(plain, films)
     wrong = (answers["logits"] < np.median(answers["logits"], axis=0)).astype(float)  # no int8 is worse: the first does
-    trials = quantize(Bench(plain, films, Judge(films, wrong, answers), scratch), tell=lambda line: None)
+    job = QuantizationJob(plain, films, ValidationSet(films, wrong, answers), scratch)
+    trials = quantize(job, tell=lambda line: None)
     card = {"format": 1, "name": BACKBONE, "findings": list(NAMES), "image_size": SIZE, "thresholds": [0.5] * FINDINGS}
     models = {"fp32": plain, "int8": trials[-1].path}
     for path in models.values():
@@ -108,7 +110,7 @@ def _folder_rate(model: Path, paths: list[Path], scratch: Path) -> float:
     folder.mkdir()
     for number in range(FOLDER):
         (folder / f"{number}.png").symlink_to(Path(named[number % len(named)]).resolve())
-    code = "import sys; from pathlib import Path; from lib.batch import predict_command as p; "
+    code = "import sys; from pathlib import Path; from lib.inference.batch import predict_command as, p; "
     code += f"p(Path(sys.argv[1]), [sys.argv[2]], Path(sys.argv[3]), threads={THREADS})"
     start = time.perf_counter()
     words = [sys.executable, "-c", code, str(model), str(folder), str(scratch / f"{model.stem}.csv")]
@@ -117,13 +119,13 @@ def _folder_rate(model: Path, paths: list[Path], scratch: Path) -> float:
 
 
 def _ours(model: str, film: str) -> Callable[[], None]:
-    from lib.imaging import read_film
-    from lib.predictor import Predictor
+    from lib.images.read import read_radiograph
+    from lib.inference.predictor import Predictor
 
     predictor = Predictor(model, THREADS)
 
     def answer() -> None:
-        found = predictor.predict(read_film(film, predictor.image_size, preview=0).pixels[None])
+        found = predictor.predict(read_radiograph(film, predictor.image_size, preview=0).pixels[None])
         assert found.heatmaps.shape[:2] == (1, FINDINGS)
 
     return answer

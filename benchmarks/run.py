@@ -1,6 +1,6 @@
 """In: this machine. Out: the table of speeds, printed and written to runs/bench/; ratios are measured in one run.
 
-`python -m benchmarks.run` measures everything, `python -m benchmarks.run statistics serving` these sections.
+`python -m benchmarks.run` measures everything, `python -m benchmarks.run intervals serving` these sections.
 """
 
 import os
@@ -15,7 +15,8 @@ import pandas as pd
 
 from benchmarks.timing import Row
 from lib.config import REPO_ROOT
-from lib.results import git_state, package_versions, write_table
+from lib.files import write_table
+from lib.system import git_state, package_versions
 
 
 def data(scratch: Path) -> list[Row]:
@@ -34,11 +35,11 @@ def training(scratch: Path) -> list[Row]:
     return [*rows, *startup_rows(scratch)]
 
 
-def statistics(scratch: Path) -> list[Row]:
+def intervals(scratch: Path) -> list[Row]:
     """The bootstrap over patients against a loop over scikit-learn."""
-    from benchmarks.statistics import statistics_rows
+    from benchmarks.intervals import interval_rows
 
-    return statistics_rows()
+    return interval_rows()
 
 
 def predicting(scratch: Path) -> list[Row]:
@@ -58,7 +59,7 @@ def serving(scratch: Path) -> list[Row]:
 
 
 SECTIONS: dict[str, Callable[[Path], list[Row]]] = {
-    section.__name__: section for section in (data, training, statistics, predicting, serving)
+    section.__name__: section for section in (data, training, intervals, predicting, serving)
 }
 
 

@@ -21,12 +21,12 @@ from playwright.sync_api import Page, sync_playwright
 
 from benchmarks.loading import films_of_1024
 from benchmarks.timing import Row
+from lib.compression.quantize import QuantizationJob, ValidationSet, best_trial, quantize
 from lib.config import FINDINGS, REPO_ROOT
-from lib.modelcard import make_card
-from lib.models import Classifier, build_backbone, build_head
-from lib.onnxfile import write_card, write_onnx
-from lib.quantize import Bench, Judge, best_trial, quantize
-from lib.served import Served
+from lib.export.onnx_file import write_card, write_onnx
+from lib.inference.card import make_card
+from lib.models.classifier import Classifier, build_backbone, build_head
+from lib.models.heatmaps import ServingModule
 
 BACKBONE, SIZE = "tf_efficientnet_b4", 224
 SESSIONS, ROUNDS = 5, 10
@@ -75,11 +75,13 @@ def write_b4(folder: Path) -> Path:
     )
     work = folder / "work"
     work.mkdir(parents=True)
-    write_onnx(Served(model.eval(), [1.0] * len(FINDINGS), [0.0] * len(FINDINGS), SIZE), work / "fp32.onnx")
+    write_onnx(ServingModule(model.eval(), [1.0] * len(FINDINGS), [0.0] * len(FINDINGS), SIZE), work / "fp32.onnx")
     films = np.random.default_rng(0).integers(0, 256, (8, SIZE, SIZE), dtype=np.uint8)
     targets = np.tile([0.0, 1.0], (len(FINDINGS), len(films) // 2)).T  # (8, 14)
     wrong = {"logits": -targets, "probs": targets}  # random weights have no score to lose: the first trial will do
-    trials = quantize(Bench(work / "fp32.onnx", films, Judge(films, targets, wrong), work), lambda line: None)
+    trials = quantize(
+        QuantizationJob(work / "fp32.onnx", films, ValidationSet(films, targets, wrong), work), lambda line: None
+    )
     card = {"backbone": BACKBONE, "head": "mlp", "findings": FINDINGS, "image_size": SIZE, "data": {}}
     path = folder / "b4-int8.onnx"
     shutil.move(best_trial(trials).path, path)

@@ -70,10 +70,15 @@ def run(
     with _told():
         from rich.console import Console
 
-        from lib.plan import plan_study
-        from lib.progress import failure_text, plan_table
-        from lib.runner import planned_states, run_plan, select
-        from lib.track import track_as_they_end
+        from lib.studies import (
+            failure_text,
+            plan_study,
+            plan_table,
+            planned_states,
+            run_plan,
+            select,
+            track_as_they_end,
+        )
 
         plan = plan_study(study, settings or ())
         if dry_run:
@@ -97,8 +102,7 @@ def run(
 def status(study: StudyRun) -> None:
     """Shows how far each run of a study is."""
     with _told():
-        from lib.progress import status_table
-        from lib.report import study_folder
+        from lib.studies import status_table, study_folder
 
         _print(status_table(study_folder(study)))
 
@@ -107,8 +111,7 @@ def status(study: StudyRun) -> None:
 def track_runs(study: StudyRun, uri: TrackingUri = None) -> None:
     """Logs the complete runs of a study to MLflow, each once; needs the extra `track`."""
     with _told():
-        from lib.report import study_folder
-        from lib.track import track_study
+        from lib.studies import study_folder, track_study
 
         track_study(study_folder(study), uri, typer.echo)
 
@@ -120,7 +123,7 @@ def report(
 ) -> None:
     """Makes table.csv, the ablation figures (.png and .svg) and report.html of a study that was run."""
     with _told():
-        from lib import report as reports
+        from lib.studies import report as reports
 
         folder = reports.study_folder(study)
         paths = reports.make_report(folder)
@@ -142,9 +145,8 @@ def compare(
     A study stands for its reference arm with all its seeds; one study alone: its arms against its reference.
     """
     with _told():
-        from lib.report import run_or_study_folder
-        from lib.verdicts import compare_folders
-        from lib.wording import verdict_text
+        from lib.comparison import compare_folders, verdict_text
+        from lib.studies import run_or_study_folder
 
         typer.echo(verdict_text(compare_folders([run_or_study_folder(name) for name in folders])))
 
@@ -153,9 +155,8 @@ def compare(
 def power(study: StudyRun) -> None:
     """Tells the smallest difference that a study's test images and seeds can show, per metric."""
     with _told():
-        from lib.report import study_folder
-        from lib.verdicts import compare_study, power_table
-        from lib.wording import power_text
+        from lib.comparison import compare_study, power_table, power_text
+        from lib.studies import study_folder
 
         verdicts = compare_study(study_folder(study))
         typer.echo(power_text(power_table(verdicts), verdicts.scores["patients"].max()))
@@ -178,7 +179,7 @@ def export(
     with _told():
         _need("compress", "onnx", "onnxscript", "onnxruntime")
         from lib.export import export_run
-        from lib.report import run_folder
+        from lib.studies import run_folder
 
         path = Path(source)
         found = path if path.suffix == ".pt" else run_folder(source)
@@ -201,7 +202,7 @@ def predict(
     """Answers films of all usual kinds, DICOM too; a bad file is a row with the reason. Not for diagnosis."""
     with _told():
         _need("compress", "onnxruntime")
-        from lib.batch import predict_command
+        from lib.inference import predict_command
 
         raise typer.Exit(predict_command(model, paths, out, threads=threads, leaderboard=leaderboard))
 
@@ -215,7 +216,7 @@ def check(
 ) -> None:
     """Tells layout, images, patients, findings and every problem of a dataset folder; exit code 1 if there are any."""
     with _told():
-        from lib.checks import check_folder
+        from lib.datasets import check_folder
 
         found = check_folder(folder)
         typer.echo(found.text())
@@ -231,7 +232,7 @@ def phantom(
 ) -> None:
     """Draws synthetic chest X-rays: FOLDER/dataset_full and FOLDER/dataset_cardiomegaly."""
     with _told():
-        from lib.phantom import write_phantoms
+        from lib.phantoms import write_phantoms
 
         typer.echo(write_phantoms(folder, patients=patients, size=size, seed=seed))
 
@@ -269,7 +270,7 @@ def _print(table: Any) -> None:
     """Shows a table; as plain lines where it would not fit, or where no person looks."""
     from rich.console import Console
 
-    from lib.progress import plain_text
+    from lib.studies import plain_text
 
     console = Console()
     wide = console.measure(table).maximum <= console.width

@@ -13,7 +13,7 @@ class SplitError(CxrError):
     """A split cannot be made, or leaks; the text names the patients."""
 
 
-class FilmError(CxrError):
+class ImageError(CxrError):
     """A file is no chest radiograph that can be read; the text is the reason."""
 
 

@@ -2,7 +2,16 @@
 
 import math
 import os
+import platform
+import re
+import signal
+import subprocess
+import sys
+import threading
+from importlib.metadata import PackageNotFoundError, version
+from multiprocessing import connection, parent_process
 from pathlib import Path
+from typing import Any
 
 CGROUPS = Path("/sys/fs/cgroup")
 
@@ -25,3 +34,57 @@ def _quota(groups: Path) -> float:
             return math.inf
     limited = quota.isdigit() and period.isdigit() and int(period) > 0
     return int(quota) / int(period) if limited else math.inf
+
+
+def peak_memory_mb(process: int | str = "self") -> float:
+    """The largest resident memory of a process (its id, or this one) so far, in MiB; other processes on Linux alone.
+
+    Linux's own count begins with the program; that of getrusage may still hold the size of the process that started it.
+    """
+    status = Path(f"/proc/{process}/status")
+    if status.exists():
+        return float(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 2**10
+    import resource  # not on Windows
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+PACKAGES = ("torch", "torchvision", "timm", "lightning-fabric", "numpy", "pandas", "papermill", "scikit-learn")
+
+
+def git_state() -> dict[str, Any]:
+    """Commit and dirty flag of the repository; both None outside git."""
+    try:
+        commit = _git("rev-parse", "HEAD")
+        return {"commit": commit, "dirty": bool(_git("status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "dirty": None}
+
+
+def _git(*words: str) -> str:
+    here = Path(__file__).parent
+    return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def package_versions() -> dict[str, str | None]:
+    """Installed versions of the packages that decide numbers, and of Python."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def start_worker() -> None:
+    """Start of a worker process: Ctrl-C is its parent's affair, and it ends when the parent does, even a killed one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    if parent is not None:
+
+        def wait() -> None:
+            connection.wait([parent.sentinel])
+            os._exit(1)
+
+        threading.Thread(target=wait, daemon=True).start()

@@ -10,7 +10,7 @@ import pytest
 from processes import kill_tree
 
 from lib.config import FINDINGS
-from lib.phantom import write_phantoms
+from lib.phantoms.write import write_phantoms
 
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"  # the servers that tests start
 for name in ("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS"):  # with them, what commands say is coloured

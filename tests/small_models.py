@@ -5,7 +5,7 @@ import torch
 from timm.models.vgg import VGG, ConvMlp
 from torch import nn
 
-from lib.models import Classifier, build_backbone, build_head
+from lib.models.classifier import Classifier, build_backbone, build_head
 
 FAMILIES = ("resnet10t", "tf_efficientnet_b0", "darknet17", "cs3darknet_s", "repvgg_a0", "vgg", "vit")
 FINDINGS = 3

@@ -27,10 +27,10 @@ from processes import free_port, kill_tree
 from tiny_model import FINDINGS, SIZE, write_tiny_model
 
 from lib.config import REPO_ROOT
-from lib.familiarity import fit_familiarity
-from lib.imaging import read_film
-from lib.modelcard import NOTICE, make_card
-from lib.predictor import Predictor
+from lib.images.read import read_radiograph
+from lib.inference.card import NOTICE, make_card
+from lib.inference.ood import fit_familiarity
+from lib.inference.predictor import Predictor
 
 streamlit = pytest.importorskip("streamlit", reason="streamlit is missing: pip install -e '.[app]'")
 sys.path.append(str(REPO_ROOT / "app"))  # as `streamlit run app/app.py` does
@@ -105,7 +105,7 @@ def film_file(grey: int = 128, size: int = 64, noise: int = 20, seed: int = 0) -
 
 
 def wanted_probs(predictor: Predictor, data: bytes) -> np.ndarray:
-    return predictor.predict(read_film(data, SIZE).pixels[None]).probs[0]
+    return predictor.predict(read_radiograph(data, SIZE).pixels[None]).probs[0]
 
 
 # ---- pictures

@@ -15,14 +15,12 @@ from hostile import COUNT, EITHER, write_hostile
 from PIL import Image
 from tiny_model import FINDINGS, SIZE, write_tiny_model
 
-import lib.batch
-from lib.answers import columns, line, read_answers
-from lib.batch import predict_command, predict_files
+import lib.inference.batch
 from lib.config import REPO_ROOT
 from lib.exceptions import CxrError
-from lib.filelist import Found, escaped, find_files, path_text
-from lib.journal import Journal
-from lib.predictor import Predictor
+from lib.inference.batch import Found, find_files, path_text, predict_command, predict_files
+from lib.inference.predictor import Predictor
+from lib.inference.table import Journal, columns, escaped, line, read_answers
 
 ENDINGS = [".csv", ".parquet"]
 
@@ -46,13 +44,13 @@ def films(tmp_path) -> Path:
 def read(monkeypatch) -> list[str]:
     """The names of the films that are read from here on."""
     names: list[str] = []
-    read_film = lib.batch.read_film
+    read_radiograph = lib.inference.batch.read_radiograph
 
     def noting(path, *args, **kwargs):
         names.append(Path(path).name)
-        return read_film(path, *args, **kwargs)
+        return read_radiograph(path, *args, **kwargs)
 
-    monkeypatch.setattr(lib.batch, "read_film", noting)
+    monkeypatch.setattr(lib.inference.batch, "read_radiograph", noting)
     return names
 
 
@@ -113,7 +111,7 @@ def test_a_bug_while_reading_ends_the_batch_with_its_error(model, films, tmp_pat
     def fail(*args, **kwargs):
         raise RuntimeError("a bug\n")
 
-    monkeypatch.setattr(lib.batch, "read_film", fail)
+    monkeypatch.setattr(lib.inference.batch, "read_radiograph", fail)
     with pytest.raises(RuntimeError, match="a bug"):
         answers(model, films, out=tmp_path / "out.csv")
 
@@ -324,10 +322,10 @@ def test_ctrl_c_keeps_what_was_answered_and_no_half_file(model, films, tmp_path,
 def test_a_killed_process_leaves_what_the_next_call_goes_on_from(model, films, tmp_path, read):
     """It is killed when it wants to answer the sixth film; each row is in the file as it comes."""
     code = """if True:
-        import os, sys, time, lib.batch, lib.journal
+        import os, sys, time, lib.inference.batch, lib.inference.table
         from pathlib import Path
-        predict, calls, saved = lib.batch.Predictor.predict, [], []
-        add = lib.journal.Journal.add
+        predict, calls, saved = lib.inference.batch.Predictor.predict, [], []
+        add = lib.inference.table.Journal.add
 
         def killed(self, images):
             calls.append(1)
@@ -337,9 +335,9 @@ def test_a_killed_process_leaves_what_the_next_call_goes_on_from(model, films, t
                     os.kill(os.getpid(), 9)
             return predict(self, images)
 
-        lib.batch.Predictor.predict = killed
-        lib.journal.Journal.add = lambda self, row: (add(self, row), saved.append(1))
-        lib.batch.predict_files(Path(sys.argv[1]), [sys.argv[2]], out=Path(sys.argv[3]), threads=1)
+        lib.inference.batch.Predictor.predict = killed
+        lib.inference.table.Journal.add = lambda self, row: (add(self, row), saved.append(1))
+        lib.inference.batch.predict_files(Path(sys.argv[1]), [sys.argv[2]], out=Path(sys.argv[3]), threads=1)
     """
     words = [sys.executable, "-c", code, str(model), str(films), str(tmp_path / "out.csv")]
     assert subprocess.run(words, cwd=REPO_ROOT).returncode == -signal.SIGKILL
@@ -437,14 +435,14 @@ def test_an_output_with_a_broken_row_is_told(model, films, tmp_path):
 def test_no_more_than_a_few_films_are_held(model, films, tmp_path, monkeypatch):
     """With two threads, the list of files runs a few films ahead of the rows, and no further."""
     far, rows = [], []
-    monkeypatch.setattr(lib.batch, "line", lambda row: rows.append(row) or "")
+    monkeypatch.setattr(lib.inference.batch, "line", lambda row: rows.append(row) or "")
 
     def many(named, listing=None):
         for number in range(200):
             far.append(number - len(rows))
             yield Found(str(films / f"{number}.png"))
 
-    monkeypatch.setattr(lib.batch, "find_files", many)
+    monkeypatch.setattr(lib.inference.batch, "find_files", many)
     predict_files(model, ["-"], threads=2)
     assert len(rows) == 200 and max(far) == 4
 
@@ -454,7 +452,7 @@ def test_hostile_files_each_have_a_row_and_the_exit_code_is_0(model, tmp_path):
     fates = write_hostile(tmp_path / "hostile")
     assert len(fates) >= COUNT
     code = "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30)); "
-    code += "from pathlib import Path; from lib.batch import predict_command as p; "
+    code += "from pathlib import Path; from lib.inference.batch import predict_command as p; "
     code += "sys.exit(p(Path(sys.argv[1]), [sys.argv[2]], Path(sys.argv[3]), threads=2))"
     words = [sys.executable, "-c", code, str(model), str(tmp_path / "hostile"), str(tmp_path / "out.csv")]
     found = subprocess.run(words, cwd=REPO_ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})

@@ -12,13 +12,20 @@ from scipy.stats import binomtest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
-from lib import calibration, plots_calibration
-from lib.calibration import Calibration, fit_calibration, keeps_order
 from lib.config import FINDINGS
 from lib.exceptions import CxrError
-from lib.metrics import auroc
-from lib.plots_data import PHANTOM_NOTE
-from lib.reliability import calibration_scores, calibration_table, reliability
+from lib.metrics import calibration
+from lib.metrics.calibration import (
+    Calibration,
+    calibration_scores,
+    calibration_table,
+    fit_calibration,
+    keeps_order,
+    reliability,
+)
+from lib.metrics.scores import auroc
+from lib.plots import curves as plots_calibration
+from lib.plots.style import PHANTOM_NOTE
 
 
 def simulated(slope, intercept, images=1500, findings=12, seed=0):

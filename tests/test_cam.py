@@ -8,11 +8,11 @@ from timm.layers import SelectAdaptivePool2d
 from torch import nn
 from torch.nn.functional import gelu
 
-from lib.attention import gelu_slope, norm_gradient
-from lib.cam import head_gradient, weighted_maps
 from lib.exceptions import ExportError
-from lib.models import Classifier, build_backbone, build_head
-from lib.served import Served
+from lib.models.attention import gelu_slope, norm_gradient
+from lib.models.cam import head_gradient, weighted_maps
+from lib.models.classifier import Classifier, build_backbone, build_head
+from lib.models.heatmaps import ServingModule
 
 CNNS = [family for family in FAMILIES if family != "vit"]
 
@@ -22,9 +22,9 @@ def seed():
     torch.manual_seed(0)
 
 
-def served(model: Classifier, size: int = SIZE) -> Served:
+def served(model: Classifier, size: int = SIZE) -> ServingModule:
     count = model.head[-1].out_features
-    return Served(model, [1.0] * count, [0.0] * count, size)
+    return ServingModule(model, [1.0] * count, [0.0] * count, size)
 
 
 def answers(model: Classifier, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -147,7 +147,7 @@ def test_probabilities_are_calibrated_and_logits_are_raw():
     model, images = small_classifier("resnet10t"), films(2)
     slope, intercept = torch.tensor([0.5, 1.0, 2.0]), torch.tensor([1.0, 0.0, -1.0])
     with torch.no_grad():
-        logits, probs, _, embedding = Served(model, slope.tolist(), intercept.tolist(), SIZE)(images)
+        logits, probs, _, embedding = ServingModule(model, slope.tolist(), intercept.tolist(), SIZE)(images)
         wanted = model(images.unsqueeze(1).float() / 255)
         pixels = (images.unsqueeze(1).float() / 255 - model.mean) / model.std
         assert torch.allclose(embedding, model.backbone(pixels), atol=1e-5)
@@ -179,4 +179,4 @@ def test_a_head_with_another_layer_is_refused():
     model = small_classifier("resnet10t")
     model.head.append(nn.Tanh())
     with pytest.raises(ExportError, match="the head holds Tanh"):
-        Served(model, [1.0] * 3, [0.0] * 3, SIZE)
+        ServingModule(model, [1.0] * 3, [0.0] * 3, SIZE)

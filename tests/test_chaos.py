@@ -15,10 +15,14 @@ import pytest
 import yaml
 
 from lib.config import REPO_ROOT
-from lib.records import read_runs
+from lib.runs.study import read_runs
 
-RUN = "from pathlib import Path; import sys; from lib.plan import plan_study; from lib.runner import run_plan; \
-sys.exit(run_plan(plan_study(Path(sys.argv[1]), runs_dir=Path(sys.argv[2]))).exit_code)"
+RUN = """
+import sys
+from pathlib import Path
+from lib.studies import plan_study, run_plan
+sys.exit(run_plan(plan_study(Path(sys.argv[1]), runs_dir=Path(sys.argv[2]))).exit_code)
+"""
 
 
 @pytest.fixture

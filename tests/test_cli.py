@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 
 from lib.cli import app
 from lib.config import REPO_ROOT
-from lib.plan import plan_study
-from lib.results import read_json, write_json
+from lib.files import read_json, write_json
+from lib.studies.plan import plan_study
 
 FIGURE = "import matplotlib\nmatplotlib.use('Agg')\nimport matplotlib.pyplot as plt\nfigure, _ = plt.subplots()\n"
 TABLE = """run,prerequisite,is_reference,auroc,auroc_low,auroc_high,average_precision,f1,accuracy,\
@@ -56,9 +56,9 @@ def file(tmp_path, monkeypatch):
         made = {"run": folder.name, "config": planned["config"], "config_hash": planned["config_hash"]}
         return write_json(folder / "record.json", full_record(**made))
 
-    monkeypatch.setattr("lib.plan.plan_study", functools.partial(plan_study, runs_dir=tmp_path / "runs"))
-    monkeypatch.setattr("lib.runner.execute_run", complete)
-    monkeypatch.setattr("lib.runner.check_runs", lambda file, runs: None)
+    monkeypatch.setattr("lib.studies.plan_study", functools.partial(plan_study, runs_dir=tmp_path / "runs"))
+    monkeypatch.setattr("lib.studies.runner.execute_run", complete)
+    monkeypatch.setattr("lib.studies.runner.check_runs", lambda file, runs: None)
     (tmp_path / "n.ipynb").touch()
     (tmp_path / "dataset_full").mkdir()
     (tmp_path / "dataset_full" / "train.csv").touch()
@@ -115,7 +115,7 @@ def test_a_wrong_study_gives_exit_code_1_and_its_sentences(file):
 @pytest.mark.parametrize("name", ["runs/tiny", "tiny.yaml"])
 def test_status_tells_every_run(file, tmp_path, monkeypatch, name):
     cxr("run", file, "--only", "good")
-    monkeypatch.setattr("lib.report.study_folder.__defaults__", (tmp_path / "runs",), raising=False)
+    monkeypatch.setattr("lib.studies.report.study_folder.__defaults__", (tmp_path / "runs",), raising=False)
     code, text = cxr("status", tmp_path / name)
     assert code == 0 and "done" in text and "new" in text
 
@@ -129,8 +129,8 @@ def test_a_report_has_table_figures_and_a_page_that_loads_nothing(file, tmp_path
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in ABLATIONS])
     notebook.cells[0].metadata["tags"] = ["parameters"]
     nbformat.write(notebook, tmp_path / "ablations.ipynb")
-    monkeypatch.setattr("lib.report.NOTEBOOK", tmp_path / "ablations.ipynb")
-    monkeypatch.setattr("lib.report.publish.__defaults__", (tmp_path / "results",), raising=False)
+    monkeypatch.setattr("lib.studies.report.NOTEBOOK", tmp_path / "ablations.ipynb")
+    monkeypatch.setattr("lib.studies.report.publish.__defaults__", (tmp_path / "results",), raising=False)
     cxr("run", file)
     code, text = cxr("report", tmp_path / "runs/tiny", "--publish")
     report = tmp_path / "runs/tiny/report"
@@ -152,7 +152,7 @@ def test_a_report_has_table_figures_and_a_page_that_loads_nothing(file, tmp_path
 def test_a_report_whose_notebook_fails_names_the_cell(file, tmp_path, monkeypatch):
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("raise ValueError('no runs')")])
     nbformat.write(notebook, tmp_path / "ablations.ipynb")
-    monkeypatch.setattr("lib.report.NOTEBOOK", tmp_path / "ablations.ipynb")
+    monkeypatch.setattr("lib.studies.report.NOTEBOOK", tmp_path / "ablations.ipynb")
     cxr("run", file)
     code, text = cxr("report", tmp_path / "runs/tiny")
     assert code == 1 and "ValueError: no runs" in text

@@ -8,13 +8,12 @@ import pytest
 from delong import delong
 from scipy import stats
 
-from lib import comparisons
-from lib.comparisons import RunPredictions, arm_scores, common_findings, differences, training_noise
+from lib.comparison import arms as comparisons
+from lib.comparison.arms import RunPredictions, arm_scores, common_findings, differences, training_noise
+from lib.comparison.significance import detectable, holm
+from lib.comparison.verdicts import compare_arms, p_text, power_table, sentence, summary
 from lib.exceptions import ComparisonError
-from lib.metrics import auroc
-from lib.significance import detectable, holm
-from lib.verdicts import compare_arms, power_table
-from lib.wording import p_text, sentence, summary
+from lib.metrics.scores import auroc
 
 MASS = ("Mass",)
 

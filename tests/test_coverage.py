@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lib.intervals import bootstrap_interval
-from lib.metrics import auroc, average_precision, counted_findings, f1, positive_patients
+from lib.metrics.bootstrap import bootstrap_interval
+from lib.metrics.scores import auroc, average_precision, counted_findings, f1, positive_patients
 
 # As on a small test set of NIH ChestX-ray14: one common finding, some rare, one nearly absent.
 PREVALENCE = np.array([0.21, 0.066, 0.23, 0.28, 0.08, 0.09, 0.745, 0.09, 0.10, 0.05, 0.05, 0.05, 0.06, 0.01])

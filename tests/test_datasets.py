@@ -9,11 +9,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from lib.checks import check_folder
 from lib.config import FINDINGS
-from lib.datasets import read_dataset
+from lib.datasets.check import check_folder
+from lib.datasets.tables import patient_of, read_dataset
 from lib.exceptions import DatasetError
-from lib.rows import patient_of
 
 NIH_HEADER = ["Image Index", "Finding Labels", "Follow-up #", "Patient ID", "Patient Age", "Patient Gender"]
 NIH_HEADER += ["View Position", "OriginalImage[Width", "Height]", "OriginalImagePixelSpacing[x", "y]"]

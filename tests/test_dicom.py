@@ -17,10 +17,10 @@ from pydicom import Dataset, uid  # noqa: E402
 from pydicom.pixels import apply_windowing  # noqa: E402
 
 from lib.config import REPO_ROOT  # noqa: E402
-from lib.decode import decode_grey  # noqa: E402
-from lib.exceptions import FilmError  # noqa: E402
-from lib.greyscale import displayed, window  # noqa: E402
-from lib.imaging import Film, read_film  # noqa: E402
+from lib.exceptions import ImageError  # noqa: E402
+from lib.images.dicom_display import displayed, window  # noqa: E402
+from lib.images.pixels import decode_grey  # noqa: E402
+from lib.images.read import Radiograph, read_radiograph  # noqa: E402
 
 SIDE = 64
 RNG = np.random.default_rng(0)
@@ -29,13 +29,13 @@ DEEP = RNG.integers(0, 4096, (SIDE, SIDE), dtype=np.uint16)
 RAMP = np.arange(SIDE * SIDE, dtype=np.uint16).reshape(SIDE, SIDE)  # 0 to 4095
 
 
-def film(pixels: np.ndarray, *args, **header) -> Film:
-    return read_film(dicom_bytes(pixels, *args, **header), SIDE)
+def film(pixels: np.ndarray, *args, **header) -> Radiograph:
+    return read_radiograph(dicom_bytes(pixels, *args, **header), SIDE)
 
 
 def reason(data: bytes) -> str:
-    with pytest.raises(FilmError) as error:
-        read_film(data, SIDE)
+    with pytest.raises(ImageError) as error:
+        read_radiograph(data, SIDE)
     return str(error.value)
 
 
@@ -149,7 +149,7 @@ def test_real_films_are_as_their_bytes_say(real_data):
     for name in ("udacity_test1.dcm", "udacity_test2.dcm"):
         path = real_data / "dicom" / name
         stored = pydicom.dcmread(path).pixel_array
-        np.testing.assert_array_equal(read_film(path, 1024).pixels, stored)
+        np.testing.assert_array_equal(read_radiograph(path, 1024).pixels, stored)
 
 
 # ---- compression
@@ -269,9 +269,9 @@ def test_without_pydicom_the_reason_says_what_to_install(tmp_path):
     (tmp_path / "film.dcm").write_bytes(dicom_bytes(GREY))
     code = (
         "import sys; sys.modules['pydicom'] = None\n"
-        "from lib.imaging import FilmError, read_film\n"
-        "try: read_film(sys.argv[1], 64)\n"
-        "except FilmError as error: print(error)"
+        "from lib.exceptions import ImageError\nfrom lib.images.read import read_radiograph\n"
+        "try: read_radiograph(sys.argv[1], 64)\n"
+        "except ImageError as error: print(error)"
     )
     words = [sys.executable, "-c", code, str(tmp_path / "film.dcm")]
     found = subprocess.run(words, cwd=REPO_ROOT, capture_output=True, text=True, check=True)

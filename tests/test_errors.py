@@ -7,9 +7,14 @@ import pandas as pd
 import pytest
 from made_records import full_record
 
-from lib.errors import confident_errors, error_overlap, label_noise_candidates
-from lib.pointing import box_scores, pointing_table
-from lib.subgroups import subgroup_table
+from lib.comparison.subgroups import subgroup_table
+from lib.metrics.error_analysis import (
+    box_scores,
+    confident_errors,
+    error_overlap,
+    label_noise_candidates,
+    pointing_table,
+)
 
 FINDINGS = ("Mass", "Nodule")
 

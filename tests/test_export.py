@@ -15,23 +15,24 @@ from PIL import Image
 from small_models import FINDINGS, SIZE, films, settle, small_classifier
 from typer.testing import CliRunner
 
-from lib import export
 from lib.cli import app
+from lib.compression.images import read_run_films
+from lib.compression.quantize import Trial, halves
+from lib.compression.remeasure import set_calibration
 from lib.config import REPO_ROOT, Config
+from lib.datasets.prepare import describe_data, prepare_data
 from lib.exceptions import DatasetError, ExportError
-from lib.export import Source, export_run
-from lib.films import describe_films, read_films
-from lib.loaders import make_loaders
-from lib.metrics import auroc
-from lib.modelcard import calibrated, card_text, make_card
-from lib.models import build_model, load_model, save_model
-from lib.onnxfile import check_parity, read_card, run_file, write_card, write_onnx
-from lib.predictor import Predictor
-from lib.quantize import Trial, halves
-from lib.remeasure import set_calibration
-from lib.results import write_json
-from lib.runfilms import read_run_films
-from lib.served import Served
+from lib.export import run as export
+from lib.export.onnx_file import check_parity, read_card, write_card, write_onnx
+from lib.export.run import Source, export_run
+from lib.files import write_json
+from lib.inference.card import calibrated, card_text, make_card
+from lib.inference.predictor import Predictor
+from lib.inference.session import run_file
+from lib.metrics.scores import auroc
+from lib.models.batches import make_loaders
+from lib.models.classifier import build_model, load_model, save_model
+from lib.models.heatmaps import ServingModule
 
 
 def silent(line: str) -> None:
@@ -41,7 +42,7 @@ def silent(line: str) -> None:
 @pytest.fixture(scope="module", params=["thin", "tf_efficientnet_b0", "cs3darknet_s", "darknet17", "vgg", "vit"])
 def family(request, tmp_path_factory):
     """A served classifier and its file, of each kind of backbone; the head is the method's."""
-    net = Served(small_classifier(request.param, "mlp"), [1.5] * FINDINGS, [0.1, 0.0, -0.2], SIZE).eval()
+    net = ServingModule(small_classifier(request.param, "mlp"), [1.5] * FINDINGS, [0.1, 0.0, -0.2], SIZE).eval()
     path = tmp_path_factory.mktemp(request.param) / "model.onnx"
     write_onnx(net, path)
     card = {"format": 1, "name": "small", "findings": ["a", "b", "c"], "image_size": SIZE, "thresholds": [0.5] * 3}
@@ -112,12 +113,12 @@ def run(tiny_phantoms, tmp_path_factory):
     folder = tmp_path_factory.mktemp("study") / "arm-s0"
     values = {"run_dir": str(folder), "data_root": str(tiny_phantoms), "backbone": "test_resnet", "pretrained": False}
     config = Config(**values, image_size=32, val_fraction=0.4)
-    films = read_films(config, folder)
+    films = prepare_data(config, folder)
     loaders = make_loaders(films.frame, films.store, config)
     model = settle(build_model(config), 32)
     count = len(config.findings)
     card = config.model_dump(include={"backbone", "head", "dropout", "findings", "image_size"})
-    card["data"] = describe_films(films, loaders)
+    card["data"] = describe_data(films, loaders)
     card["thresholds"] = [0.2] * (count - 1) + [None]
     card["calibration"] = {"method": ["platt"] * count, "slope": [2.0] * count, "intercept": [0.5] * count}
     card["operating_points"] = [{"finding": "Mass", "rule": "youden", "threshold": 0.3, "source": "fallback"}]

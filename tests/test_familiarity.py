@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lib.config import REPO_ROOT
-from lib.familiarity import COMPONENTS, fit_familiarity, unlikeness
+from lib.inference.ood import COMPONENTS, fit_familiarity, unlikeness
 
 
 def cloud(count: int, seed: int = 0, width: int = 6) -> np.ndarray:
@@ -97,5 +97,5 @@ def test_too_few_films_are_refused():
 
 
 def test_it_needs_numpy_alone():
-    code = "import sys, lib.familiarity; sys.exit(bool({'torch', 'pandas', 'scipy', 'sklearn'} & set(sys.modules)))"
+    code = "import sys, lib.inference.ood; sys.exit(bool({'torch', 'pandas', 'scipy', 'sklearn'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=REPO_ROOT).returncode == 0

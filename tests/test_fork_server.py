@@ -6,8 +6,8 @@ import sys
 import nbformat
 import pytest
 
-from lib.execute import execute_run, process_environment
-from lib.fork_server import ForkedKernel, can_fork, start_server
+from lib.studies.execute import execute_run, process_environment
+from lib.studies.fork_server import ForkedKernel, can_fork, start_server
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forking is for Linux")
 

@@ -10,10 +10,9 @@ import pytest
 from hostile import as_file, exif, grey_noise, png_of
 from PIL import Image
 
-from lib.decode import decode_grey
-from lib.exceptions import FilmError
-from lib.filmfile import MAX_BYTES
-from lib.imaging import read_film
+from lib.exceptions import ImageError
+from lib.images.pixels import MAX_BYTES, decode_grey
+from lib.images.read import read_radiograph
 
 SIZE = 48
 RNG = np.random.default_rng(0)
@@ -24,8 +23,8 @@ HOW = {"PNG": {}, "JPEG": {"quality": 90}, "TIFF": {}, "BMP": {}, "GIF": {}}
 
 
 def reason(source) -> str:
-    with pytest.raises(FilmError) as error:
-        read_film(source, SIZE)
+    with pytest.raises(ImageError) as error:
+        read_radiograph(source, SIZE)
     return str(error.value)
 
 
@@ -48,12 +47,14 @@ def reason(source) -> str:
 )
 def test_pixels_are_those_of_training(tmp_path, kind, image):
     image.save(tmp_path / "film", kind, **HOW[kind])
-    np.testing.assert_array_equal(read_film(tmp_path / "film", SIZE).pixels, decode_grey(str(tmp_path / "film"), SIZE))
+    np.testing.assert_array_equal(
+        read_radiograph(tmp_path / "film", SIZE).pixels, decode_grey(str(tmp_path / "film"), SIZE)
+    )
 
 
 def test_pixels_of_untouched_films_are_those_of_training(real_data):
     for path in sorted((real_data / "originals").glob("*.png")):
-        film = read_film(path, 224)
+        film = read_radiograph(path, 224)
         np.testing.assert_array_equal(film.pixels, decode_grey(str(path), 224))
         assert (film.width, film.height, film.format, film.warnings) == (1024, 1024, "PNG", ())
 
@@ -61,7 +62,7 @@ def test_pixels_of_untouched_films_are_those_of_training(real_data):
 @pytest.mark.parametrize("make", [Path, str, lambda path: path.read_bytes(), lambda path: BytesIO(path.read_bytes())])
 def test_a_path_its_bytes_and_an_open_file_are_the_same(tmp_path, make):
     GREY.save(tmp_path / "film.png")
-    film = read_film(make(tmp_path / "film.png"), SIZE)
+    film = read_radiograph(make(tmp_path / "film.png"), SIZE)
     np.testing.assert_array_equal(film.pixels, decode_grey(str(tmp_path / "film.png"), SIZE))
 
 
@@ -80,8 +81,8 @@ def test_a_turned_film_is_set_upright(orientation, kind):
         7: upright[::-1, ::-1].T,
         8: np.rot90(upright, -1),
     }[orientation]
-    film = read_film(as_file(Image.fromarray(np.ascontiguousarray(stored)), kind, exif=exif(orientation)), SIZE)
-    np.testing.assert_array_equal(film.pixels, read_film(as_file(GREY, kind), SIZE).pixels)
+    film = read_radiograph(as_file(Image.fromarray(np.ascontiguousarray(stored)), kind, exif=exif(orientation)), SIZE)
+    np.testing.assert_array_equal(film.pixels, read_radiograph(as_file(GREY, kind), SIZE).pixels)
     np.testing.assert_array_equal(film.preview, upright)
     assert (film.width, film.height) == (90, 120)
 
@@ -90,28 +91,28 @@ def test_a_turned_film_is_set_upright(orientation, kind):
 
 
 def test_a_small_film_is_shown_as_it_is():
-    np.testing.assert_array_equal(read_film(as_file(GREY, "PNG"), SIZE).preview, np.asarray(GREY))
+    np.testing.assert_array_equal(read_radiograph(as_file(GREY, "PNG"), SIZE).preview, np.asarray(GREY))
 
 
 def test_a_preview_keeps_the_shape_of_the_film():
-    assert read_film(as_file(GREY.resize((3000, 1500)), "PNG"), SIZE).preview.shape == (512, 1024)
-    assert read_film(as_file(GREY, "PNG"), SIZE, preview=30).preview.shape == (30, 22)
+    assert read_radiograph(as_file(GREY.resize((3000, 1500)), "PNG"), SIZE).preview.shape == (512, 1024)
+    assert read_radiograph(as_file(GREY, "PNG"), SIZE, preview=30).preview.shape == (30, 22)
 
 
 def test_no_preview_is_made_unless_wanted():
-    assert read_film(as_file(GREY, "PNG"), SIZE, preview=0).preview is None
+    assert read_radiograph(as_file(GREY, "PNG"), SIZE, preview=0).preview is None
 
 
 def test_the_preview_of_a_jpeg_is_sharp_though_the_model_needs_less():
     fine = Image.fromarray(np.tile(np.repeat([0, 255], 2).astype(np.uint8), (800, 200)))  # stripes of 2 px
-    film = read_film(as_file(fine, "JPEG", quality=95), SIZE)
+    film = read_radiograph(as_file(fine, "JPEG", quality=95), SIZE)
     assert film.preview.shape == (800, 800) and film.preview.std() > 100 > film.pixels.std()
 
 
 @pytest.mark.parametrize("highest", [0.3, 1.0])
 def test_a_float_image_from_0_to_1_is_not_black(highest):
     values = np.linspace(0, highest, SIZE * SIZE, dtype=np.float32).reshape(SIZE, SIZE)
-    film = read_film(as_file(Image.fromarray(values), "TIFF"), SIZE)
+    film = read_radiograph(as_file(Image.fromarray(values), "TIFF"), SIZE)
     np.testing.assert_array_equal(film.pixels, np.rint(values * 255))
 
 
@@ -130,22 +131,22 @@ def test_a_float_image_from_0_to_1_is_not_black(highest):
     ],
 )
 def test_warnings_name_what_is_odd(image, warnings):
-    assert list(read_film(as_file(image, "PNG"), SIZE).warnings) == warnings
+    assert list(read_radiograph(as_file(image, "PNG"), SIZE).warnings) == warnings
 
 
 def test_colour_is_seen_in_jpeg_too():
-    assert read_film(as_file(Image.new("RGB", (90, 90), "red"), "JPEG"), SIZE).warnings[0].startswith("in colour")
+    assert read_radiograph(as_file(Image.new("RGB", (90, 90), "red"), "JPEG"), SIZE).warnings[0].startswith("in colour")
 
 
 def test_plain_borders_are_told_with_their_part_of_the_film():
     film = np.zeros((SIZE, SIZE), np.uint8)
     film[:, 12:36] = grey_noise(RNG, SIZE, 24)
-    warnings = read_film(as_file(Image.fromarray(film), "PNG"), SIZE).warnings
+    warnings = read_radiograph(as_file(Image.fromarray(film), "PNG"), SIZE).warnings
     assert warnings == ("plain borders on 50% of it; cut them off",)
 
 
 def test_broken_exif_is_told_and_the_film_answered():
-    film = read_film(as_file(GREY, "PNG", exif=b"Exif\0\0XX*\0\x08\0\0\0"), SIZE)
+    film = read_radiograph(as_file(GREY, "PNG", exif=b"Exif\0\0XX*\0\x08\0\0\0"), SIZE)
     assert "EXIF is broken" in film.warnings[0]
 
 
@@ -177,7 +178,7 @@ def test_a_refusal_says_why(data, message):
 
 
 def test_four_to_one_is_still_read():
-    assert read_film(as_file(GREY.resize((400, 100)), "PNG"), SIZE).width == 400
+    assert read_radiograph(as_file(GREY.resize((400, 100)), "PNG"), SIZE).width == 400
 
 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
@@ -203,8 +204,8 @@ def test_the_header_decides_before_pixels_are_decoded(monkeypatch):
 
 
 def test_messages_call_the_file_by_its_name_without_control_characters():
-    with pytest.raises(FilmError, match=r"^bad\?\[31mname\.png is empty$"):
-        read_film(b"", SIZE, "bad\x1b[31mname.png")
+    with pytest.raises(ImageError, match=r"^bad\?\[31mname\.png is empty$"):
+        read_radiograph(b"", SIZE, "bad\x1b[31mname.png")
 
 
 def test_large_films_are_decoded_one_at_a_time(monkeypatch):
@@ -219,8 +220,8 @@ def test_large_films_are_decoded_one_at_a_time(monkeypatch):
         busy.pop()
         return GREY, GREY.size, []
 
-    monkeypatch.setattr("lib.imaging._load", load)
-    threads = [threading.Thread(target=read_film, args=(data, SIZE), kwargs={"preview": 0}) for _ in range(10)]
+    monkeypatch.setattr("lib.images.read._load", load)
+    threads = [threading.Thread(target=read_radiograph, args=(data, SIZE), kwargs={"preview": 0}) for _ in range(10)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -3,9 +3,9 @@
 import pytest
 
 from lib.config import FINDINGS, REPO_ROOT, Config
-from lib.loaders import DEGREES
-from lib.models import MLP_WIDTHS
-from lib.plan import plan_study
+from lib.models.batches import DEGREES
+from lib.models.classifier import MLP_WIDTHS
+from lib.studies.plan import plan_study
 
 STAGES = ("pneumonia", "cardiomegaly_after_pneumonia", "method")
 METHOD = {

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score, recall_score, roc_auc_score
 
-from lib import intervals, metrics
 from lib.config import FINDINGS
+from lib.metrics import bootstrap as intervals
+from lib.metrics import scores as metrics
 
 PRINTED = {  # by the authors of reproduce-chexnet
     "Atelectasis": 0.81798,

@@ -6,7 +6,7 @@ import torch
 
 from lib.config import FINDINGS, Config
 from lib.exceptions import CxrError
-from lib.models import (
+from lib.models.classifier import (
     backbone_stages,
     build_backbone,
     build_head,

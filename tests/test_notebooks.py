@@ -14,10 +14,10 @@ from tracked import tracked
 
 from lib.config import FINDINGS, REPO_ROOT, Config
 from lib.exceptions import NotebookError
-from lib.execute import run_notebook
-from lib.plan import plan_study
-from lib.report import make_report
-from lib.runner import run_plan
+from lib.studies.execute import run_notebook
+from lib.studies.plan import plan_study
+from lib.studies.report import make_report
+from lib.studies.runner import run_plan
 
 pytestmark = pytest.mark.timeout(1200)  # a study is run, on a machine that may be busy
 

@@ -12,13 +12,13 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from lib import phantom
 from lib.config import FINDINGS, NO_FINDING
-from lib.datasets import read_dataset
-from lib.decode import decode_grey
+from lib.datasets.tables import read_dataset
 from lib.exceptions import CxrError
-from lib.phantom import draw_phantom, write_phantoms
-from lib.phantom_cohort import draw_cohort
+from lib.images.pixels import decode_grey
+from lib.phantoms import write as phantom
+from lib.phantoms.cohort import draw_cohort
+from lib.phantoms.write import draw_phantom, write_phantoms
 
 
 @pytest.fixture(scope="module")

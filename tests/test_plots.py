@@ -9,11 +9,12 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from lib import errors, metrics, plots
+from lib import plots
 from lib.config import FINDINGS
-from lib.plots_data import PHANTOM_NOTE, wrap
-from lib.plots_study import FAMILIES
-from lib.pointing import box_scores, pointing_table
+from lib.metrics import error_analysis as errors
+from lib.metrics import scores as metrics
+from lib.metrics.error_analysis import box_scores, pointing_table
+from lib.plots.style import FAMILIES, PHANTOM_NOTE, wrap
 
 NAMES = ["Effusion", "Mass", "Hernia"]
 

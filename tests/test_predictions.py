@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from lib.exceptions import RunError
-from lib.predictions import Predictions, read_predictions, write_predictions, write_submission
+from lib.metrics.predictions import Predictions, read_predictions, write_predictions, write_submission
 
 FINDINGS = ("Mass", "Nodule")
 

@@ -13,14 +13,14 @@ from PIL import Image
 from tiny_model import BIAS, FINDINGS, SIZE, SLOPE, tiny_card, write_tiny_model
 
 from lib.config import REPO_ROOT
-from lib.decode import decode_grey
 from lib.exceptions import CxrError, ExportError
-from lib.familiarity import fit_familiarity, unlikeness
-from lib.imaging import read_film
-from lib.models import Classifier, build_backbone, build_head
-from lib.onnxfile import write_card, write_onnx
-from lib.predictor import _STATISTICS, Predictor
-from lib.served import Served
+from lib.export.onnx_file import write_card, write_onnx
+from lib.images.pixels import decode_grey
+from lib.images.read import read_radiograph
+from lib.inference.ood import fit_familiarity, unlikeness
+from lib.inference.predictor import _STATISTICS, Predictor
+from lib.models.classifier import Classifier, build_backbone, build_head
+from lib.models.heatmaps import ServingModule
 
 HEAVY = ("torch", "torchvision", "timm", "pandas", "matplotlib", "scipy", "sklearn", "pydantic", "pyarrow", "pydicom")
 
@@ -113,13 +113,15 @@ def test_an_exported_network_answers_as_torch_does(tmp_path):
     torch.manual_seed(0)
     backbone = build_backbone("resnet10t", SIZE)
     network = Classifier(backbone, build_head("mlp", backbone.head_hidden_size, 3, 0.3), [0.5] * 3, [0.25] * 3).eval()
-    write_onnx(Served(network, [1.0] * 3, [0.0] * 3, SIZE), tmp_path / "resnet.onnx")
+    write_onnx(ServingModule(network, [1.0] * 3, [0.0] * 3, SIZE), tmp_path / "resnet.onnx")
     write_card(tmp_path / "resnet.onnx", tiny_card())
     paths = [tmp_path / f"{i}.png" for i in range(3)]
     for i, path in enumerate(paths):
         noise = np.random.default_rng(i).integers(0, 256, (100, 80), dtype=np.uint8)
         Image.fromarray(noise).save(path)
-    answer = Predictor(tmp_path / "resnet.onnx").predict(np.stack([read_film(path, SIZE).pixels for path in paths]))
+    answer = Predictor(tmp_path / "resnet.onnx").predict(
+        np.stack([read_radiograph(path, SIZE).pixels for path in paths])
+    )
     images = torch.from_numpy(np.stack([decode_grey(str(path), SIZE) for path in paths]))[:, None] / 255
     with torch.inference_mode():
         np.testing.assert_allclose(answer.probs, network(images).sigmoid(), atol=1e-4)
@@ -201,7 +203,7 @@ def test_a_broken_card_is_one_sentence_with_the_name_of_the_file(tmp_path, text,
 # ---- lightness
 
 
-@pytest.mark.parametrize("module", ["predictor", "imaging", "batch"])
+@pytest.mark.parametrize("module", ["images", "inference"])
 def test_what_the_app_and_the_command_import_is_light(module):
     code = f"import sys, lib.{module}; sys.exit(' '.join(m for m in {HEAVY} if m in sys.modules) or None)"
     found = subprocess.run([sys.executable, "-c", code], cwd=REPO_ROOT, capture_output=True, text=True)

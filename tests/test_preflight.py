@@ -13,10 +13,10 @@ import yaml
 
 from lib.config import Config
 from lib.exceptions import CxrError, StudyError
-from lib.execute import run_notebook
-from lib.plan import plan_study
-from lib.preflight import check_runs
-from lib.runner import run_plan
+from lib.studies.execute import run_notebook
+from lib.studies.plan import plan_study
+from lib.studies.preflight import check_runs
+from lib.studies.runner import run_plan
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_each_combination_of_model_parameters_is_built_once(plan, monkeypatch):
         asked.extend(json.loads(input))
         return types.SimpleNamespace(returncode=0, stdout=json.dumps([None] * len(asked)), stderr="")
 
-    monkeypatch.setattr("lib.preflight.subprocess.run", answer)
+    monkeypatch.setattr("lib.studies.preflight.subprocess.run", answer)
     made = plan(slow={"lr": 0.1}, quick={"epochs": 1}, linear={"head": "linear"})
     check_runs(made.file, made.runs.values())
     assert [values["head"] for values in asked] == ["mlp", "linear"]

@@ -9,11 +9,12 @@ import torch
 from small_models import films
 from torch import Tensor, nn
 
-from lib import published
 from lib.config import FINDINGS
 from lib.exceptions import ExportError
-from lib.onnxfile import read_card, run_file
-from lib.published import ORDER, load_published
+from lib.export import published
+from lib.export.onnx_file import read_card
+from lib.export.published import ORDER, load_published
+from lib.inference.session import run_file
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
@@ -88,7 +89,7 @@ def test_single_disease_gives_the_second_share_of_their_softmax_as_one_logit(sma
 
 
 def test_a_published_file_is_exported_like_a_run(small, tmp_path):
-    from lib.export import export_run
+    from lib.export.run import export_run
 
     network = theirs(14, small)
     torch.save(network.state_dict(), tmp_path / "all_14.pt")
@@ -106,7 +107,7 @@ def test_a_published_file_is_exported_like_a_run(small, tmp_path):
 
 
 def test_int8_of_a_published_file_is_refused_for_want_of_films(small, tmp_path):
-    from lib.export import export_run
+    from lib.export.run import export_run
 
     torch.save(theirs(2, small).state_dict(), tmp_path / "single_disease.pt")
     with pytest.raises(ExportError, match=r"int8 needs the films .* published weights come without any"):

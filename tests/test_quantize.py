@@ -10,12 +10,22 @@ from onnx import TensorProto, helper, numpy_helper
 from sklearn.metrics import roc_auc_score
 from small_models import FINDINGS, SIZE, films, small_classifier
 
-from lib import quantize as quantizing
+from lib.compression import quantize as quantizing
+from lib.compression.graph import light_nodes, weighted_nodes
+from lib.compression.quantize import (
+    QuantizationJob,
+    Trial,
+    ValidationSet,
+    best_trial,
+    halves,
+    judged,
+    macro_auroc,
+    quantize,
+)
 from lib.exceptions import ExportError
-from lib.graphs import light_nodes, weighted_nodes
-from lib.onnxfile import run_file, write_onnx
-from lib.quantize import Bench, Judge, Trial, best_trial, halves, judged, macro_auroc, quantize
-from lib.served import Served
+from lib.export.onnx_file import write_onnx
+from lib.inference.session import run_file
+from lib.models.heatmaps import ServingModule
 
 
 def graph_of(*nodes: tuple, constants: tuple[str, ...]) -> onnx.ModelProto:
@@ -84,7 +94,7 @@ def test_macro_auroc_is_the_mean_over_findings_with_both_classes():
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("plain") / "fp32.onnx"
-    write_onnx(Served(small_classifier("thin", "mlp"), [1.0] * FINDINGS, [0.0] * FINDINGS, SIZE), path)
+    write_onnx(ServingModule(small_classifier("thin", "mlp"), [1.0] * FINDINGS, [0.0] * FINDINGS, SIZE), path)
     return path
 
 
@@ -94,13 +104,15 @@ def int8_convolutions(path: Path) -> int:
 
 
 @pytest.fixture
-def bench(plain, tmp_path) -> Bench:
+def bench(plain, tmp_path) -> QuantizationJob:
     """Labels are what fp32 answers, less the middle half: its AUROC is 1, and no film is hard to tell."""
     images = films(48, seed=3).numpy()
     answers = run_file(plain, images)
     low, high = np.quantile(answers["logits"], (0.25, 0.75), axis=0)
     targets = np.where(answers["logits"] > high, 1.0, np.where(answers["logits"] < low, 0.0, np.nan))
-    return Bench(plain, films(16, seed=4).numpy(), Judge(images, targets, answers, np.full(FINDINGS, 0.5)), tmp_path)
+    return QuantizationJob(
+        plain, films(16, seed=4).numpy(), ValidationSet(images, targets, answers, np.full(FINDINGS, 0.5)), tmp_path
+    )
 
 
 def test_the_first_way_that_is_good_enough_ends_the_search(bench):
@@ -178,7 +190,7 @@ def test_the_halves_share_no_patient_and_are_of_one_size():
 
 def test_positives_count_only_where_there_are_negatives(bench):
     targets = np.array([[1, 1, np.nan], [1, 0, 0], [1, 1, 0], [1, np.nan, 0]])
-    assert Judge(bench.judge.images[:4], targets, {}, np.full(3, 0.5)).positives == 2
+    assert ValidationSet(bench.judge.images[:4], targets, {}, np.full(3, 0.5)).positives == 2
 
 
 def test_changed_flags_are_counted_at_the_thresholds(bench):
@@ -190,4 +202,4 @@ def test_changed_flags_are_counted_at_the_thresholds(bench):
 
 def test_too_few_films_to_calibrate_on_are_refused(bench):
     with pytest.raises(ExportError, match="3 training films are too few to calibrate int8 on: 4 are needed"):
-        quantize(Bench(bench.plain, bench.films[:3], bench.judge, bench.folder), lambda line: None)
+        quantize(QuantizationJob(bench.plain, bench.films[:3], bench.judge, bench.folder), lambda line: None)

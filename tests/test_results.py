@@ -12,19 +12,10 @@ import pytest
 from made_records import PARTS
 
 from lib.config import REPO_ROOT, Config
+from lib.datasets.prepare import prepare_data
 from lib.exceptions import RunError
-from lib.films import read_films
-from lib.results import (
-    finish_run,
-    is_complete,
-    read_json,
-    read_status,
-    read_table,
-    start_run,
-    whole_file,
-    write_figure,
-    write_json,
-)
+from lib.files import atomic_write, read_json, read_table, write_figure, write_json
+from lib.runs.run import finish_run, is_complete, read_status, start_run
 
 HISTORY = pd.DataFrame({"epoch": [1, 2], "val_auroc": [0.7, 0.6], "seconds": [1.5, 2.5]})
 METRICS = pd.DataFrame({"finding": ["Mass", "macro"], "auroc": [0.8, np.nan]})
@@ -80,7 +71,7 @@ def test_what_a_kill_left_half_written_is_cleared(tmp_path):
 
 
 def test_a_file_is_whole_or_not_there(tmp_path):
-    with pytest.raises(ZeroDivisionError), whole_file(tmp_path / "a.txt") as partial:
+    with pytest.raises(ZeroDivisionError), atomic_write(tmp_path / "a.txt") as partial:
         partial.write_text("half")
         raise ZeroDivisionError
     assert list(tmp_path.iterdir()) == []
@@ -95,11 +86,11 @@ def test_two_threads_may_write_one_file(tmp_path):
 def test_a_checkpoint_of_other_data_is_not_continued(tmp_path, tiny_phantoms):
     folder = tmp_path / "run"
     wanted = Config(data_root=str(tiny_phantoms), image_size=16, val_fraction=0.3)
-    read_films(wanted, folder)
+    prepare_data(wanted, folder)
     (folder / "last.ckpt").touch()
-    read_films(wanted, folder)
+    prepare_data(wanted, folder)
     assert (folder / "last.ckpt").exists()
-    read_films(wanted.model_copy(update={"data_dir": ("dataset_full", "dataset_cardiomegaly")}), folder)
+    prepare_data(wanted.model_copy(update={"data_dir": ("dataset_full", "dataset_cardiomegaly")}), folder)
     assert not (folder / "last.ckpt").exists() and (folder / "last.of_other_data").exists()
 
 
@@ -119,8 +110,8 @@ def test_a_failed_heartbeat_is_followed_by_the_next(tmp_path, monkeypatch):
         if len(beats) == 2:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lib.results.HEARTBEAT_SECONDS", 0.01)
-    monkeypatch.setattr("lib.results._beat", full_at_first)
+    monkeypatch.setattr("lib.runs.run.HEARTBEAT_SECONDS", 0.01)
+    monkeypatch.setattr("lib.runs.run._beat", full_at_first)
     run = start_run(config(tmp_path / "run"))
     while len(beats) < 4:
         assert run.heart.is_alive()
@@ -131,7 +122,7 @@ def test_one_folder_is_held_by_one_process_also_while_it_is_set_aside(tmp_path):
     """Two processes start the same complete run at once: one gets it, the other is told who has it."""
     finish_run(start_run(config(tmp_path / "run")), history=HISTORY, metrics=METRICS, **PARTS)
     code = (
-        "import sys, time\nfrom lib.config import Config\nfrom lib.results import start_run\n"
+        "import sys, time\nfrom lib.config import Config\nfrom lib.runs.run import start_run\n"
         f"run = start_run(Config(run_dir={str(tmp_path / 'run')!r}), wait_seconds=0)\n"
         "print('held', flush=True); sys.stdin.read()"
     )
@@ -157,7 +148,8 @@ def test_a_missing_and_a_truncated_table_are_named(tmp_path):
 
 
 def test_the_library_can_be_imported_where_there_is_no_fcntl():
-    blocked = "import sys; sys.modules['fcntl'] = sys.modules['resource'] = None; import lib.runner, lib.store, lib.cli"
+    blocked = "import sys; sys.modules['fcntl'] = sys.modules['resource'] = None; "
+    blocked += "import lib.studies.runner, lib.datasets.cache, lib.cli"
     assert subprocess.run([sys.executable, "-c", blocked], cwd=REPO_ROOT).returncode == 0
 
 

@@ -19,24 +19,26 @@ from made_records import PARTS, full_record
 from rich.console import Console
 
 from lib.config import REPO_ROOT
+from lib.datasets.prepare import data_fingerprint
 from lib.exceptions import CxrError, StudyError
-from lib.execute import process_environment, remove_stale
-from lib.films import data_fingerprint
-from lib.plan import Plan, plan_study
-from lib.progress import clock, state_text, status_table
-from lib.records import read_plan
-from lib.results import is_complete, read_json, read_status, write_json, write_status
-from lib.runner import Summary, planned_states, run_plan
+from lib.files import read_json, write_json
+from lib.runs.run import is_complete, read_status, write_status
+from lib.runs.study import read_plan
+from lib.studies.execute import process_environment, remove_stale
+from lib.studies.plan import Plan, plan_study
+from lib.studies.progress import clock, state_text, status_table
+from lib.studies.runner import Summary, run_plan
+from lib.studies.states import planned_states
 
 pytestmark = pytest.mark.timeout(900)  # on a machine that may be busy
 
 PARAMETERS = "run_dir = 'x'\nseed = 9\ndata_root = '.'\nfreeze = 'none'\ninit_from = None"
 START = (
-    "from lib.config import Config\nfrom lib.results import start_run\n"
+    "from lib.config import Config\nfrom lib.runs.run import start_run\n"
     "run = start_run(Config.from_namespace(globals()))"
 )
 FINISH = (
-    "import pandas as pd\nfrom lib.results import finish_run\n"
+    "import pandas as pd\nfrom lib.runs.run import finish_run\n"
     "history = pd.DataFrame({'epoch': [1], 'seconds': [0.1], 'val_auroc': [0.5]})\n"
     "[(run.folder / name).touch() for name in ('model.safetensors', 'card.json')]\n"
     f"finish_run(run, history=history, metrics=pd.DataFrame({{'finding': ['macro']}}), **{PARTS!r})"
@@ -56,8 +58,8 @@ RUNNER = """
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from lib.plan import plan_study
-from lib.runner import run_plan
+from lib.studies.plan import plan_study
+from lib.studies.runner import run_plan
 plan = plan_study(Path(sys.argv[1]), runs_dir=Path(sys.argv[2]))
 summary = run_plan(plan, jobs=2)
 print(summary.text())
@@ -68,7 +70,7 @@ sys.exit(summary.exit_code)
 @pytest.fixture
 def study(tmp_path, monkeypatch):
     """Writes tiny notebooks, a dataset by name, and a study of them; gives a function: rows -> plan."""
-    monkeypatch.setattr("lib.runner.check_runs", lambda file, runs: None)  # tests/test_preflight.py has it
+    monkeypatch.setattr("lib.studies.runner.check_runs", lambda file, runs: None)  # tests/test_preflight.py has it
     (tmp_path / "dataset_full").mkdir()
     (tmp_path / "dataset_full" / "train.csv").touch()
     for name, cells in CELLS.items():
@@ -210,7 +212,7 @@ def complete(study):
 @pytest.fixture
 def nothing_executed(monkeypatch):
     started = []
-    monkeypatch.setattr("lib.runner.execute_run", lambda spec: started.append(Path(spec["folder"]).name))
+    monkeypatch.setattr("lib.studies.runner.execute_run", lambda spec: started.append(Path(spec["folder"]).name))
     return started
 
 
@@ -268,7 +270,7 @@ def test_an_error_of_the_executor_fails_the_run_with_its_reason(study, monkeypat
     def broken(spec):
         raise OSError("disk is full")
 
-    monkeypatch.setattr("lib.runner.execute_run", broken)
+    monkeypatch.setattr("lib.studies.runner.execute_run", broken)
     summary, _ = run(study(good=row("good", reference=True)))
     assert summary.failed == {"good-s0": "could not be executed: OSError: disk is full"}
 

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from lib.config import FINDINGS, Config
+from lib.datasets.splits import assign_splits, check_inherited, check_leaks, split_counts, unit_hash
 from lib.exceptions import SplitError
-from lib.splits import assign_splits, check_inherited, check_leaks, split_counts, unit_hash
 
 
 def frame_of(patients: list[str], official: list[str | None] | None = None) -> pd.DataFrame:

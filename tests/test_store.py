@@ -13,11 +13,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-import lib.store
+import lib.datasets.cache
 from lib.config import REPO_ROOT
-from lib.decode import decode_grey
+from lib.datasets.cache import decode_problems, open_cache, without_undecodable
 from lib.exceptions import CxrError, DatasetError
-from lib.store import decode_problems, open_store, without_undecodable
+from lib.images.pixels import decode_grey
 
 
 def frame_of(paths: list[Path]) -> pd.DataFrame:
@@ -40,18 +40,18 @@ def films(tmp_path) -> pd.DataFrame:
 def count(monkeypatch) -> list[int]:
     """The rows that are decoded from here on, in this process."""
     rows: list[int] = []
-    decode = lib.store.decode_chunk
+    decode = lib.datasets.cache.decode_chunk
 
     def counting(chunk, *args, **kwargs):
         rows.extend(chunk)
         return decode(chunk, *args, **kwargs)
 
-    monkeypatch.setattr(lib.store, "decode_chunk", counting)
+    monkeypatch.setattr(lib.datasets.cache, "decode_chunk", counting)
     return rows
 
 
 def build(frame: pd.DataFrame, tmp_path: Path, size: int = 16, **kwargs) -> np.memmap:
-    return open_store(frame, size, folder=tmp_path / "store", progress=False, **kwargs)
+    return open_cache(frame, size, folder=tmp_path / "store", progress=False, **kwargs)
 
 
 # ---- pixels
@@ -105,9 +105,9 @@ def test_jpeg_is_read(tmp_path):
 
 def test_worker_processes_give_the_same_store(films, tmp_path, monkeypatch):
     expected = np.array(build(films, tmp_path))
-    monkeypatch.setattr(lib.store, "_WORTH_SECONDS", 0.0)
-    monkeypatch.setattr(lib.store, "_CHUNK", 2)
-    np.testing.assert_array_equal(open_store(films, 16, folder=tmp_path / "other", workers=2, progress=False), expected)
+    monkeypatch.setattr(lib.datasets.cache, "_WORTH_SECONDS", 0.0)
+    monkeypatch.setattr(lib.datasets.cache, "_CHUNK", 2)
+    np.testing.assert_array_equal(open_cache(films, 16, folder=tmp_path / "other", workers=2, progress=False), expected)
 
 
 # ---- known by content
@@ -148,7 +148,7 @@ def test_part_of_a_stored_frame_in_another_order_is_copied(films, tmp_path, coun
 
 def test_the_environment_names_the_folder(films, tmp_path, monkeypatch):
     monkeypatch.setenv("CXR_STORE", str(tmp_path / "named"))
-    open_store(films, 16, progress=False)
+    open_cache(films, 16, progress=False)
     assert len(list((tmp_path / "named").glob("*.npy"))) == 1
 
 
@@ -209,8 +209,8 @@ BUILDER = """
 import sys, time
 from pathlib import Path
 import pandas as pd
-import lib.store
-noted, note = [], lib.store._Journal.note
+import lib.datasets.cache
+noted, note = [], lib.datasets.cache._Journal.note
 
 def note_half(journal, rows, failed):
     noted.extend(rows)
@@ -219,14 +219,14 @@ def note_half(journal, rows, failed):
         time.sleep(1)
 
 if __name__ == "__main__":
-    lib.store._CHUNK, lib.store._SAVE_SECONDS, lib.store._WORTH_SECONDS = 1, 0.0, 0.0
-    lib.store._Journal.note = note_half
+    lib.datasets.cache._CHUNK, lib.datasets.cache._SAVE_SECONDS, lib.datasets.cache._WORTH_SECONDS = 1, 0.0, 0.0
+    lib.datasets.cache._Journal.note = note_half
     frame, folder, workers, builders = pd.read_csv(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     folder.mkdir(exist_ok=True)
     (folder / f"ready.{time.time_ns()}").touch()
     while len(list(folder.glob("ready.*"))) < builders:
         time.sleep(0.001)
-    print(lib.store.open_store(frame, 32, folder=folder, workers=workers, progress=False).sum(), len(noted))
+    print(lib.datasets.cache.open_cache(frame, 32, folder=folder, workers=workers, progress=False).sum(), len(noted))
 """
 
 
@@ -272,7 +272,7 @@ def test_a_killed_build_goes_on_where_it_was(slow, tmp_path, count, start_builde
     process.wait()
     assert not list((tmp_path / "store").glob("*.npy"))
     already = finished_rows(tmp_path / "store")
-    store = open_store(slow, 32, folder=tmp_path / "store", workers=1, progress=False)
+    store = open_cache(slow, 32, folder=tmp_path / "store", workers=1, progress=False)
     assert 10 <= already < 120 and len(count) == 120 - already
     expected = np.stack([decode_grey(slow["path"][i], 32) for i in range(3)])[np.arange(120) % 3]
     np.testing.assert_array_equal(store, expected)
@@ -289,7 +289,7 @@ def test_two_builders_at_once_build_one_store(slow, tmp_path, start_builder):
 
 def test_a_store_that_does_not_fit_on_the_disk_is_refused(films, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(lib.store.shutil, "disk_usage", lambda path: usage._replace(free=10))
+    monkeypatch.setattr(lib.datasets.cache.shutil, "disk_usage", lambda path: usage._replace(free=10))
     with pytest.raises(CxrError, match=r"the store needs 0.00 GB"):
         build(films, tmp_path)
 

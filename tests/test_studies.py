@@ -7,7 +7,7 @@ import yaml
 
 from lib.config import REPO_ROOT, Config
 from lib.exceptions import StudyError
-from lib.plan import Plan, plan_study
+from lib.studies.plan import Plan, plan_study
 
 SEED = """
 study: seed

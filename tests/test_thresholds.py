@@ -3,8 +3,10 @@ import pandas as pd
 import pytest
 from sklearn.metrics import f1_score, precision_score, recall_score, roc_curve
 
-from lib import intervals, metrics, thresholds
 from lib.config import FINDINGS
+from lib.metrics import bootstrap as intervals
+from lib.metrics import scores as metrics
+from lib.metrics import thresholds
 
 NAMES = ["a", "b", "c"]
 SHARES = [0.4, 0.2, 0.1]

@@ -30,11 +30,12 @@ from typer.testing import CliRunner
 from lib.cli import app
 from lib.config import FINDINGS, REPO_ROOT, Config
 from lib.exceptions import CxrError
-from lib.execute import INTERRUPTED
-from lib.plan import Plan, PlannedRun, plan_study
-from lib.results import finish_run, read_json, start_run, write_json
-from lib.runner import run_plan
-from lib.track import ARTIFACTS, ENVIRONMENT, Tracker, shown, track_as_they_end, track_study
+from lib.files import read_json, write_json
+from lib.runs.run import finish_run, start_run
+from lib.studies.execute import INTERRUPTED
+from lib.studies.plan import Plan, PlannedRun, plan_study
+from lib.studies.runner import run_plan
+from lib.studies.tracking import ARTIFACTS, ENVIRONMENT, Tracker, shown, track_as_they_end, track_study
 
 PACKAGES = ("mlflow", "sqlalchemy", "alembic", "flask", "flask_cors")
 HISTORY = pd.DataFrame(
@@ -126,7 +127,7 @@ def server(one_server):
 @pytest.fixture
 def study(tmp_path, monkeypatch):
     """A function that plans a study of the runs `good-s0` (the reference) and `other-s0`; nothing is executed."""
-    monkeypatch.setattr("lib.runner.check_runs", lambda file, runs: None)  # tests/test_preflight.py has it
+    monkeypatch.setattr("lib.studies.runner.check_runs", lambda file, runs: None)  # tests/test_preflight.py has it
     (tmp_path / "n.ipynb").touch()
     (tmp_path / "dataset_full").mkdir()
     (tmp_path / "dataset_full" / "train.csv").touch()
@@ -153,7 +154,7 @@ def executed(monkeypatch):
         names.append(Path(spec["folder"]).name)
         complete(Config(**spec["parameters"]))
 
-    monkeypatch.setattr("lib.runner.execute_run", execute)
+    monkeypatch.setattr("lib.studies.runner.execute_run", execute)
     return names
 
 
@@ -341,8 +342,8 @@ def cxr(*words: object) -> tuple[int, str]:
 def command(study, tmp_path, monkeypatch, executed):
     """A planned study for `cxr run`: gives its plan and its file."""
     plan = study()
-    monkeypatch.setattr("lib.plan.plan_study", functools.partial(plan_study, runs_dir=tmp_path / "runs"))
-    monkeypatch.setattr("lib.track.DEFAULT_URI", f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
+    monkeypatch.setattr("lib.studies.plan_study", functools.partial(plan_study, runs_dir=tmp_path / "runs"))
+    monkeypatch.setattr("lib.studies.tracking.DEFAULT_URI", f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return plan, plan.file
 
@@ -448,7 +449,7 @@ def test_an_address_is_shown_without_user_and_password(text, safe):
 
 
 def test_the_runner_and_the_command_load_no_mlflow():
-    code = "import sys, lib.runner, lib.cli, lib.track; sys.exit('mlflow' in sys.modules)"
+    code = "import sys, lib.studies.runner, lib.cli, lib.studies.tracking; sys.exit('mlflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=REPO_ROOT).returncode == 0
 
 

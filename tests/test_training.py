@@ -16,10 +16,10 @@ from torch.nn.functional import affine_grid as torch_affine_grid
 
 from lib.config import REPO_ROOT, Config
 from lib.exceptions import CxrError
-from lib.loaders import Loader, affine_grid, augment_batch, random_affine
-from lib.metrics import auroc, epoch_score
-from lib.models import build_model
-from lib.training import (
+from lib.metrics.scores import auroc, epoch_score
+from lib.models.batches import Loader, affine_grid, augment_batch, random_affine
+from lib.models.classifier import build_model
+from lib.models.training import (
     CHECKPOINT,
     balanced_pos_weight,
     build_optimizer,
@@ -196,7 +196,7 @@ def test_choosing_by_cardiomegaly_needs_it_among_the_findings():
 
 def test_a_training_makes_one_fabric(tmp_path, monkeypatch):
     made = []
-    monkeypatch.setattr("lib.training.make_fabric", lambda *asked: made.append(make_fabric(*asked)) or made[-1])
+    monkeypatch.setattr("lib.models.training.make_fabric", lambda *asked: made.append(make_fabric(*asked)) or made[-1])
     fit(build_model(CONFIG), *loaders(CONFIG), CONFIG, tmp_path)
     assert len(made) == 1
 

@@ -1,0 +1,288 @@
+"""In: the folders of complete runs. Out: arms and their differences, with intervals over patients and over seeds.
+
+The scheme. The score of an arm is the mean of its runs, one per seed; two arms are compared on the same test images.
+Patients: the cluster bootstrap of `lib.metrics.bootstrap`, with the same resamples for every run, gives the variance
+over test patients. Seeds: the spread of the runs of an arm gives the variance over trainings. Both are added, like
+cases and readers in reading studies (Obuchowski and Rockette 1995; Hillis 2007), and the interval is Student's with
+Satterthwaite's degrees of freedom. The seed-by-patient interaction appears in both components and is subtracted once.
+If the seed variance is smaller than the interaction, only the patient variance is used, so that seeds that agree by
+chance cannot narrow the interval. With two or three seeds the variance is poorly estimated, so it is pooled over the
+arms of the study (`training_noise`), and the larger of the pooled and the arms' own is used.
+With one training on each side and no study nothing is known of the second part: there is no p-value, and no verdict.
+"""
+
+import contextlib
+import zipfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from lib.comparison.significance import LEVEL, satterthwaite
+from lib.exceptions import ComparisonError
+from lib.files import atomic_write, read_json, read_table
+from lib.metrics.bootstrap import INTERVAL_METRICS, bias, bootstrap_scores, finding_interval, mean_known, point_scores
+from lib.metrics.predictions import Predictions, read_predictions
+from lib.metrics.scores import MACRO, MIN_PATIENTS, counted_findings, positive_patients
+from lib.runs.run import is_complete
+from lib.runs.study import read_record
+from lib.system import available_cores
+
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class RunPredictions(Predictions):
+    """One run's predictions for its test images, sorted by image, with its thresholds (F,).
+
+    fingerprint: of the test images and labels, from the record. scored: metric -> (F,) where metrics.csv has them.
+    folder: where resamples are kept; None keeps nothing.
+    """
+
+    run: str
+    seed: int
+    thresholds: np.ndarray
+    fingerprint: str = ""
+    scored: dict[str, np.ndarray] | None = None
+    folder: Path | None = None
+
+    def on(self, findings: Sequence[str]) -> "RunPredictions":
+        """The same for some findings, and the images that are annotated for at least one of them."""
+        columns = [self.findings.index(name) for name in findings]
+        kept = ~np.isnan(self.targets[:, columns]).all(axis=1)
+        if tuple(findings) == self.findings and kept.all():
+            return self  # with what it has computed
+        some = {"targets": self.targets[:, columns], "probs": self.probs[:, columns]}
+        some["thresholds"] = self.thresholds[columns]
+        return replace(self, findings=tuple(findings), scored=None, **some).rows(kept)
+
+    def rows(self, kept: np.ndarray) -> "RunPredictions":
+        """The same for the images where kept (N,) is true."""
+        names = ("images", "patients", "targets", "probs")
+        return replace(self, scored=None, **{name: getattr(self, name)[kept] for name in names})
+
+    @cached_property
+    def counted(self) -> np.ndarray:
+        """Which findings count in the macro mean (F,)."""
+        return counted_findings(self.targets, self.patients)
+
+    @cached_property
+    def points(self) -> dict[str, np.ndarray]:
+        """metric -> (F + 1,): each finding, then macro."""
+        scores = self.scored or point_scores(self.targets, self.probs, self.thresholds)
+        return {metric: np.append(values, mean_known(values[self.counted])) for metric, values in scores.items()}
+
+    @cached_property
+    def resampled(self) -> dict[str, np.ndarray]:
+        """metric -> (RESAMPLES, F + 1), NaN where a class is missing; macro is the mean of what is there."""
+        scores = self._kept_resamples()
+        return {
+            metric: np.column_stack([values, mean_known(values[:, self.counted])]) for metric, values in scores.items()
+        }
+
+    def _kept_resamples(self) -> dict[str, np.ndarray]:
+        """metric -> (RESAMPLES, F), from the run's folder where they were computed of the same predictions before."""
+        path = None if self.folder is None else self.folder / "resamples" / f"{self._digest()}.npz"
+        if path is not None and path.exists():
+            with contextlib.suppress(OSError, ValueError, KeyError, zipfile.BadZipFile), np.load(path) as kept:
+                return {metric: kept[metric] for metric in INTERVAL_METRICS}
+        scores = bootstrap_scores(self.targets, self.probs, self.patients, self.thresholds, n=RESAMPLES)
+        if path is not None:
+            with (
+                contextlib.suppress(OSError),
+                atomic_write(path) as partial,
+            ):  # a folder that is read-only keeps nothing
+                np.savez(partial, **scores)
+        return scores
+
+    def _digest(self) -> str:
+        """Changes with anything that resamples depend on."""
+        digest = blake2b(f"{RESAMPLES} {self.findings}".encode(), digest_size=12)
+        digest.update("\0".join(map(str, self.patients)).encode())
+        for array in (self.targets, self.probs, self.thresholds):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+
+def read_run_predictions(folder: Path) -> RunPredictions:
+    """The test predictions of a complete run; raises ComparisonError when there are none."""
+    if not is_complete(folder):
+        raise ComparisonError(f"{folder} holds no complete run (no record.json): run it, or name another folder")
+    test = read_predictions(folder / "predictions.parquet")
+    metrics = read_table(folder / "metrics.csv").set_index("finding").loc[list(test.findings)]
+    thresholds = metrics["threshold"].where(metrics["threshold_from"] != "default").to_numpy(float)
+    whole = set(INTERVAL_METRICS) <= set(metrics.columns)
+    scored = {metric: metrics[metric].to_numpy(float) for metric in INTERVAL_METRICS} if whole else None
+    about = {"run": folder.name, "seed": read_json(folder / "config.json")["seed"], "folder": folder}
+    about["fingerprint"] = read_record(folder).data.test_fingerprint
+    return RunPredictions(**vars(test), thresholds=thresholds, scored=scored, **about)
+
+
+def resample_all(runs: Sequence[RunPredictions]) -> None:
+    """Resamples runs side by side, on all cores: NumPy does most of it without Python's lock."""
+    with ThreadPoolExecutor(available_cores()) as threads:
+        list(threads.map(lambda run: run.resampled, runs))
+
+
+def common_findings(runs: Sequence[RunPredictions]) -> tuple[str, ...]:
+    """The findings that all runs answer for; raises ComparisonError where there is none, or test images differ."""
+    first = runs[0]
+    shared = tuple(name for name in first.findings if all(name in run.findings for run in runs))
+    if not shared:
+        raise ComparisonError(f"{' and '.join(dict.fromkeys(run.run for run in runs))} share no finding")
+    ours = first.on(shared)
+    for run in runs[1:]:
+        theirs = run.on(shared)
+        both = np.intersect1d(ours.images, theirs.images)
+        if len(both) < max(len(ours.images), len(theirs.images)):
+            raise ComparisonError(
+                f"{ours.run} and {theirs.run} were tested on different images ({len(ours.images)} and "
+                f"{len(theirs.images)}, {len(both)} of them shared; test fingerprints {ours.fingerprint} and "
+                f"{theirs.fingerprint}): scores on different test sets do not compare"
+            )
+        if not np.array_equal(ours.targets, theirs.targets, equal_nan=True):
+            changed = int((~_same(ours.targets, theirs.targets)).any(axis=1).sum())
+            raise ComparisonError(f"{ours.run} and {theirs.run}: the labels of {changed} test images differ")
+    return shared
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Variance of a run's score over trainings: metric -> (F + 1,), each finding and macro; df: degrees of freedom.
+
+    `interaction` is the part of it that resampling patients shows too: runs that meet the same patients differently.
+    """
+
+    findings: tuple[str, ...]
+    variance: dict[str, np.ndarray]
+    interaction: dict[str, np.ndarray]
+    df: int
+
+
+def training_noise(arms: Sequence[Sequence[RunPredictions]]) -> Noise:
+    """The spread over seeds, pooled over arms (each its runs) that answer for the same findings."""
+    findings = arms[0][0].findings
+    groups = [arm for arm in arms if arm[0].findings == findings]
+    df = sum(len(group) - 1 for group in groups)
+    variance, interaction = {}, {}
+    for metric in INTERVAL_METRICS:
+        scores = [np.array([run.points[metric] for run in group]) for group in groups]  # (S, F + 1) each
+        variance[metric] = sum(map(_squares, scores)) / max(df, 1)
+        several = [group for group in groups if len(group) > 1]
+        shown = [(len(group) - 1) * _interaction(group, metric) for group in several]
+        interaction[metric] = sum(shown, np.zeros(len(findings) + 1)) / max(df, 1)
+    return Noise(findings, variance, interaction, df)
+
+
+def arm_scores(runs: Sequence[RunPredictions], noise: Noise | None = None) -> pd.DataFrame:
+    """The scores of one arm, its `runs` of different seeds: one row per metric and finding, macro last.
+
+    Columns: metric, finding, value, low, high (95 %), se_patients, se_seeds, df, patients, images, positives,
+    positive_patients, in_macro, seeds. Findings with too few positive patients have no interval
+    (`intervals.finding_interval`); that of macro average precision is corrected for the bootstrap's bias.
+    """
+    findings = common_findings(runs)
+    runs = [run.on(findings) for run in runs]
+    tables = [_estimate([(1, runs)], noise, metric) for metric in INTERVAL_METRICS]
+    table = pd.concat(tables, ignore_index=True).rename(columns={"difference": "value"}).drop(columns="p")
+    table = table.assign(low=table["low"].clip(0, 1), high=table["high"].clip(0, 1), seeds=len(runs))
+    return table.drop(columns="one_training")
+
+
+def differences(
+    runs: Sequence[RunPredictions], reference: Sequence[RunPredictions], noise: Noise | None = None
+) -> pd.DataFrame:
+    """How much better one arm is than another on the same test images: one row a metric and finding, macro last.
+
+    Columns: metric, finding, difference, low, high (95 %), p (two-sided, not corrected), se_patients, se_seeds, df,
+    patients, images, positives, positive_patients, in_macro, seeds, reference_seeds, one_training. A finding with
+    fewer than MIN_PATIENTS positive patients has neither interval nor p. With one training on each side and no other
+    arm that shows how trainings differ (one_training) there is an interval over patients, but no p: the difference may
+    be chance in training. Raises ComparisonError where they do not compare.
+    """
+    findings = common_findings([*reference, *runs])
+    runs, reference = ([run.on(findings) for run in group] for group in (runs, reference))
+    tables = [_estimate([(1, runs), (-1, reference)], noise, metric) for metric in INTERVAL_METRICS]
+    return pd.concat(tables, ignore_index=True).assign(seeds=len(runs), reference_seeds=len(reference))
+
+
+def _estimate(groups: Sequence[tuple[int, list[RunPredictions]]], noise: Noise | None, metric: str) -> pd.DataFrame:
+    """The signed sum of the groups' means (one arm, or two with signs 1 and -1) with Student's interval and p-value."""
+    level = len(groups) == 1
+    first, known = groups[0][1][0], noise is not None and noise.findings == groups[0][1][0].findings
+    scores = [np.array([run.points[metric] for run in runs]) for _, runs in groups]  # (S, F + 1) each
+    value = sum(sign * points.mean(axis=0) for (sign, _), points in zip(groups, scores, strict=True))
+    resampled = sum(sign * _resampled(runs, metric) for sign, runs in groups)  # (RESAMPLES, F + 1)
+    counted = (~np.isnan(resampled)).sum(axis=0) > 1
+    patients = np.full(len(value), np.nan)
+    patients[counted] = np.nanvar(resampled[:, counted], axis=0, ddof=1)
+    share = sum(1 / len(runs) for _, runs in groups)
+    df = sum(len(runs) - 1 for _, runs in groups)
+    seeds = sum(map(_squares, scores)) / max(df, 1) * share  # (F + 1,)
+    if known and noise.df > df:
+        seeds, df = np.fmax(seeds, noise.variance[metric] * share), noise.df
+    both = np.zeros(len(value))  # variance that patients and seeds both show
+    for _, runs in groups:
+        apart = _interaction(runs, metric) if len(runs) > 1 else noise.interaction[metric] if known else 0.0
+        both += apart / len(runs)
+    patients = np.fmax(patients - np.fmin(both, seeds), 0.0)  # with the seeds' no less than it was
+    patients[~counted] = np.nan
+    error = np.sqrt(patients + seeds)
+    freedom = np.array([satterthwaite(a, b, df) for a, b in zip(patients, seeds, strict=True)])
+    freedom[seeds < both] = np.inf  # all of it is known from the patients
+    reach = stats.t.ppf((1 + LEVEL) / 2, freedom) * error
+    low, high = value - reach, value + reach
+    people, others = positive_patients(first.targets, first.patients)
+    rare = np.append(np.minimum(people, others) < MIN_PATIENTS, False)
+    if level:
+        low[:-1], high[:-1] = finding_interval(
+            metric, value[:-1], resampled[:, :-1], people, others, error[:-1], freedom[:-1]
+        )
+        if len(first.findings) == 1:
+            low[-1], high[-1] = low[0], high[0]
+        elif metric == "average_precision":
+            shift = bias(value[-1], resampled[:, -1])
+            low[-1], high[-1] = low[-1] - shift, high[-1] - shift
+    with np.errstate(invalid="ignore", divide="ignore"):
+        p = np.where(error > 0, 2 * stats.t.sf(np.abs(value) / error, freedom), np.where(value == 0, 1.0, np.nan))
+    one_training = not level and df == 0
+    if one_training:
+        p = np.full(len(p), np.nan)
+    if not level:
+        low, high, p = (np.where(rare, np.nan, values) for values in (low, high, p))
+    positives = (first.targets == 1).sum(axis=0)
+    return pd.DataFrame(
+        {"metric": metric, "finding": [*first.findings, MACRO], "difference": value, "low": low}
+        | {"high": high, "p": p, "se_patients": np.sqrt(patients), "se_seeds": np.sqrt(seeds), "df": freedom}
+        | {"patients": len(np.unique(first.patients)), "images": len(first.images)}
+        | {"positives": [*positives, positives.sum()], "positive_patients": [*people, people.sum()]}
+        | {"in_macro": [*first.counted, True], "one_training": one_training}
+    )
+
+
+def _resampled(runs: list[RunPredictions], metric: str) -> np.ndarray:
+    """The mean of the runs in each resample: (RESAMPLES, F + 1)."""
+    return mean_known(np.array([run.resampled[metric] for run in runs]), axis=0)
+
+
+def _squares(scores: np.ndarray) -> np.ndarray:
+    """Sum of squares of scores (S, F + 1) around their mean: (F + 1,)."""
+    return ((scores - scores.mean(axis=0)) ** 2).sum(axis=0)
+
+
+def _interaction(runs: list[RunPredictions], metric: str) -> np.ndarray:
+    """Variance over patients of a run's deviation from the mean of the runs of its arm: (F + 1,)."""
+    each = np.array([run.resampled[metric] for run in runs])  # (S, RESAMPLES, F + 1)
+    apart = each - mean_known(each, axis=0)
+    squares = mean_known((apart - mean_known(apart, axis=1)[:, None]) ** 2, axis=1)  # (S, F + 1)
+    return squares.sum(axis=0) / (len(runs) - 1)
+
+
+def _same(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return (a == b) | (np.isnan(a) & np.isnan(b))

@@ -1,0 +1,35 @@
+"""Dataset folders -> one frame of images, labels and splits, and their pixels; no torch."""
+
+from lib.datasets.check import (
+    FolderReport,
+    check_folder,
+)
+from lib.datasets.prepare import (
+    PreparedData,
+    data_fingerprint,
+    describe_data,
+    load_images,
+    prepare_data,
+)
+from lib.datasets.splits import (
+    assign_splits,
+    split_counts,
+)
+from lib.datasets.tables import (
+    Dataset,
+    read_dataset,
+)
+
+__all__ = [
+    "Dataset",
+    "FolderReport",
+    "PreparedData",
+    "assign_splits",
+    "check_folder",
+    "data_fingerprint",
+    "describe_data",
+    "load_images",
+    "prepare_data",
+    "read_dataset",
+    "split_counts",
+]

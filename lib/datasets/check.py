@@ -1,0 +1,82 @@
+"""In: a dataset folder. Out: a `FolderReport`: layout, images, patients, findings, and every problem, as text."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from lib.config import FINDINGS
+from lib.datasets.cache import decode_problems
+from lib.datasets.tables import Dataset, read_dataset
+from lib.exceptions import DatasetError
+
+
+@dataclass(frozen=True)
+class FolderReport:
+    """What is in a folder. `counts` (14 rows): positives, negatives, not annotated; `problems` as Dataset.bad_rows.
+
+    `failure` says why the folder could not be read at all; then nothing else is known.
+    """
+
+    folder: Path
+    layout: str
+    images: int
+    patients: int
+    counts: pd.DataFrame
+    problems: pd.DataFrame
+    warnings: tuple[str, ...]
+    failure: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return not self.failure and self.problems.empty
+
+    def text(self) -> str:
+        """Everything, one problem a line."""
+        if self.failure:
+            return self.failure
+        lines = [
+            f"{self.folder}",
+            f"layout    {self.layout}",
+            f"images    {self.images:,}",
+            f"patients  {self.patients:,}",
+            "",
+            self.counts.to_string(),
+            "",
+            *(f"note: {warning}" for warning in self.warnings),
+            f"{len(self.problems):,} problems" if len(self.problems) else "no problems",
+        ]
+        for source, row, image, reason in self.problems.itertuples(index=False):
+            lines.append(f"  {source}{f' row {row}' if row else ''}: {image or '(no name)'}: {reason}")
+        return "\n".join(lines)
+
+
+def check_folder(folder: Path | str, *, workers: int | None = None, progress: bool = True) -> FolderReport:
+    """Read a folder and decode every image in it; nothing is raised for what is wrong with it, `ok` says so."""
+    folder = Path(folder).expanduser().absolute()
+    try:
+        dataset = read_dataset([folder], on_bad="skip")
+    except DatasetError as error:
+        return FolderReport(folder, "", 0, 0, pd.DataFrame(), pd.DataFrame(), (), str(error))
+    undecodable = decode_problems(dataset.frame, workers=workers, progress=progress)
+    frame = dataset.frame[~dataset.frame["image"].isin(undecodable["image"])]
+    return FolderReport(
+        folder=folder,
+        layout=dataset.layouts[str(folder)] + (", synthetic phantoms" if dataset.phantom else ""),
+        images=len(frame),
+        patients=frame["patient"].nunique(),
+        counts=_counts(frame),
+        problems=pd.concat([dataset.bad_rows, undecodable], ignore_index=True),
+        warnings=dataset.warnings + _parts(dataset),
+    )
+
+
+def _counts(frame: pd.DataFrame) -> pd.DataFrame:
+    targets = frame[list(FINDINGS)]
+    counts = {"present": (targets == 1).sum(), "absent": (targets == 0).sum(), "not annotated": targets.isna().sum()}
+    return pd.DataFrame(counts)
+
+
+def _parts(dataset: Dataset) -> tuple[str, ...]:
+    counts = dataset.frame["official"].value_counts()
+    return (f"official lists: {', '.join(f'{part} {n:,}' for part, n in counts.items())}",) if len(counts) else ()

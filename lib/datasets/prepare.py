@@ -1,0 +1,126 @@
+"""In: a config and its run's folder. Out: `PreparedData`: the dataset, the split of every image, the pixels."""
+
+import hashlib
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lib.config import FINDINGS, PHANTOMS, Config, resolve
+from lib.datasets.cache import open_cache, without_undecodable
+from lib.datasets.splits import SPLITS, assign_splits, check_inherited, check_leaks
+from lib.datasets.tables import Dataset, read_dataset
+from lib.exceptions import RunError
+from lib.files import read_json, write_json, write_table
+from lib.images.pixels import decode_grey
+from lib.phantoms.write import write_phantoms
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """What a run works on: `frame` is the dataset's with a column `split`; `store` (N, S, S) uint8 in its order."""
+
+    data: Dataset
+    frame: pd.DataFrame
+    bad_rows: pd.DataFrame
+    store: np.ndarray
+
+
+def prepare_data(config: Config, folder: Path) -> PreparedData:
+    """Reads, splits and decodes what `config` names; writes `splits.csv` and `bad_rows.csv` into the run's `folder`.
+
+    The phantoms are drawn first where `data_root` asks for them and they are not there. Raises DatasetError and
+    SplitError, also when an earlier stage of `init_from` trained on a patient who is held out here.
+    """
+    data, frame, bad_rows = read_rows(config)
+    frame = frame.assign(split=assign_splits(frame, config))
+    check_leaks(frame, config.split_by)
+    for stage in earlier_stages(config):
+        trained = pd.read_csv(stage / "splits.csv", dtype=str).query("split == 'train'")
+        check_inherited(trained[config.split_by], frame, config.split_by)
+        check_inherited(trained["patient"], frame[frame["split"] != "val"])  # by patient, whatever validation is by
+    films = PreparedData(data, frame, bad_rows, open_cache(frame, config.image_size))
+    _drop_stale_checkpoint(folder, _fingerprint(frame))
+    write_table(folder / "splits.csv", frame[["image", "patient", "split"]])
+    write_table(folder / "bad_rows.csv", bad_rows)
+    write_json(folder / "data.json", describe_data(films))
+    return films
+
+
+def read_rows(config: Config) -> tuple[Dataset, pd.DataFrame, pd.DataFrame]:
+    """The dataset that `config` names, its rows that can be used, and those that cannot; missing phantoms are drawn."""
+    root = resolve(config.data_root)
+    if config.data_root == PHANTOMS and not root.exists():
+        write_phantoms(root)
+    data = read_dataset(config.data_folders, on_bad=config.on_bad)
+    frame, bad_rows = data.frame, data.bad_rows
+    if config.on_bad == "skip":
+        frame, undecodable = without_undecodable(frame, config.image_size)
+        bad_rows = pd.concat([bad_rows, undecodable], ignore_index=True)
+    return data, frame, bad_rows
+
+
+def load_images(data: Dataset, images: Sequence[str], size: int) -> np.ndarray:
+    """Some films of a dataset by their ids, decoded anew: (N, size, size) uint8; raises KeyError for an unknown id."""
+    paths = data.frame.set_index("image")["path"].loc[list(images)]
+    films = [decode_grey(str(path), size) for path in paths]
+    return np.stack(films) if films else np.zeros((0, size, size), np.uint8)
+
+
+def _drop_stale_checkpoint(folder: Path, fingerprint: str) -> None:
+    """Sets aside the checkpoint of a broken run whose images, labels or splits were others: it is not continued."""
+    known, checkpoint = folder / "data.json", folder / "last.ckpt"
+    if known.exists() and checkpoint.exists() and read_json(known)["fingerprint"] != fingerprint:
+        aside = checkpoint.rename(checkpoint.with_suffix(".of_other_data"))
+        print(f"the data changed since this run began: it begins anew, and its old checkpoint is kept in {aside}")
+
+
+def earlier_stages(config: Config) -> list[Path]:
+    """The folders of the stages that a run starts from, the nearest first."""
+    stages: list[Path] = []
+    start = config.init_from
+    while start:
+        folder = resolve(start)
+        if not (folder / "record.json").exists():
+            raise RunError(f"init_from: {folder} holds no complete run; run that stage first")
+        stages.append(folder)
+        start = read_json(folder / "config.json")["init_from"]
+    return stages
+
+
+def describe_data(films: PreparedData, loaders: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What the record says of the data: layouts, phantom or not, rows left out, counts per split, fingerprint.
+
+    `loaders`, of `make_loaders`, say how many images of each split are annotated and used. A fingerprint changes with
+    any image id, split or label; runs compare when their `test_fingerprint` is the same.
+    """
+    frame = films.frame
+    used = {"used": {split: len(loader.rows) for split, loader in loaders.items()}} if loaders else {}
+    return {
+        **used,
+        "layouts": films.data.layouts,
+        "phantom": films.data.phantom,
+        "bad_rows": len(films.bad_rows),
+        "images": {split: int((frame["split"] == split).sum()) for split in SPLITS},
+        "patients": frame.groupby("split")["patient"].nunique().to_dict(),
+        "fingerprint": _fingerprint(frame),
+        "test_fingerprint": _fingerprint(frame[frame["split"] == "test"]),
+        "warnings": list(films.data.warnings),
+    }
+
+
+def data_fingerprint(config: Config) -> str:
+    """The fingerprint that a run of `config` would record: of the image ids, labels and splits. Decodes no image."""
+    _, frame, _ = read_rows(config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the run itself says what is odd about its splits
+        return _fingerprint(frame.assign(split=assign_splits(frame, config)))
+
+
+def _fingerprint(frame: pd.DataFrame) -> str:
+    told = frame[["image", "split", *FINDINGS]].sort_values("image").to_csv(index=False)
+    return hashlib.sha256(told.encode()).hexdigest()[:16]

@@ -1,0 +1,130 @@
+"""In: a frame of images (`datasets.tables`) and a Config. Out: the split of each row, by patient; checks for leaks."""
+
+import warnings
+from collections.abc import Iterable, Sequence
+from hashlib import blake2b
+
+import pandas as pd
+
+from lib.config import FINDINGS, Config
+from lib.exceptions import SplitError
+
+SPLITS = ("train", "val", "test", "submit", "excluded")
+"""What a row can be for. submit: official test images without labels; excluded: other images of test patients."""
+TEST_SEED = 0  # of the test patients that no official list names: all runs are tested on the same
+
+
+def assign_splits(frame: pd.DataFrame, config: Config) -> pd.Series:
+    """The split of each row: a Series named 'split' of SPLITS, with the frame's index.
+
+    Official test images are 'test' ('submit' without a label); other images of their patients are 'excluded' in every
+    source, never trained on. Where no official test image is labelled, or those leave out a finding of the config that
+    other images know, `test_fraction` of the patients whom no official list names are 'test' too, the same patients for
+    every seed, so that seeds compare. Of the rest `val_fraction` are 'val'. The choice depends on the seed and the
+    patient's id alone, so that a patient who is validation in one stage is validation in every stage of that seed,
+    whatever else the data hold.
+    With config.split_by == 'image' validation is chosen by image, as the published method does: patients who train
+    validate too, so that validation flatters. The test stays by patient: nobody in it is ever trained on.
+
+    Raises SplitError when train or val would be empty; warns (UserWarning) of excluded rows, and of findings that
+    have no positive image in a split.
+    """
+    by = "patient" if config.split_by == "patient" else "image"
+    official = frame["official"].eq("test").fillna(False).astype(bool)
+    labelled = frame[list(FINDINGS)].notna().any(axis=1)
+    reserved = set(frame.loc[official, "patient"])
+    whole = _covers(frame, official, config.findings)
+    listed = set(frame.loc[frame["official"].notna(), "patient"]) if (official & labelled).any() else set()
+    test_fraction = 0.0 if whole else config.test_fraction
+    tested = {
+        unit for unit in set(frame["patient"]) - listed if unit_hash(TEST_SEED, "test", str(unit)) < test_fraction
+    }
+    val = {unit for unit in frame[by].unique() if unit_hash(config.seed, "val", str(unit)) < config.val_fraction}
+    split = frame[by].isin(val).map({True: "val", False: "train"}).astype("str").rename("split")
+    split[frame["patient"].isin(tested)] = "test"
+    split[frame["patient"].isin(reserved)] = "excluded"
+    split[official & labelled] = "test"
+    split[official & ~labelled] = "submit"
+    check_leaks(frame.assign(split=split), by)
+    for part in ("train", "val"):
+        if not (split == part).any():
+            fractions = f"val_fraction {config.val_fraction:.3g}, test_fraction {config.test_fraction:.3g}"
+            raise SplitError(
+                f"no image is left for {part}: {len(frame):,} images, {frame[by].nunique():,} {by}s, "
+                f"seed {config.seed}, {fractions}. Use more data, another seed, or other fractions."
+            )
+    for note in split_notes(frame, split, config.findings):
+        warnings.warn(note, stacklevel=2)
+    return split
+
+
+def _covers(frame: pd.DataFrame, official: pd.Series, findings: Sequence[str]) -> bool:
+    """Whether the official test images annotate every one of `findings` that any image annotates."""
+    known = frame[list(findings)].notna()
+    return bool(known[official].any()[known.any()].all()) and bool(known[official].any().any())
+
+
+def unit_hash(seed: int, purpose: str, unit: str) -> float:
+    """A number in [0, 1) that depends on nothing but its arguments: the first 53 bits of their BLAKE2b digest."""
+    digest = blake2b(f"{seed}\0{purpose}\0{unit}".encode(), digest_size=8).digest()
+    return (int.from_bytes(digest, "big") >> 11) / 2**53
+
+
+def split_counts(frame: pd.DataFrame, split: pd.Series, findings: Sequence[str] = FINDINGS) -> pd.DataFrame:
+    """One row a split that occurs: images, patients, then the positives of each finding."""
+    rows = {}
+    for part in SPLITS:
+        if (here := (split == part).to_numpy()).any():
+            positives = (frame.loc[here, list(findings)] == 1).sum()
+            rows[part] = {"images": int(here.sum()), "patients": frame.loc[here, "patient"].nunique(), **positives}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("split")
+
+
+def split_notes(frame: pd.DataFrame, split: pd.Series, findings: Sequence[str] = FINDINGS) -> list[str]:
+    """Sentences about what is odd: excluded rows, and annotated findings without a positive in train, val or test."""
+    notes = []
+    if excluded := int((split == "excluded").sum()):
+        patients = frame.loc[(split == "excluded").to_numpy(), "patient"].nunique()
+        notes.append(f"{excluded:,} images of {patients:,} patients of an official test list are left out of training")
+    counts = split_counts(frame, split, findings)
+    known = [name for name in findings if (frame[name] == 1).any()]
+    for part in ("train", "val", "test"):
+        if part in counts.index and (lacking := [name for name in known if counts.loc[part, name] == 0]):
+            notes.append(f"no positive image in {part} for {', '.join(lacking)}: its metrics will be missing there")
+    return notes
+
+
+def check_leaks(frame: pd.DataFrame, by: str = "patient") -> None:
+    """Raise SplitError when a `by` (patient or image) of `frame`, with its column 'split', stands in two splits.
+
+    Rows 'excluded' do not count; 'submit' counts as 'test'.
+    """
+    used = frame[frame["split"] != "excluded"]
+    strange = set(used["split"]) - set(SPLITS)
+    if strange:
+        raise SplitError(f"unknown splits {sorted(strange)}; they are {', '.join(SPLITS)}")
+    parts = used["split"].replace("submit", "test").groupby(used[by]).agg(lambda s: "+".join(sorted(set(s))))
+    leaks = parts[parts.str.contains("+", regex=False)]
+    if len(leaks):
+        raise SplitError(f"{len(leaks):,} {by}s stand in two splits: {_names(f'{u} ({p})' for u, p in leaks.items())}")
+
+
+def check_inherited(trained: Iterable[str], frame: pd.DataFrame, by: str = "patient") -> None:
+    """Raise SplitError when an earlier stage trained on what this stage validates or tests on.
+
+    trained: the patients (or images, see `by`) of the earlier stage's train split; frame: this stage's, with 'split'.
+    """
+    held_out = frame[frame["split"].isin(["val", "test", "submit"])]
+    leaks = held_out[held_out[by].isin(set(trained))].groupby(by)["split"].first()
+    if len(leaks):
+        raise SplitError(
+            f"the earlier stage trained on {len(leaks):,} {by}s that are held out here: "
+            f"{_names(f'{unit} ({part})' for unit, part in leaks.items())}. Give both stages the same seed, "
+            "val_fraction, test_fraction and split_by, and official lists that agree."
+        )
+
+
+def _names(names: Iterable[str]) -> str:
+    """The first eight, and how many more."""
+    listed = sorted(names)
+    return ", ".join(listed[:8]) + (f" and {len(listed) - 8:,} more" if len(listed) > 8 else "")

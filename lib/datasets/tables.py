@@ -1,0 +1,327 @@
+"""In: dataset folders in any of five layouts. Out: a `Dataset`: one frame of images, patients and findings (1, 0, NaN).
+
+Nothing is dropped silently: every row that cannot be used is named in one DatasetError or, when asked, in `bad_rows`.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from lib.config import FINDINGS, NO_FINDING
+from lib.datasets.layouts import NIH_NAME, Listing, Problem, Row, canonical_finding, read_listing
+from lib.exceptions import DatasetError
+
+BAD_COLUMNS = ["source", "row", "image", "reason"]
+BOX_COLUMNS = ["image", "finding", "x", "y", "w", "h"]
+_TEXT_COLUMNS = ["image", "path", "patient", "age", "sex", "view", "source", "official"]
+_SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"II*\x00", b"MM\x00*")  # PNG JPEG BMP TIFF TIFF
+_OLDEST = 120  # years; a few ages of the NIH table are above 400
+_AGE = re.compile(r"^(-?\d+(?:\.\d+)?)\s*([YMWD]?)$", re.IGNORECASE)
+_UNITS_A_YEAR = {"": 1.0, "Y": 1.0, "M": 12.0, "W": 52.18, "D": 365.25}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """One folder, checked: `frame` and `boxes` hold only what can be used, `bad` the rest with the reasons.
+
+    `error` is the paragraph about the bad rows, empty where there are none.
+    """
+
+    frame: pd.DataFrame
+    bad: pd.DataFrame
+    boxes: pd.DataFrame
+    submission: list[str]
+    notes: list[str]
+    error: str
+
+
+def check_rows(listing: Listing, source: str) -> Rows:
+    """The rows of a listing as a frame (columns as in `lib.datasets.tables.Dataset`) and what is wrong with the others.
+
+    Of rows that list the same image alike the first is kept; of rows that contradict each other none.
+    """
+    problems = [*listing.problems, *_bad_rows(listing), *_bad_files(listing.rows)]
+    labels = {text: parse_labels(text)[0] for text in {row.labels for row in listing.rows}}
+    records, notes = _records(listing.rows, source)
+    text = dict.fromkeys(_TEXT_COLUMNS, pd.StringDtype(na_value=np.nan)) | {"age": float}
+    frame = pd.DataFrame(records, columns=_TEXT_COLUMNS).astype(text)
+    targets = pd.DataFrame(_targets([labels[row.labels] for row in listing.rows], listing.complete), columns=FINDINGS)
+    bad = {(p.table, p.row, p.image) for p in problems}
+    good = np.array([(row.table, row.row, row.image) not in bad for row in listing.rows], dtype=bool)
+    unlabelled = np.array([row.labels is None for row in listing.rows], dtype=bool)
+    boxes, bad_boxes = _read_boxes(listing, set(frame["image"]))
+    problems += bad_boxes
+    reasons = [(source, p.row, p.image, p.kind + (f": {p.detail}" if p.detail else "")) for p in problems]
+    return Rows(
+        frame=pd.concat([frame, targets], axis=1)[good].reset_index(drop=True),
+        bad=pd.DataFrame(reasons, columns=BAD_COLUMNS),
+        boxes=boxes[boxes["image"].isin(frame["image"][good])].reset_index(drop=True),
+        submission=frame["image"][good & unlabelled].tolist(),
+        notes=listing.notes + notes,
+        error=problem_text(source, problems, len(listing.rows), listing.looked_in) if problems else "",
+    )
+
+
+def patient_of(image: str, listed: str | None = None) -> str | None:
+    """The patient as listed, else from an NIH file name, else None; '00000506', '506' and '506.0' are all '506'."""
+    if listed:
+        return str(int(float(listed))) if re.fullmatch(r"\d{1,15}(\.0+)?", listed) else listed
+    match = NIH_NAME.match(image)
+    return str(int(match[1])) if match else None
+
+
+def parse_labels(text: str | None) -> tuple[frozenset[str] | None, str, str]:
+    """'Mass|Nodule' -> (its findings, '', ''); None for no label; with a kind and a detail where it is wrong."""
+    if text is None:
+        return None, "", ""
+    names = [canonical_finding(part) for part in text.split("|")]
+    if None in names:
+        unknown = [part for part, name in zip(text.split("|"), names, strict=True) if name is None]
+        return frozenset(), "unknown finding", "|".join(map(repr, unknown))
+    if NO_FINDING in names and len(set(names)) > 1:
+        return frozenset(), "contradictory labels", repr(text)
+    return frozenset(name for name in names if name and name != NO_FINDING), "", ""
+
+
+def problem_text(source: str, problems: Sequence[Problem], n_rows: int, looked_in: Sequence[str] = ()) -> str:
+    """The paragraph of an error: how many of each kind of problem, each with its first three examples."""
+    kinds: dict[str, list[Problem]] = {}
+    for problem in problems:
+        kinds.setdefault(problem.kind, []).append(problem)
+    lines = [f"{source}: {len({(p.table, p.row, p.image) for p in problems}):,} of {n_rows:,} rows cannot be used"]
+    for kind, members in sorted(kinds.items(), key=lambda item: -len(item[1])):
+        text = f"{len(members):,} x {kind}"
+        if kind == "missing file":
+            tables = ", ".join(dict.fromkeys(p.table for p in members))
+            some = f"{len(members):,} of the {n_rows:,} images listed in {tables} are not there"
+            text = f"none of the {n_rows:,} images listed in {tables} is there" if len(members) == n_rows else some
+            text += f" (looked in {', '.join(looked_in)}; unpack all image folders there)"
+        examples = "; ".join(_example(p) for p in members[:3]) + ("; ..." if len(members) > 3 else "")
+        lines.append(f"  - {text}: {examples}")
+    return "\n".join(lines)
+
+
+def _example(problem: Problem) -> str:
+    where = f"{problem.table} row {problem.row}" if problem.row else problem.table
+    return f"{problem.image or '(no name)'} ({where}{', ' + problem.detail if problem.detail else ''})"
+
+
+def _bad_rows(listing: Listing) -> list[Problem]:
+    """What is wrong with the tables' text; a row can have several problems."""
+    problems: list[Problem] = []
+    seen: dict[str, Row] = {}
+    parsed = {text: parse_labels(text) for text in {row.labels for row in listing.rows}}
+    for row in listing.rows:
+
+        def add(kind: str, detail: str = "", row: Row = row) -> None:
+            problems.append(Problem(row.table, row.row, row.image, kind, detail))
+
+        _, kind, detail = parsed[row.labels]
+        if kind:
+            add(kind, detail)
+        elif row.labels is None and (listing.complete or row.official != "test"):
+            add("no finding given")
+        if _age(row.age) is None:
+            add("unparsable age", repr(row.age))
+        if not row.image:
+            add("no image name")
+        elif row.row and ("/" in row.image or "\\" in row.image or row.image in (".", "..")):
+            add("path instead of a file name", repr(row.image))
+        elif row.image in seen:
+            first = seen[row.image]
+            add("duplicate id", f"also in {first.table}{f' row {first.row}' if first.row else ''}")
+            if (first.labels, first.official) != (row.labels, row.official):  # which of them is true is not known
+                add("duplicate id", "contradicted by a later row", first)
+        elif row.path is None:
+            add("missing file")
+        seen.setdefault(row.image, row)
+    return problems
+
+
+def _bad_files(rows: Sequence[Row]) -> list[Problem]:
+    """Files that are empty or do not start like an image."""
+    rows = [row for row in rows if row.path is not None]
+    starts = range(0, len(rows), 256)
+    with ThreadPoolExecutor(8) as pool:  # waits for the disk, mostly
+        found = pool.map(lambda start: [_bad_head(str(row.path)) for row in rows[start : start + 256]], starts)
+        kinds = [kind for chunk in found for kind in chunk]
+    return [Problem(r.table, r.row, r.image, *kind) for r, kind in zip(rows, kinds, strict=True) if kind is not None]
+
+
+def _bad_head(path: str) -> tuple[str, str] | None:
+    try:
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - for every image: quick
+            head = file.read(132)
+    except OSError as error:
+        return "unreadable file", error.strerror or str(error)
+    if not head:
+        return "empty file", "zero bytes"
+    if head[128:] == b"DICM":
+        return "not an image", "a DICOM file, to be converted to PNG first"
+    return None if head.startswith(_SIGNATURES) else ("not an image", f"starts with {head[:8]!r}")
+
+
+def _records(rows: Sequence[Row], source: str) -> tuple[list[tuple], list[str]]:
+    """The text columns of the frame, and notes about values that were read as missing."""
+    records, odd, examples = [], Counter[str](), {}
+    for row in rows:
+        age = _age(row.age)
+        sex = {"M": "M", "MALE": "M", "F": "F", "FEMALE": "F"}.get((row.sex or "").upper())
+        view = (row.view or "").upper() if (row.view or "").upper() in ("PA", "AP") else None
+        for what, text, lost in (
+            (f"ages under 0 or above {_OLDEST} years", row.age, age is not None and np.isnan(age)),
+            ("sexes other than M and F", row.sex, sex is None),
+            ("views other than PA and AP", row.view, view is None),
+        ):
+            if text is not None and lost:
+                odd[what] += 1
+                examples.setdefault(what, f"{text!r} of {row.image}")
+        records.append((row.image, row.path, patient_of(row.image, row.patient), age, sex, view, source, row.official))
+    return records, [f"{count:,} {what} were read as missing, as {examples[what]}" for what, count in odd.items()]
+
+
+def _age(text: str | None) -> float | None:
+    """'57', '058Y' or '018M' in years; NaN where empty or impossible; None where it is no age at all."""
+    if text is None:
+        return np.nan
+    match = _AGE.match(text)
+    if match is None:
+        return None
+    years = float(match[1]) / _UNITS_A_YEAR[match[2].upper()]
+    return years if 0 <= years <= _OLDEST else np.nan
+
+
+def _targets(labels: Sequence[frozenset[str] | None], complete: bool) -> np.ndarray:
+    """(N, 14) of 1, 0 and NaN. A source that is not complete annotates only the findings that it names."""
+    named = set(FINDINGS) if complete else set().union(*(found for found in set(labels) if found))
+    rows = {
+        found: [np.nan if found is None or name not in named else float(name in found) for name in FINDINGS]
+        for found in set(labels)
+    }
+    return np.array([rows[found] for found in labels], dtype=float).reshape(-1, len(FINDINGS))
+
+
+def _read_boxes(listing: Listing, known: set[str]) -> tuple[pd.DataFrame, list[Problem]]:
+    boxes, problems, strangers = [], [], 0
+    for line, cells in listing.boxes:
+        image, finding = cells[0].strip(), canonical_finding(cells[1]) if len(cells) > 1 else None
+        try:
+            numbers = [float(cell) for cell in cells[2:6]]
+        except ValueError:
+            numbers = []
+        possible = len(numbers) == 4 and all(map(math.isfinite, numbers)) and min(numbers[2:]) > 0
+        if not possible or finding in (None, NO_FINDING):
+            problems.append(Problem("BBox_List_2017.csv", line, image, "unusable box", repr(",".join(cells))))
+        elif image in known:
+            boxes.append((image, finding, *numbers))
+        else:
+            strangers += 1
+    if strangers:
+        listing.notes.append(f"{strangers:,} boxes of BBox_List_2017.csv are of images that are not listed")
+    return pd.DataFrame(boxes, columns=BOX_COLUMNS), problems
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What a set of folders holds.
+
+    frame: one row an image, with `image` (unique id), `path` (absolute), `patient`, `age` (years or NaN), `sex`
+        ('M', 'F' or missing), `view` ('PA', 'AP' or missing), `source` (folder name), `official` ('trainval', 'train',
+        'test' or missing), then a float column per finding of FINDINGS: 1 present, 0 absent, NaN not annotated.
+    layouts: folder -> which layout was found there. bad_rows: source, row, image, reason of what cannot be used.
+    phantom: any folder holds a file PHANTOM. boxes: image, finding, x, y, w, h in pixels of the original image.
+    submission: ids of the images of an unlabelled test.csv, in its order. warnings: sentences worth reading.
+    """
+
+    frame: pd.DataFrame
+    layouts: dict[str, str]
+    bad_rows: pd.DataFrame
+    phantom: bool
+    boxes: pd.DataFrame
+    submission: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def read_dataset(
+    folders: Sequence[Path | str] | Path | str,
+    *,
+    on_bad: Literal["raise", "skip"] = "raise",
+) -> Dataset:
+    """Read and merge dataset folders; where several hold an image, the one that annotates most findings wins.
+
+    Checks that every listed file is there, is not empty and starts like an image; whether it decodes to its end shows
+    when the store is built (`lib.datasets.cache`). With on_bad='skip' rows that cannot be used are left out and
+    returned as `bad_rows`. Raises DatasetError: with on_bad='raise' for any such row (one error for
+    all), always for a folder without a known layout, a table that cannot be read, or when no row is left.
+    """
+    if on_bad not in ("raise", "skip"):
+        raise ValueError(f"on_bad must be 'raise' or 'skip', got {on_bad!r}")
+    paths, sources = _folders(folders)
+    listings = [read_listing(path) for path in paths]
+    parts = [check_rows(listing, source) for listing, source in zip(listings, sources, strict=True)]
+    errors = "\n".join(part.error for part in parts if part.error)
+    if errors and on_bad == "raise":
+        whole = "Images were not decoded for this; `cxr data check FOLDER` decodes them too and names every problem."
+        advice = "Repair the data, or leave these rows out and have them listed: on_bad=skip."
+        raise DatasetError(f"{errors}\n{advice}\n{whole}")
+    bad = pd.concat([part.bad for part in parts], ignore_index=True)
+    if not any(len(part.frame) for part in parts):
+        raise DatasetError(f"{', '.join(map(str, paths))}: no image that can be used.\n{errors}".rstrip())
+    frame, merge_notes = _merge([part.frame for part in parts])
+    notes = [f"{source}: {note}" for source, part in zip(sources, parts, strict=True) for note in part.notes]
+    return Dataset(
+        frame=frame,
+        layouts={str(path): listing.layout for path, listing in zip(paths, listings, strict=True)},
+        bad_rows=bad,
+        phantom=any((path / "PHANTOM").is_file() for path in paths),
+        boxes=_boxes(parts),
+        submission=tuple(dict.fromkeys(image for part in parts for image in part.submission)),
+        warnings=tuple(notes + merge_notes),
+    )
+
+
+def _folders(folders: Sequence[Path | str] | Path | str) -> tuple[list[Path], list[str]]:
+    """Absolute paths, and a name for each: the folder's, or its path where two folders have the same name."""
+    given = [folders] if isinstance(folders, str | Path) else folders
+    paths = [Path(folder).expanduser().absolute() for folder in given]
+    if not paths or len(set(paths)) != len(paths):
+        raise DatasetError(f"name one or more different dataset folders; got {', '.join(map(str, paths)) or 'none'}.")
+    names = [path.name for path in paths]
+    return paths, [str(path) if names.count(path.name) > 1 else path.name for path in paths]
+
+
+def _merge(frames: list[pd.DataFrame]) -> tuple[pd.DataFrame, list[str]]:
+    """One row an image. Per column the fullest source that knows a value wins, the first named one of equals."""
+    frame = pd.concat([frame for frame in frames if len(frame)], ignore_index=True)
+    findings = list(FINDINGS)
+    test = set(frame.loc[frame["official"] == "test", "image"])
+    order = frame["image"].drop_duplicates()
+    notes = []
+    if len(order) < len(frame):
+        twice = frame["image"].duplicated(keep=False)
+        by_image = frame[twice].groupby("image", sort=False)
+        clash = (by_image[findings].max() != by_image[findings].min()) & by_image[findings].max().notna()
+        if n_clash := int(clash.any(axis=1).sum()):
+            example = clash.index[clash.any(axis=1)][0]
+            names = ", ".join(clash.columns[clash.loc[example]])
+            what = "images are labelled differently by two sources (the fuller one wins)"
+            notes.append(f"{n_clash:,} {what}, as {example} on {names}")
+        fullest = frame[findings].notna().sum(axis=1).sort_values(ascending=False, kind="stable").index
+        merged = frame.loc[fullest][twice.loc[fullest]].groupby("image", sort=False).first().reset_index()
+        frame = pd.concat([frame[~twice], merged], ignore_index=True)
+        frame = frame.set_index("image").loc[order].reset_index()
+    frame["patient"] = frame["patient"].fillna(frame["image"])
+    frame.loc[frame["image"].isin(test), "official"] = "test"
+    return frame, notes
+
+
+def _boxes(parts: Sequence[Rows]) -> pd.DataFrame:
+    return pd.concat([part.boxes for part in parts], ignore_index=True).drop_duplicates(ignore_index=True)

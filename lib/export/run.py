@@ -1,0 +1,221 @@
+"""In: a complete run, or the authors' published weights. Out: `savefolder/NAME.onnx`, its card inside, and NAME.md."""
+
+import re
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from timm.utils import reparameterize_model
+
+from lib.compression.images import CalibrationImages, read_run_films
+from lib.compression.quantize import (
+    FLAG_LIMIT,
+    LIMIT,
+    MIN_POSITIVES,
+    PROB_LIMIT,
+    QuantizationJob,
+    Trial,
+    ValidationSet,
+    best_trial,
+    drift_text,
+    halves,
+    judged,
+    quantize,
+)
+from lib.compression.remeasure import remeasure, set_calibration
+from lib.config import REPO_ROOT, resolve
+from lib.exceptions import DatasetError, ExportError
+from lib.export.onnx_file import check_parity, golden_films, write_card, write_onnx
+from lib.export.published import load_published
+from lib.files import atomic_write, read_json
+from lib.inference.card import card_text, make_card, read_calibration
+from lib.inference.ood import fit_familiarity
+from lib.inference.session import latencies_ms, run_file
+from lib.models.classifier import Classifier, load_model
+from lib.models.heatmaps import ServingModule
+from lib.runs.run import is_complete
+from lib.system import package_versions
+
+CALIBRATION_FILMS = 64
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is exported: the model, its own card, the record of its run (empty where none), its films or why none."""
+
+    name: str
+    model: Classifier
+    card: dict[str, Any]
+    record: dict[str, Any]
+    films: CalibrationImages | None
+    no_films: str = ""
+
+
+def export_run(
+    source: Path | str,
+    name: str | None = None,
+    int8: bool = False,
+    allow_drop: bool = False,
+    out: Path = REPO_ROOT / "savefolder",
+    tell: Callable[[str], None] = print,
+) -> Path:
+    """Exports a run's folder, or a state dict `all_14.pt` or `single_disease.pt`, and returns the path of NAME.onnx.
+
+    NAME is by default the study's and the run's, or the file's. The ONNX file is compared with torch before it is kept.
+    `int8` needs the run's images: it is calibrated on training images; a recipe is chosen on one half of the validation
+    patients and judged on the other; one over the limits of `compression.quantize` is refused unless `allow_drop`. Its
+    thresholds, calibration and test scores are its own. `tell` gets size, drift and latency, line by line. Raises
+    ExportError, DatasetError or ModelError; nothing is left behind then.
+    """
+    found = read_source(Path(source))
+    name = name or found.name + ("-int8" if int8 else "")
+    if not NAME.fullmatch(name):
+        raise ExportError(f"{name!r} is no name for a model: use letters, digits, '.', '_' and '-' (--name NAME)")
+    if int8 and found.films is None:
+        raise ExportError(f"int8 needs the films that the model was trained on, and {found.no_films}; export fp32")
+    with tempfile.TemporaryDirectory() as place:
+        plain = Path(place) / "fp32.onnx"
+        parity = _write_plain(found, plain)
+        tell(f"torch and ONNX agree: probabilities differ by {parity:.1g} at most")
+        shipped, parts, own, metrics = plain, {"precision": "fp32"}, found.card, found.record.get("metrics", [])
+        if int8:
+            shipped, parts = _write_int8(found, plain, allow_drop, tell)
+            own, metrics = remeasure(shipped, found.films, found.card)
+            set_calibration(shipped, own["calibration"]["slope"], own["calibration"]["intercept"])
+        else:
+            took = latencies_ms({"fp32": plain}, found.card["image_size"])["fp32"]
+            tell(f"fp32: {plain.stat().st_size / 2**20:.1f} MB, {took:.1f} ms a film at 2 threads")
+        parts["familiarity"] = _familiarity(found, shipped, tell)
+        card = make_card(name, own, metrics, **parts, **_made(found))
+        write_card(shipped, card)
+        return _keep(shipped, card, out / f"{name}.onnx")
+
+
+def read_source(source: Path) -> Source:
+    """The model to export: of a complete run's folder, or of a published state dict."""
+    source = source.expanduser()
+    source = source if source.exists() else resolve(source)
+    if source.is_file():
+        model, card = load_published(source)
+        return Source(source.stem, model, card, {}, None, "published weights come without any")
+    if not is_complete(source):
+        raise ExportError(f"{source} is no complete run: there is no record.json in it; run it first, or name another")
+    model, card = load_model(source)
+    name = f"{source.resolve().parent.name}-{source.resolve().name}"
+    record = read_json(source / "record.json") | {"study": source.resolve().parent.name}
+    try:
+        films = read_run_films(source, card)
+    except (DatasetError, OSError) as error:
+        return Source(name, model, card, record, None, f"they cannot be read: {str(error).splitlines()[0]}")
+    return Source(name, model, card, record, films)
+
+
+def _write_plain(found: Source, path: Path) -> float:
+    """Writes the fp32 file; returns the largest difference of a probability to torch's."""
+    calibration, size = read_calibration(found.card), found.card["image_size"]
+    reference = ServingModule(found.model, calibration["slope"], calibration["intercept"], size)
+    merged = Classifier(
+        reparameterize_model(found.model.backbone),  # parallel branches become one convolution (RepVGG)
+        found.model.head,
+        found.model.mean.flatten().tolist(),
+        found.model.std.flatten().tolist(),
+    )
+    write_onnx(ServingModule(merged, calibration["slope"], calibration["intercept"], size), path)
+    films = found.films.val if found.films else None
+    return check_parity(reference, path, golden_films(size, films))
+
+
+def _write_int8(
+    found: Source, plain: Path, allow_drop: bool, tell: Callable[[str], None]
+) -> tuple[Path, dict[str, Any]]:
+    films, thresholds = found.films, np.array(make_card("", found.card, [])["thresholds"])
+    judge = ValidationSet(films.val, films.val_targets, run_file(plain, films.val), thresholds)
+    half = halves(films.val_patients)
+    choosing, judging = judge.part(half), judge.part(~half)
+    positives = min(choosing.positives, judging.positives)
+    if positives < MIN_POSITIVES and not allow_drop:
+        raise ExportError(
+            f"int8 cannot be judged: half of the {len(half):,} validation images has {positives} positive labels, "
+            f"and {MIN_POSITIVES} are needed; nothing was exported. Export it as fp32, or ship it anyway: --allow-drop"
+        )
+    trials = quantize(QuantizationJob(plain, films.train[:CALIBRATION_FILMS], choosing, plain.parent), tell)
+    tell(_trial_table(plain, choosing, trials, found.card["image_size"]))
+    best = best_trial(trials)
+    best = judged(judging, best.calibration, best.what, best.path)
+    tell(f"judged on the other half, {len(judging.images):,} images: {drift_text(best)}")
+    if not best.fine and not allow_drop:
+        raise ExportError(
+            f"int8 answers too differently on {len(judging.images):,} validation images that did not choose it: "
+            f"{drift_text(best)}; the limits are {LIMIT}, {PROB_LIMIT} and {FLAG_LIMIT:.0%}. Nothing was exported. "
+            "Export it as fp32, or accept the change: --allow-drop"
+        )
+    return best.path, {"precision": "int8", "drift": _drift(best, judging, positives >= MIN_POSITIVES)}
+
+
+def _drift(best: Trial, judging: ValidationSet, enough: bool) -> dict[str, Any]:
+    areas = {"auroc_fp32": judging.auroc, "auroc_int8": best.auroc, "auroc_drop": best.drop}
+    return {name: None if np.isnan(value) else value for name, value in areas.items()} | {
+        "images": len(judging.images),
+        "positives": judging.positives,
+        "prob_max": best.prob_max,
+        "prob_mean": best.prob_mean,
+        "flags_changed": best.flags,
+        "judged": enough,
+        "fine": best.fine,
+        "calibration": best.calibration,
+        "int8": best.what,
+    }
+
+
+def _trial_table(plain: Path, judge: ValidationSet, trials: list[Trial], size: int) -> str:
+    took = latencies_ms({"fp32": plain} | {str(i): trial.path for i, trial in enumerate(trials)}, size)
+    rows = [("calibration", "what is int8", "MB", "AUROC", "drop", "probs, most", "ms a film, 2 threads")]
+    rows.append(("", "nothing (fp32)", _megabytes(plain), f"{judge.auroc:.4f}", "", "", f"{took['fp32']:.1f}"))
+    for i, trial in enumerate(trials):
+        numbers = (_megabytes(trial.path), f"{trial.auroc:.4f}", f"{trial.drop:+.4f}", f"{trial.prob_max:.3f}")
+        rows.append((trial.calibration, trial.what, *numbers, f"{took[str(i)]:.1f}"))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+
+
+def _megabytes(path: Path) -> str:
+    return f"{path.stat().st_size / 2**20:.1f}"
+
+
+def _familiarity(found: Source, shipped: Path, tell: Callable[[str], None]) -> dict[str, Any] | None:
+    """Statistics of the embeddings that the shipped file gives; None, said aloud, where there are no films for them."""
+    reason = found.no_films
+    if found.films is not None:
+        embeddings = [run_file(shipped, films)["embedding"] for films in (found.films.train, found.films.val)]
+        try:
+            return fit_familiarity(*embeddings)
+        except ValueError as error:
+            reason = str(error)
+    tell(f"the model will not be able to say when a film is unlike its training films: {reason}")
+    return None
+
+
+def _made(found: Source) -> dict[str, Any]:
+    keys = ("study", "run", "config_hash", "git")
+    versions = package_versions() | {name: version(name) for name in ("onnx", "onnxruntime")}
+    return {
+        "exported": datetime.now(UTC).isoformat(timespec="seconds"),
+        "run": {key: found.record.get(key) for key in keys},
+        "versions": versions,
+    }
+
+
+def _keep(shipped: Path, card: dict[str, Any], target: Path) -> Path:
+    """Moves the finished file to its place, after its Markdown card; each is whole or not there."""
+    with atomic_write(target.with_suffix(".md")) as partial:
+        partial.write_text(card_text(card), encoding="utf-8")
+    with atomic_write(target) as partial:
+        shutil.copyfile(shipped, partial)
+    return target

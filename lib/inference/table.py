@@ -1,0 +1,289 @@
+"""In: rows of answers. Out: a CSV, Parquet or leaderboard file, whole or not at all; and rows again."""
+
+import csv
+import io
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path, PurePath
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from lib.exceptions import CxrError
+
+Row = dict[str, Any]
+NO_FINDING = "No Finding"
+KNOWN_BY = ("bytes", "modified", "model")
+"""What tells that a row still holds: size, time of change in ns, and model."""
+
+_TOLD = {"path": str, "status": str, "reason": str, "warnings": str, "unlikeness": float, "unfamiliar": bool}
+_KINDS = _TOLD | {"flagged": str, "bytes": int, "modified": int, "model": str}  # of the columns; prob_* are float
+_ENDINGS = (".csv", ".parquet")
+
+
+@dataclass
+class Counts:
+    """What became of the files: answered now, refused, known from before; and how many answered now look strange."""
+
+    answered: int = 0
+    refused: int = 0
+    known: int = 0
+    unfamiliar: int = 0
+
+    def add(self, row: Row | None) -> None:
+        """Counts a row made now, or None for one known from before."""
+        if row is None:
+            self.known += 1
+            return
+        self.answered += row["status"] == "ok"
+        self.refused += row["status"] == "refused"
+        self.unfamiliar += bool(row["unfamiliar"])
+
+    def text(self) -> str:
+        """The counts as a sentence; those that may be 0 are told when they are not."""
+        files = self.answered + self.refused + self.known
+        parts = [f"{files} files", f"{self.answered} answered", f"{self.refused} refused"]
+        parts += [f"{self.known} known from before"] * bool(self.known)
+        return ", ".join(parts + [f"{self.unfamiliar} unlike the training films"] * bool(self.unfamiliar))
+
+
+def columns(findings: Sequence[str]) -> list[str]:
+    """The columns of a row: path, status (ok or refused), reason, warnings, ..., prob_<finding>, and `KNOWN_BY`."""
+    return [*_TOLD, "flagged", *(f"prob_{finding}" for finding in findings), *KNOWN_BY]
+
+
+def check_output(out: Path, findings: Sequence[str], leaderboard: bool) -> None:
+    """Raises CxrError when answers cannot be written to `out`, or would replace something else than answers."""
+    endings = [".csv"] if leaderboard else _ENDINGS
+    if out.suffix not in endings:
+        raise CxrError(f"{out}: answers go to a file that ends with {', '.join(endings)}")
+    if not out.parent.is_dir():
+        raise CxrError(f"{out.parent} is no folder; make it, or name another place")
+    if not out.exists():
+        return
+    try:
+        held = _header(out)
+    except (OSError, ValueError) as error:
+        raise CxrError(f"{out} is there and cannot be read ({error}); name another file") from error
+    if held != (["imageID", "disease"] if leaderboard else columns(findings)):
+        raise CxrError(f"{out} is there and holds something else than such answers; name another file")
+
+
+def write_answers(out: Path, rows: Iterable[Row], findings: Sequence[str], leaderboard: bool = False) -> None:
+    """Writes the rows to a .csv or .parquet file, or as the leaderboard's CSV; never holds them all.
+
+    In the leaderboard's file a film that was refused has no disease, not even No Finding.
+    """
+    partial = out.with_name(f".{out.name}.writing-{os.getpid()}")
+    table = partial.with_name(f"{partial.name}.parquet")
+    try:
+        if leaderboard:
+            _write_csv(partial, map(_scored, rows), ["imageID", "disease"])
+        else:
+            _write_csv(partial, rows, columns(findings))
+        if out.suffix == ".parquet":
+            _to_parquet(partial, table, columns(findings))
+        (table if out.suffix == ".parquet" else partial).replace(out)
+    except OSError as error:
+        reason = error.strerror or error
+        raise CxrError(f"{out} cannot be written ({reason}); make room, and give the same command again") from error
+    finally:
+        partial.unlink(missing_ok=True)
+        table.unlink(missing_ok=True)
+
+
+def read_answers(path: Path) -> Iterator[Row]:
+    """The rows of a file that `write_answers` wrote, one after the other; raises ValueError where it is broken."""
+    return _read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
+
+
+def line(row: Row) -> str:
+    """A row for a person: the path, then what is flagged with probabilities, or the reason."""
+    probs = {name.removeprefix("prob_"): value for name, value in row.items() if name.startswith("prob_")}
+    if row["status"] != "ok":
+        text = f"refused: {row['reason']}"
+    else:
+        told = row["flagged"].split("|") if row["flagged"] else []
+        listed = sorted(told or probs, key=lambda finding: -probs[finding])[: len(told) or 1]
+        text = ", ".join(f"{finding} {probs[finding]:.2f}" for finding in listed)
+        text = text if told else f"none flagged (highest: {text})"
+        text += f"; unlike the training films ({row['unlikeness'] or inf:.3g})" if row["unfamiliar"] else ""
+        text += f"; {row['warnings']}" if row["warnings"] else ""
+    return f"{escaped(row['path']):<40}  {text}"
+
+
+def _scored(row: Row) -> Row:
+    disease = (row["flagged"] or NO_FINDING) if row["status"] == "ok" else None
+    return {"imageID": PurePath(row["path"]).name, "disease": disease}
+
+
+def _header(path: Path) -> list[str]:
+    if path.suffix == ".parquet":
+        from pyarrow import parquet  # here, since it is heavy and seldom wanted
+
+        return parquet.read_schema(path).names
+    with path.open(newline="", encoding="utf-8") as file:
+        return next(csv.reader(file), [])
+
+
+def _write_csv(path: Path, rows: Iterable[Row], names: Sequence[str]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _to_parquet(path: Path, table: Path, names: Sequence[str]) -> None:
+    """The CSV as Parquet, a block at a time."""
+    import pyarrow
+    from pyarrow import csv as arrow_csv
+    from pyarrow import parquet
+
+    arrow = {str: pyarrow.string(), bool: pyarrow.bool_(), int: pyarrow.int64(), float: pyarrow.float64()}
+    schema = pyarrow.schema([(name, arrow[_KINDS.get(name, float)]) for name in names])
+    types = arrow_csv.ConvertOptions(column_types=schema, null_values=[""])
+    with parquet.ParquetWriter(table, schema) as writer, arrow_csv.open_csv(path, convert_options=types) as reader:
+        for batch in reader:
+            writer.write_batch(batch)
+
+
+def _read_csv(path: Path) -> Iterator[Row]:
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            yield {name: _parsed(text, _KINDS.get(name, float)) for name, text in row.items()}
+
+
+def _parsed(text: str, kind: type) -> Any:
+    if kind is str:
+        return text
+    return None if text == "" else text == "True" if kind is bool else kind(text)
+
+
+def _read_parquet(path: Path) -> Iterator[Row]:
+    from pyarrow import parquet
+
+    for group in parquet.ParquetFile(path).iter_batches():
+        yield from group.to_pylist()
+
+
+class Journal:
+    """The rows of one output file. In memory stay a path and two numbers per row.
+
+    Raises CxrError when another process holds the journal, when it is broken, and when it cannot be written.
+    """
+
+    def __init__(self, path: Path, names: Sequence[str]):
+        self.path, self.names, self.order = path, list(names), []
+        self.known: dict[str, tuple[str, int]] = {}  # path -> what it is known by, and where its line begins
+        self.lock = FileLock(path.with_suffix(".lock"))
+        try:
+            path.open("ab").close()  # a folder that cannot be written to must not look like a lock that is held
+            self.lock.acquire(timeout=0)
+            self.file = path.open("a+b", buffering=0)
+        except Timeout as error:
+            raise CxrError(f"{path} is in use by another process that writes there; wait for it") from error
+        except OSError as error:
+            self.lock.release()
+            raise CxrError(f"{path.parent} cannot be written to ({error.strerror}); name another folder") from error
+        self._read()
+
+    def _read(self) -> None:
+        """Learns the rows that are there; drops a last line that a kill cut short."""
+        at, head = 0, _line(self.names)
+        self.file.seek(0)
+        for number, line in enumerate(io.BufferedReader(io.FileIO(self.path)), 1):
+            if not line.endswith(b"\n"):
+                break
+            if (line != head) if number == 1 else not self._learn(line, at):
+                self.close(done=False)
+                raise CxrError(f"{self.path} is broken in line {number}; delete it, or name another output")
+            at += len(line)
+        self.file.truncate(at)
+        if not at:
+            self._append(self.names)
+
+    def _learn(self, line: bytes, at: int) -> bool:
+        """Notes an answer; a refusal is not reused, because its cause may have been fixed. False for no such row."""
+        row = _parsed_line(line, self.names)
+        if row is None:
+            return False
+        self.known.pop(row["path"], None)
+        if row["status"] == "ok":
+            self.known[row["path"]] = (_known(row), at)
+        return True
+
+    def take_over(self, out: Path, rows: Iterator[Row]) -> None:
+        """Appends the answers of an earlier output; those that the journal has are newer and stay."""
+        try:
+            for row in rows:
+                if row["status"] == "ok" and row["path"] not in self.known:
+                    cells = _cells(row, self.names)
+                    self._learn(_line(cells), self._append(cells))
+        except (KeyError, TypeError, ValueError) as error:
+            self.close(done=False)
+            raise CxrError(f"{out} is broken ({error}); delete it, or name another file") from error
+
+    def holds(self, row: Row) -> bool:
+        """Whether the same file was answered by the same model before."""
+        return self.known.get(row["path"], ("", 0))[0] == _known(row)
+
+    def keep(self, path: str) -> None:
+        """The next row is the one that is known for this path."""
+        self.order.append(self.known[path][1])
+
+    def add(self, row: Row) -> None:
+        """The next row; it is in the file when this returns."""
+        self.order.append(self._append(_cells(row, self.names)))
+
+    def rows(self) -> Iterator[Row]:
+        """The rows of this time, in order, as texts."""
+        with self.path.open("rb") as file:
+            for at in self.order:
+                file.seek(at)
+                yield _parsed_line(file.readline(), self.names)
+
+    def close(self, done: bool) -> None:
+        """Lets go; deletes the files when they are no longer wanted."""
+        self.file.close()
+        if done:
+            self.path.unlink()
+            Path(self.lock.lock_file).unlink(missing_ok=True)  # still held: nobody else has taken it
+        self.lock.release()
+
+    def _append(self, cells: Sequence[object]) -> int:
+        at, rest = self.file.seek(0, io.SEEK_END), _line(cells)
+        try:
+            while rest:
+                rest = rest[self.file.write(rest) :]
+        except OSError as error:
+            raise CxrError(
+                f"{self.path} cannot be written ({error.strerror}); what was answered so far is kept: "
+                "make room, and give the same command again"
+            ) from error
+        return at
+
+
+def _line(cells: Sequence[object]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    return text.getvalue().encode()
+
+
+def _cells(row: Row, names: Sequence[str]) -> list[object]:
+    return [row[name] for name in names]
+
+
+def _parsed_line(line: bytes, names: Sequence[str]) -> Row | None:
+    cells = next(csv.reader([line.decode("utf-8", "replace")]), [])
+    return dict(zip(names, cells, strict=True)) if len(cells) == len(names) else None
+
+
+def _known(row: Row) -> str:
+    return "|".join("" if row[name] is None else str(row[name]) for name in KNOWN_BY)
+
+
+def escaped(text: str) -> str:
+    """The text on one line, without characters that move a terminal's cursor."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,0 +1,50 @@
+"""In: on stdin, a JSON list of model parameters. Out: on stdout, what is wrong with each, or null.
+
+`python -m lib.models.check` is how `lib.studies.preflight` asks without importing torch itself.
+"""
+
+import json
+import sys
+from typing import Any
+
+import timm
+import torch
+
+from lib.config import Config
+from lib.exceptions import ModelError
+from lib.models.classifier import build_backbone, build_head, check_freeze
+
+
+def check_model(values: dict[str, Any]) -> str | None:
+    """Why a run with these parameters could not build its model, in one sentence; None where it can."""
+    config = Config(**values)
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available.get(config.accelerator, True):
+        return f"accelerator: {config.accelerator} is not available on this machine; use auto or cpu"
+    try:
+        backbone = _build(config)
+        check_freeze(backbone, config.freeze)
+        build_head(config.head, backbone.head_hidden_size, len(config.findings), config.dropout)
+    except ModelError as error:
+        return str(error)
+    known = timm.get_pretrained_cfg(config.backbone)
+    if config.pretrained is True and not (known and known.has_weights):
+        return f"backbone {config.backbone!r} has no pretrained weights in timm; set pretrained to false or a file"
+    return None
+
+
+def _build(config: Config) -> torch.nn.Module:
+    """The backbone: with its weights where they are a local file, else without allocating any."""
+    if isinstance(config.pretrained, str):
+        return build_backbone(config.backbone, config.image_size, config.drop_path, config.pretrained)
+    try:
+        with torch.device("meta"):
+            return build_backbone(config.backbone, config.image_size, config.drop_path)
+    except ModelError:
+        raise
+    except Exception:  # some networks compute with numbers while they are built, which needs real ones
+        return build_backbone(config.backbone, config.image_size, config.drop_path)
+
+
+if __name__ == "__main__":
+    print(json.dumps([check_model(values) for values in json.load(sys.stdin)]))

@@ -1,0 +1,49 @@
+"""Frames and arrays -> matplotlib figures; one made from phantoms says so on it."""
+
+from lib.plots.ablation import (
+    ablation,
+)
+from lib.plots.comparison import (
+    cost_quality,
+    error_overlap,
+    finding_differences,
+    findings_by_runs,
+    heat_grid,
+    pointing_scores,
+    subgroup_scores,
+)
+from lib.plots.curves import (
+    accuracy_vs_all_negative,
+    precision_recall_curves,
+    reliability_diagrams,
+    roc_curves,
+    training_curves,
+)
+from lib.plots.data import (
+    cooccurrence,
+    image_grid,
+    label_counts,
+)
+from lib.plots.style import (
+    backbone_colour,
+)
+
+__all__ = [
+    "ablation",
+    "accuracy_vs_all_negative",
+    "backbone_colour",
+    "cooccurrence",
+    "cost_quality",
+    "error_overlap",
+    "finding_differences",
+    "findings_by_runs",
+    "heat_grid",
+    "image_grid",
+    "label_counts",
+    "pointing_scores",
+    "precision_recall_curves",
+    "reliability_diagrams",
+    "roc_curves",
+    "subgroup_scores",
+    "training_curves",
+]

@@ -1,0 +1,59 @@
+"""A study file -> a plan -> papermill -> a report."""
+
+from lib.studies.execute import (
+    run_notebook,
+)
+from lib.studies.plan import (
+    Plan,
+    PlannedRun,
+    plan_study,
+)
+from lib.studies.progress import (
+    failure_text,
+    plain_text,
+    plan_table,
+    status_table,
+)
+from lib.studies.report import (
+    answers_text,
+    make_report,
+    publish,
+    run_folder,
+    run_or_study_folder,
+    study_folder,
+    table_text,
+)
+from lib.studies.runner import (
+    run_plan,
+    select,
+)
+from lib.studies.states import (
+    planned_states,
+)
+from lib.studies.tracking import (
+    track_as_they_end,
+    track_study,
+)
+
+__all__ = [
+    "Plan",
+    "PlannedRun",
+    "answers_text",
+    "failure_text",
+    "make_report",
+    "plain_text",
+    "plan_study",
+    "plan_table",
+    "planned_states",
+    "publish",
+    "run_folder",
+    "run_notebook",
+    "run_or_study_folder",
+    "run_plan",
+    "select",
+    "status_table",
+    "study_folder",
+    "table_text",
+    "track_as_they_end",
+    "track_study",
+]

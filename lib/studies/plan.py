@@ -1,0 +1,299 @@
+"""In: a checked `Study`. Out: a `Plan`: every run with its whole config, its folder and the runs it needs first."""
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lib.config import REPO_ROOT, Config
+from lib.exceptions import StudyError
+from lib.studies.file import Study, read_study
+
+INHERITED = ("backbone", "pretrained", "head", "image_size")
+# `choose_epoch_by` is not handed on: it may name a finding that the earlier stage does not have.
+RECIPE = (
+    *("optimizer", "lr", "weight_decay", "layer_decay", "drop_path", "warmup", "schedule", "ema"),
+    *("batch_size", "precision", "augment", "split_by", "epochs", "clip_norm", "loss_reduction", "head_bias"),
+)
+EVERYWHERE = ("data_root", "on_bad", "accelerator", "epochs")
+"""`--set` of these holds for every run, also for one that sets them itself: they say where and how long, not what."""
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a plan: notebook + config -> `folder`, after the runs in `needs`."""
+
+    name: str
+    arm: str
+    seed: int
+    notebook: str
+    prerequisite: bool
+    reference: bool
+    changes: str | None
+    what: str | None
+    about: str | None
+    needs: tuple[str, ...]
+    config: Config
+    lineage: str
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All runs of a study, what is needed always before what needs it."""
+
+    study: str
+    file: Path
+    folder: Path
+    reference: str
+    seeds: tuple[int, ...]
+    runs: dict[str, PlannedRun]
+    primary: str = "auroc"
+
+    def as_json(self) -> dict[str, Any]:
+        """What `plan.json` holds."""
+        runs = {run.name: self.entry(run) for run in self.runs.values()}
+        head = {
+            "study": self.study,
+            "file": below_root(self.file),
+            "reference": self.reference,
+            "primary": self.primary,
+        }
+        return {**head, "seeds": list(self.seeds), "runs": runs}
+
+    @staticmethod
+    def entry(run: PlannedRun) -> dict[str, Any]:
+        """What `plan.json` holds of one run."""
+        fields = {key: value for key, value in vars(run).items() if key not in ("name", "folder")}
+        config = run.config.model_dump(mode="json")
+        return fields | {"needs": list(run.needs), "config": config, "config_hash": run.config.hash()}
+
+
+def plan_study(file: Path, settings: Iterable[str] = (), *, runs_dir: Path = REPO_ROOT / "runs") -> Plan:
+    """The plan of the study in `file`; `settings` are "KEY=VALUE" overrides.
+
+    The value of a parameter comes from, later beats earlier: Config, `base`, the row (or the rows that it changes),
+    the `notebooks` entry of a notebook where it is chosen, the rows that change that one in turn. An override beats
+    all but a row's own `set`; one of EVERYWHERE beats that too, yet never the one thing that a row changes.
+    A prerequisite takes over INHERITED from the run that needs it, and of RECIPE what that run has otherwise than
+    `base`; what the prerequisite's own row sets stays. Raises StudyError for everything `read_study` refuses, for
+    cycles, for two arms that are the same experiment, and for a backbone that its prerequisite contradicts.
+    """
+    study = read_study(file, settings)
+    rows = _resolve_rows(study)
+    builder = _Builder(study, rows)
+    needed = {row.init_from for row in rows.values()}
+    for name, row in study.rows.items():
+        if row.changes is None and name in needed and not row.reference:  # a prerequisite: built where it is needed
+            if row.seeds:
+                builder.problems.append(
+                    f"run {name!r}: remove field 'seeds': it has the seeds of the runs that need it"
+                )
+            continue
+        for seed in row.seeds or study.seeds:
+            builder.add(name, seed, builder.plain(name), frozenset(), arm=True)
+    if builder.problems:
+        raise StudyError("\n".join(f"{file}: {problem}" for problem in builder.problems))
+    return _finish(study, rows, builder.nodes, runs_dir / study.name)
+
+
+def below_root(path: Path) -> str:
+    """`path` as text, relative to the repository's root where it lies below it."""
+    path = path.resolve()
+    return (path.relative_to(REPO_ROOT) if path.is_relative_to(REPO_ROOT) else path).as_posix()
+
+
+# --- rows that change rows ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A row with everything it takes over: `before` and `own` were set before and after its notebook was chosen."""
+
+    notebook: str
+    init_from: str | None
+    before: dict[str, Any]
+    own: dict[str, Any]
+    changed: frozenset[str] = frozenset()
+    what: str | None = None
+
+    @property
+    def said(self) -> dict[str, Any]:
+        return self.before | self.own
+
+
+def _resolve_rows(study: Study) -> dict[str, _Row]:
+    resolved: dict[str, _Row] = {}
+    for name in study.rows:
+        chain = _follow(study, name, lambda row: study.rows[row].changes, "changes")
+        for row in reversed(chain):
+            resolved.setdefault(row, _resolve(study, row, resolved))
+    for name in study.rows:
+        _follow(study, name, lambda row: resolved[row].init_from, "init_from")
+    return resolved
+
+
+def _resolve(study: Study, name: str, resolved: dict[str, _Row]) -> _Row:
+    row = study.rows[name]
+    if row.changes is None:
+        return _Row(row.notebook, row.init_from, {}, row.set)
+    parent = resolved[row.changes]
+    kept = {"init_from": parent.init_from, "changed": parent.changed}
+    if row.notebook:
+        return _Row(row.notebook, before=parent.said, own={}, what=f"notebook={row.notebook}", **kept)
+    if "init_from" in row.things:
+        kept["init_from"] = row.init_from
+        return _Row(parent.notebook, before=parent.before, own=parent.own, what=f"init_from={row.init_from}", **kept)
+    kept["changed"] = parent.changed | set(row.set)
+    what = ", ".join(f"{key}={value_text(value)}" for key, value in row.set.items())
+    return _Row(parent.notebook, before=parent.before, own=parent.own | row.set, what=what, **kept)
+
+
+def _follow(study: Study, name: str, following: Any, field_name: str) -> list[str]:
+    """The rows met from `name` on; raises StudyError when one comes twice."""
+    chain = [name]
+    while (name := following(name)) is not None:
+        if name in chain:
+            cycle = " -> ".join([*chain[chain.index(name) :], name])
+            raise StudyError(f"{study.file}: run {name!r}: field {field_name!r} goes round in a cycle: {cycle}")
+        chain.append(name)
+    return chain
+
+
+def value_text(value: Any) -> str:
+    """A parameter's value as a person would write it."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+# --- runs and their prerequisites -----------------------------------------------------------------------------
+
+
+@dataclass
+class _Node:
+    """A run before it has a name: what it computes, and from which other one."""
+
+    row: str
+    seed: int
+    values: dict[str, Any]
+    need: str | None
+    arm: bool
+    inherited: dict[str, Any]
+    level: int = 0
+
+
+@dataclass
+class _Builder:
+    """Collects runs, each experiment once, under a key that is the same for the same experiment."""
+
+    study: Study
+    rows: dict[str, _Row]
+    nodes: dict[str, _Node] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    def plain(self, name: str) -> dict[str, Any]:
+        """All parameters of a row by itself, without seed, run_dir and init_from."""
+        row, study = self.rows[name], self.study
+        values = _defaults() | study.base | row.before | study.notebooks.get(row.notebook, {}) | row.own
+        for key, value in study.overrides.items():
+            if key not in row.said or (key in EVERYWHERE and key not in row.changed):
+                values[key] = value
+        return values
+
+    def add(self, name: str, seed: int, values: dict[str, Any], inherited: frozenset[str], *, arm: bool) -> str:
+        """Adds a run after what it needs; returns its key."""
+        row = self.rows[name]
+        need = self._add_need(name, row.init_from, seed, values) if row.init_from else None
+        key = _digest([row.notebook, Config(**values, seed=seed).hash(), need])
+        node = self.nodes.get(key)
+        if node is None:
+            self.nodes[key] = _Node(
+                name, seed, values, need, arm, {field: values[field] for field in sorted(inherited)}
+            )
+        elif arm and node.arm:
+            self.problems.append(
+                f"run {name!r}: with seed {seed} it is the same experiment as run {node.row!r}; remove one of them"
+            )
+        elif arm:
+            node.row, node.arm, node.inherited = name, True, {}
+        return key
+
+    def _add_need(self, dependent: str, name: str, seed: int, wanted: dict[str, Any]) -> str:
+        values, said = self.plain(name), self.rows[name].said
+        usual = _defaults() | self.study.base | self.study.overrides
+        taken = [key for key in INHERITED if key not in said]
+        taken += [key for key in RECIPE if key not in said and wanted[key] != usual[key]]
+        if values["backbone"] != wanted["backbone"] and "backbone" in said:
+            self.problems.append(
+                f"run {dependent!r}: its backbone is {wanted['backbone']!r}, but run {name!r}, from which it starts, "
+                f"sets {said['backbone']!r}; remove backbone from the set of {name!r}: it is inherited"
+            )
+        inherited = frozenset(key for key in taken if values[key] != wanted[key])
+        return self.add(name, seed, values | {key: wanted[key] for key in taken}, inherited, arm=False)
+
+
+def _defaults() -> dict[str, Any]:
+    values = Config().model_dump()
+    return {key: value for key, value in values.items() if key not in ("seed", "run_dir", "init_from")}
+
+
+def _digest(parts: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+
+
+# --- names, folders, configs ----------------------------------------------------------------------------------
+
+
+def _finish(study: Study, rows: dict[str, _Row], nodes: dict[str, _Node], folder: Path) -> Plan:
+    names = _names(nodes)
+    reference = next(row.name for row in study.rows.values() if row.reference)
+    runs: dict[str, PlannedRun] = {}
+    for key, node in nodes.items():
+        row, name, need = rows[node.row], names[key], names.get(node.need)
+        start = below_root(folder / need) if need else None
+        config = Config(**node.values, seed=node.seed, run_dir=below_root(folder / name), init_from=start)
+        runs[name] = PlannedRun(
+            name=name,
+            arm=node.row,
+            seed=node.seed,
+            notebook=row.notebook,
+            prerequisite=not node.arm,
+            reference=node.row == reference and node.arm,
+            changes=study.rows[node.row].changes,
+            what=row.what,
+            about=study.rows[node.row].about,
+            needs=(need,) if need else (),
+            config=config,
+            lineage=_digest([row.notebook, config.hash(), runs[need].lineage if need else None]),
+            folder=folder / name,
+        )
+    return Plan(study.name, study.file, folder, reference, study.seeds, runs, study.primary)
+
+
+def _names(nodes: dict[str, _Node]) -> dict[str, str]:
+    """`<row>-s<seed>`; a prerequisite says what it inherited: shortly, at length where two would share a name."""
+    while True:
+        names = {key: _name(key, node) for key, node in nodes.items()}
+        uses = Counter(name.casefold() for name in names.values())
+        clashing = [node for key, node in nodes.items() if uses[names[key].casefold()] > 1 and not node.arm]
+        if not clashing:
+            return names
+        for node in clashing:
+            node.level += 1
+
+
+def _name(key: str, node: _Node) -> str:
+    inherited = node.inherited
+    if node.level == 0 and "backbone" in inherited:
+        inherited = {"backbone": inherited["backbone"]}
+    parts = [node.row, *(_slug(field, value) for field, value in inherited.items())]
+    parts += [key[: 3 + node.level]] if node.level >= 2 else []
+    return "-".join([*parts, f"s{node.seed}"])
+
+
+def _slug(field: str, value: Any) -> str:
+    text = value.rsplit("/", 1)[-1] if isinstance(value, str) else f"{field}-{value}"
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", text).strip("-").lower()

@@ -1,0 +1,150 @@
+"""In: the folder of a study that was run. Out: its report folder: tables, figures, report.html; texts."""
+
+import os
+import re
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pandas as pd
+
+from lib.config import REPO_ROOT
+from lib.exceptions import RunError, StudyError
+from lib.files import atomic_write
+from lib.runs.study import read_plan
+from lib.studies.execute import run_notebook
+from lib.studies.file import read_study
+
+NOTEBOOK = REPO_ROOT / "notebooks" / "ablations.ipynb"
+WRITTEN = ("table.csv", "ablation.png", "ablation.svg")
+PUBLISHED = ("table.csv", "scores.csv", "differences.csv", "summary.md", "answers.md")
+
+
+def study_folder(study: str, runs_dir: Path = REPO_ROOT / "runs") -> Path:
+    """The folder of a study that was run, named by its YAML file, by its name, or by the folder itself.
+
+    Raises StudyError when there is none.
+    """
+    path = Path(study)
+    if path.suffix in (".yaml", ".yml"):
+        path = runs_dir / read_study(path).name
+    elif not path.is_dir():
+        path = runs_dir / study
+    if not (path / "plan.json").exists():
+        raise StudyError(f"{path} contains no study (no plan.json): run it first with `cxr run FILE`")
+    return path.resolve()
+
+
+def run_folder(name: str, runs_dir: Path = REPO_ROOT / "runs") -> Path:
+    """The folder of a complete run, named by its path or as STUDY/RUN; raises StudyError when there is none."""
+    for path in (Path(name), runs_dir / name):
+        if (path / "record.json").exists():
+            return path.resolve()
+    raise StudyError(f"{name} is no complete run: give its folder, for example runs/demo/adaptive-s0")
+
+
+def run_or_study_folder(name: str, runs_dir: Path = REPO_ROOT / "runs") -> Path:
+    """The folder of a complete run as `run_folder` finds it, else of a study as `study_folder` does."""
+    try:
+        return run_folder(name, runs_dir)
+    except StudyError:
+        return study_folder(name, runs_dir)
+
+
+def make_report(folder: Path) -> list[Path]:
+    """Executes `notebooks/ablations.ipynb` on a study's folder; returns the paths of table, figures and page.
+
+    Raises NotebookError with the cell and its error when the notebook fails, RunError when it did not
+    write what it has to.
+    """
+    report = folder / "report"
+    report.mkdir(exist_ok=True)
+    executed = report / "ablations.ipynb"
+    run_notebook(NOTEBOOK, executed, {"study": str(folder), "out": str(report)})
+    page = report / "report.html"
+    with atomic_write(page) as partial:
+        partial.write_text(_page(executed, title=f"{read_plan(folder)['study']}: ablation report"))
+    if missing := [name for name in WRITTEN if not (report / name).exists()]:
+        raise RunError(f"{NOTEBOOK} ran, but did not write {', '.join(missing)} to {report}")
+    return [report / "table.csv", *_figures(report), page]
+
+
+def _figures(report: Path) -> list[Path]:
+    """ablation.png and .svg, and the others beside them: in a column, and of one finding."""
+    return sorted(path for kind in ("png", "svg") for path in report.glob(f"ablation*.{kind}"))
+
+
+DARK = """<style>@media (prefers-color-scheme: dark) { :root {
+--jp-layout-color0: #141414; --jp-layout-color1: #141414; --jp-layout-color2: #262626; --jp-border-color2: #444;
+--jp-content-font-color0: #f2f2f2; --jp-content-font-color1: #e0e0e0; --jp-content-font-color2: #c8c8c8;
+--jp-ui-font-color0: #f2f2f2; --jp-ui-font-color1: #e0e0e0; --jp-rendermime-table-row-background: #1e1e1e;
+--jp-rendermime-table-row-hover-background: #2a2a2a; --jp-border-color1: #444; --jp-border-color0: #444; }
+body { background: #141414; color: #e0e0e0; } img { border-radius: 4px; } }</style>"""
+
+
+def _page(notebook: Path, title: str) -> str:
+    """The notebook as one HTML text without code: images are embedded, nothing is loaded from elsewhere."""
+    from nbconvert import HTMLExporter
+
+    exporter = HTMLExporter(exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True)
+    exporter.embed_images = True
+    exporter.mathjax_url = ""
+    exporter.require_js_url = ""
+    html, _ = exporter.from_filename(str(notebook), resources={"metadata": {"name": title}})
+    return _without_remote_scripts(html).replace("</head>", f"{DARK}</head>", 1)
+
+
+def _without_remote_scripts(html: str) -> str:
+    """Removes script elements that name another server: formula, diagram and widget loaders, all unused here."""
+    scripts = re.compile(r"<script\b[^>]*>.*?</script>", re.DOTALL | re.IGNORECASE)
+    remote = re.compile(r"""["'](https?:)?//|src=["']["']""")
+    return scripts.sub(lambda found: "" if remote.search(found[0]) else found[0], html)
+
+
+def table_text(folder: Path) -> str:
+    """The runs of a study's report, the reference marked, as aligned text that fits a terminal."""
+    table = pd.read_csv(folder / "report" / "table.csv")
+    runs = table[~table["prerequisite"]]
+    shown = pd.DataFrame(
+        {
+            "run": runs["run"].where(~runs["is_reference"], runs["run"] + " *"),
+            "AUROC": runs["auroc"],
+            "95 % interval": runs["auroc_low"].map("{:.3f}".format) + runs["auroc_high"].map(" to {:.3f}".format),
+            "avg precision": runs["average_precision"],
+            "F1": runs["f1"],
+            "accuracy": runs["accuracy"],
+            "all-negative": runs["accuracy_all_negative"],
+            "findings": runs["n_auroc"],
+            "seconds": runs["train_seconds"].round().astype(int),
+        }
+    )
+    note = "macro means over `findings`, on the test films; * reference; all-negative: the accuracy of answering no"
+    return f"{shown.to_string(index=False, float_format='{:.3f}'.format)}\n{note}"
+
+
+def answers_text(folder: Path) -> str:
+    """The sentences of a study's report about macro AUROC; those about other metrics stand in the page."""
+    path = folder / "report" / "answers.md"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return "\n".join(line for line in lines if "average precision" not in line and "F1" not in line)
+
+
+def publish(folder: Path, results_dir: Path = REPO_ROOT / "results") -> list[Path]:
+    """Copies table and figures of a study's report to `results/<study>/`, where they are committed, and logs it.
+
+    The line in `results/LOG.md` says when, of how many runs, by which commits, packages and devices.
+    """
+    study, table = read_plan(folder)["study"], pd.read_csv(folder / "report" / "table.csv")
+    target = results_dir / study
+    target.mkdir(parents=True, exist_ok=True)
+    tables = [folder / "report" / name for name in PUBLISHED if (folder / "report" / name).exists()]
+    paths = [Path(shutil.copy2(path, target / path.name)) for path in (*tables, *_figures(folder / "report"))]
+    told = {name: ", ".join(sorted(table[name].astype(str).unique())) for name in ("commit", "torch", "device")}
+    log = results_dir / "LOG.md"
+    with log.open("a") as file:
+        file.write(
+            f"- {datetime.now(UTC):%Y-%m-%d} `{study}`: {len(table)} runs, "
+            f"{table['train_seconds'].sum() / 60:.0f} minutes of training on {told['device']} "
+            f"({os.cpu_count()} cores), torch {told['torch']}, commit {told['commit']}\n"
+        )
+    return [*paths, log]

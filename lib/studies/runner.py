@@ -1,0 +1,306 @@
+"""In: a plan. Out: its runs executed, what is needed first, complete ones skipped, and a summary of what failed."""
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from lib.config import PHANTOMS, resolve
+from lib.datasets.layouts import find_layout
+from lib.exceptions import DatasetError, StudyError
+from lib.files import acquire_lock, read_json, write_json
+from lib.runs.run import is_complete, set_aside, write_status
+from lib.runs.study import RunState, run_state
+from lib.studies.execute import INTERRUPTED, execute_run, process_environment
+from lib.studies.fork_server import start_server
+from lib.studies.plan import Plan, PlannedRun
+from lib.studies.preflight import check_runs
+from lib.studies.progress import StudyProgress
+from lib.studies.states import _moved_from, _replacing, _take_back, planned_states
+
+REPLACE_ADVICE = "Add --replace to do that, give the study another name, or undo the change; nothing was touched."
+
+
+@dataclass
+class Summary:
+    """How the runs of a plan ended; `failed` holds the reasons."""
+
+    skipped: list[str] = field(default_factory=list)
+    done: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    interrupted: bool = False
+
+    @property
+    def exit_code(self) -> int:
+        """130 after Ctrl-C, 1 when a run failed, else 0."""
+        return 130 if self.interrupted else 1 if self.failed else 0
+
+    def text(self) -> str:
+        """One sentence on how it ended and, where something is left, how to go on."""
+        if not self.done and not self.failed and not self.interrupted:
+            return f"everything is complete ({len(self.skipped)} runs); nothing to do"
+        counts = f"{len(self.done)} done, {len(self.failed)} failed, {len(self.skipped)} were complete before"
+        if self.interrupted:
+            return f"interrupted: {counts}; nothing is lost, the same command continues here"
+        return f"{counts}; the same command tries the failed ones again" if self.failed else counts
+
+
+def run_plan(
+    plan: Plan,
+    *,
+    only: Iterable[str] = (),
+    jobs: int = 1,
+    executor: Executor | None = None,
+    replace: bool = False,
+    confirm: Callable[[str], bool] | None = None,
+    console: Console | None = None,
+    on_end: Callable[[PlannedRun, str | None], None] | None = None,
+) -> Summary:
+    """Executes the runs of `plan` that are not complete, `jobs` at a time, and writes `plan.json`.
+
+    A complete run of other parameters is set aside and made again only with `replace`, or after `confirm` said yes to
+    the list of them; one that was set aside and is what is planned now is taken back. A broken run continues in its
+    folder. A failed run fails those that need it and nothing else. `executor` submits `execute_run`: threads here by
+    default, or Dask's `client.get_executor()` on a cluster with a shared disk.
+    `on_end` is called with each run that ended, or was complete, and the reason of its failure; it must not raise.
+    Raises StudyError for an unknown name in `only`, RunError when another process runs this study.
+    """
+    console = console or Console()
+    on_end = on_end or (lambda run, reason: None)
+    chosen = select(plan, only)
+    with study_lock(plan.folder):
+        entries = _plan_to_write(plan, chosen)
+        _check_file(plan)
+        _check_data(plan, chosen)
+        states = planned_states(plan, chosen)
+        replaced = {
+            name: state
+            for name, state in states.items()
+            if state.name == "changed" and is_complete(plan.runs[name].folder)
+        }
+        if replaced and not (replace or (confirm and confirm(_replacing(replaced)))):
+            raise StudyError(f"{plan.file}: nothing was started\n{_replacing(replaced)}\n{REPLACE_ADVICE}")
+        check_runs(plan.file, [run for run in chosen if states[run.name].name != "complete"])
+        write_json(plan.folder / "plan.json", entries)
+        summary = Summary()
+        for run in chosen:
+            if states[run.name].name in ("changed", "damaged"):
+                aside = set_aside(run.folder)
+                console.print(f"{run.name}: {states[run.name].reason}; the old run is kept in {aside}", highlight=False)
+            if run.folder.exists() or not _take_back(plan, run, console):
+                continue
+            states[run.name] = RunState("complete")
+        for run in chosen:
+            if states[run.name].name == "complete":
+                summary.skipped.append(run.name)
+                on_end(run, None)
+        waiting = {run.name: run for run in chosen if run.name not in summary.skipped}
+        if not waiting:
+            return summary
+        for run in waiting.values():
+            write_status(run.folder, "queued")
+        work = _Work(plan, waiting, summary, jobs, StudyProgress(plan.study, len(chosen), jobs, console), on_end)
+        with _interrupts() as interrupted, work.progress:
+            work.progress.skip(len(summary.skipped))
+            work.execute(executor, interrupted)
+        return summary
+
+
+def _plan_to_write(plan: Plan, chosen: list[PlannedRun]) -> dict[str, Any]:
+    """plan.json: runs that are not chosen, but complete as they were planned before, keep the entry that they had."""
+    new, path = plan.as_json(), plan.folder / "plan.json"
+    names = {run.name for run in chosen}
+    before = read_json(path)["runs"] if path.exists() else {}
+    for name, old in before.items():
+        kept = name in new["runs"] and name not in names
+        if kept and run_state(plan.folder / name, old).name == "complete":
+            new["runs"][name] = old
+    return new
+
+
+def _check_file(plan: Plan) -> None:
+    """Raise StudyError when the folder holds the study of another file, which is still there."""
+    path = plan.folder / "plan.json"
+    made_by = read_json(path)["file"] if path.exists() else plan.as_json()["file"]
+    if made_by != plan.as_json()["file"] and resolve(made_by).exists():
+        raise StudyError(
+            f"{plan.file}: nothing was started: {plan.folder} holds the runs of {made_by}, which has the same "
+            f"`study: {plan.study}`; give one of the two another name"
+        )
+
+
+def select(plan: Plan, only: Iterable[str]) -> list[PlannedRun]:
+    """The runs whose name or arm is in `only`, and what they need, in the plan's order; all when it is empty."""
+    only = list(only)
+    known = {run.arm for run in plan.runs.values()} | set(plan.runs)
+    if unknown := [name for name in only if name not in known]:
+        raise StudyError(f"{plan.file}: --only names unknown runs: {', '.join(unknown)}; known: {', '.join(known)}")
+    wanted = {run.name for run in plan.runs.values() if not only or run.name in only or run.arm in only}
+    for run in reversed(plan.runs.values()):
+        if run.name in wanted:
+            wanted.update(run.needs)
+    return [run for run in plan.runs.values() if run.name in wanted]
+
+
+def _check_data(plan: Plan, runs: list[PlannedRun]) -> None:
+    """Raise StudyError, before anything starts or is set aside, for folders that hold no dataset."""
+    needed: dict[Path, str] = {}
+    for run in runs:
+        complete = run_state(run.folder, plan.entry(run)).name == "complete"
+        if run.config.data_root != PHANTOMS and not (complete and not _moved_from(run)):
+            needed |= {folder: run.name for folder in reversed(run.config.data_folders) if folder not in needed}
+    problems = []
+    for folder, name in needed.items():
+        try:
+            find_layout(folder)
+        except DatasetError as error:
+            problems.append(f"run {name!r} and others: {error}" if len(runs) > 1 else f"run {name!r}: {error}")
+    if problems:
+        advice = "Say where the data are with --set data_root=FOLDER, or leave runs out with --only."
+        raise StudyError("\n".join([f"{plan.file}: nothing was started", *problems, advice]))
+
+
+# --- scheduling -----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Work:
+    """The runs under way: `waiting` -> `running` -> the summary's done or failed."""
+
+    plan: Plan
+    waiting: dict[str, PlannedRun]
+    summary: Summary
+    jobs: int
+    progress: StudyProgress
+    on_end: Callable[[PlannedRun, str | None], None]
+    running: dict[Future, PlannedRun] = field(default_factory=dict)
+    mentioned: set[tuple] = field(default_factory=set)
+
+    @property
+    def stop(self) -> Path:
+        return self.plan.folder / f".stop-{os.getpid()}"
+
+    def execute(self, executor: Executor | None, interrupted: threading.Event) -> None:
+        """Runs everything; once `interrupted` is set, ends the runs under way, which then failed as interrupted."""
+        self.stop.unlink(missing_ok=True)
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.stop.unlink, missing_ok=True)
+            if executor is None:
+                start_server(process_environment(self.jobs))
+            pool = executor or stack.enter_context(ThreadPoolExecutor(self.jobs, thread_name_prefix="run"))
+            while (self.waiting or self.running) and not interrupted.is_set():
+                self._start_ready(pool)
+                finished, _ = wait(self.running, timeout=0.5, return_when=FIRST_COMPLETED)
+                self._collect(finished)
+                self.progress.refresh([run.folder for run in self.running.values()], len(self.waiting))
+            if self.waiting or self.running:
+                self.stop.touch()
+                self.summary.interrupted = True
+                self._collect(wait(self.running).done)
+
+    def _start_ready(self, pool: Executor) -> None:
+        for run in list(self.waiting.values()):
+            failed = [name for name in run.needs if name in self.summary.failed]
+            if failed:
+                del self.waiting[run.name]
+                reason = f"needs {failed[0]}, which failed"
+                write_status(run.folder, "failed", reason=reason)
+                self._fail(run, reason)
+            elif len(self.running) < self.jobs and not any(name in self.unfinished for name in run.needs):
+                del self.waiting[run.name]
+                self.progress.start(run.name, run.folder)
+                self.running[pool.submit(execute_run, self._spec(run))] = run
+
+    @property
+    def unfinished(self) -> set[str]:
+        return {*self.waiting, *(run.name for run in self.running.values())}
+
+    def _spec(self, run: PlannedRun) -> dict[str, Any]:
+        return {
+            "notebook": str(resolve(run.notebook)),
+            "folder": str(run.folder.resolve()),
+            "parameters": run.config.model_dump(mode="json"),
+            "lineage": run.lineage,
+            "environment": process_environment(self.jobs),
+            "stop": str(self.stop.resolve()),
+        }
+
+    def _collect(self, finished: Iterable[Future]) -> None:
+        for future in finished:
+            run = self.running.pop(future)
+            error = future.exception()
+            reason = f"could not be executed: {type(error).__name__}: {error}" if error else future.result()
+            if error:
+                write_status(run.folder, "failed", reason=reason)
+            if reason:
+                self._fail(run, reason)
+            else:
+                self.summary.done.append(run.name)
+                self.progress.finish(run.name, "done")
+                self._mention_data(run)
+                self.on_end(run, None)
+
+    def _mention_data(self, run: PlannedRun) -> None:
+        """Says once per data set which rows were left out and what is odd about it."""
+        path = run.folder / "data.json"
+        data = read_json(path) if path.exists() else {}
+        notes = list(data.get("warnings", ()))
+        if count := data.get("bad_rows"):
+            notes.append(
+                f"{count} rows cannot be used and were left out (on_bad=skip); see {run.folder / 'bad_rows.csv'}"
+            )
+        for note in notes:
+            if (run.config.data_dir, note) not in self.mentioned:
+                self.mentioned.add((run.config.data_dir, note))
+                self.progress.say(f"{', '.join(run.config.data_dir)}: {note}")
+
+    def _fail(self, run: PlannedRun, reason: str) -> None:
+        self.summary.failed[run.name] = reason
+        stopped = reason == INTERRUPTED
+        self.progress.finish(run.name, "stopped" if stopped else "failed", "" if stopped else reason)
+        self.on_end(run, reason)
+
+
+@contextlib.contextmanager
+def study_lock(folder: Path) -> Iterator[None]:
+    """One runner per study; the lock ends with the process, however it ends."""
+    lock = acquire_lock(folder.with_name(f".{folder.name}.lock"), str(folder))
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[threading.Event]:
+    """An event that Ctrl-C, or a scheduler's SIGTERM, sets; a second one has its usual effect.
+
+    A KeyboardInterrupt could fall between the start of a run and its registration, and leave it running unseen.
+    """
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def first(number: int, frame: Any) -> None:
+        restore()
+        event.set()
+
+    for number in before:
+        signal.signal(number, first)
+    try:
+        yield event
+    finally:
+        restore()
