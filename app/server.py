@@ -25,6 +25,13 @@ def set_up() -> None:
         libc.mallopt(_M_TRIM_THRESHOLD, _LARGE)
 
 
+def known_names() -> list[str]:
+    """The host names by which this server may be asked: this machine's own, and what the user configured."""
+    names = ["localhost", "127.0.0.1", "::1", "[::1]"]
+    names += [config.get_option(name) for name in ("server.address", "browser.serverAddress")]
+    return ["*"] if "0.0.0.0" in names else [name for name in dict.fromkeys(names) if name]
+
+
 def give_memory_back() -> None:
     """Returns what is free in the heap to the system, where the C library can."""
     if libc := _glibc():

@@ -298,7 +298,7 @@ def page_of(folder: Path, monkeypatch):
     from streamlit.testing.v1 import AppTest
 
     monkeypatch.setattr(sys, "argv", ["app.py", str(folder)])
-    return AppTest.from_file(str(REPO_ROOT / "app" / "app.py"), default_timeout=120).run()
+    return AppTest.from_file(str(REPO_ROOT / "app" / "page.py"), default_timeout=120).run()
 
 
 def test_an_empty_folder_says_what_to_do(tmp_path, monkeypatch):
@@ -656,7 +656,7 @@ def test_no_name_is_logged_and_nothing_went_wrong(page, server):
     give(page, ("a-name-to-look-for.png", film_file()), ("another-name.png", b"no image"))
     shown(page, "a-name-to-look-for.png")
     said = server.read()
-    assert "Uvicorn server started" in said and "-name" not in said and "Traceback" not in said
+    assert "You can now view your Streamlit app" in said and "-name" not in said and "Traceback" not in said
 
 
 def test_the_server_stays_light(page, server):
@@ -668,3 +668,14 @@ def test_the_server_stays_light(page, server):
 
 def test_nobody_else_is_asked(page, server, asked):
     assert asked and [url for url in asked if not url.startswith((server.url, "data:", "blob:"))] == []
+
+
+@pytest.mark.parametrize(("host", "status"), [("evil.example", 400), ("localhost:1", 200), ("127.0.0.1", 200)])
+def test_only_names_of_this_machine_are_answered(server, host, status):
+    request = urllib.request.Request(f"{server.url}/", headers={"Host": host})
+    try:
+        with urllib.request.urlopen(request, timeout=30) as response:
+            found = response.status
+    except urllib.error.HTTPError as error:
+        found = error.code
+    assert found == status

@@ -3,6 +3,7 @@
 import copy
 import io
 import json
+import re
 import sys
 
 import numpy as np
@@ -342,6 +343,15 @@ def test_an_older_run_without_calibration_keeps_its_thresholds():
     assert made["calibration"] == {"method": ["none"] * 2, "slope": [1.0] * 2, "intercept": [0.0] * 2}
     made |= {"precision": "fp32", "exported": "today", "versions": {}, "familiarity": None}
     assert "Nothing is known of how well it does." in card_text(made)
+
+
+def test_a_hostile_card_is_shown_as_text(exported):
+    card = Predictor(exported).card
+    evil = "![x](https://evil.example/a.png) <img src=//evil.example> [b](//evil.example) https://evil.example :red[c]"
+    hostile = card | {"intended_use": evil, "backbone": evil, "name": evil, "data": {"layouts": {evil: evil}}}
+    text = card_text(hostile | {"versions": {evil: evil}, "thresholds_from": [evil] * len(card["findings"])})
+    assert text.count("evil") > 20
+    assert not re.search(r"(?<!\\)[\[<!]|https://|(?<!\\):red", text.replace("**", ""))
 
 
 @pytest.mark.parametrize(

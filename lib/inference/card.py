@@ -1,6 +1,7 @@
 """In: what is known of a trained model. Out: the card of its export, as JSON values and as Markdown to read."""
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 from typing import Any
@@ -78,7 +79,11 @@ def _without_paths(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def card_text(card: dict[str, Any]) -> str:
-    """The card in Markdown: what the model is for, how it was made, how well it did on test, what goes in and out."""
+    """The card in Markdown: what the model is for, how it was made, how well it did on test, what goes in and out.
+
+    A card may come from anybody: its own text is shown as text, and never as a link, an image or HTML.
+    """
+    card = _as_text(card)
     size, data = card["image_size"], card["data"]
     parts = [
         f"# {card['name']}",
@@ -108,6 +113,20 @@ _IN_AND_OUT = """\
   2017) for CNNs; for transformers the attention of the class token, weighted with what it gives to the finding (Chefer
   et al. 2021). A heat map shows what moved the answer. It is no outline of a finding, and no proof of it.
 - `embedding` (B, D): the features in front of the head."""
+
+
+def _as_text(value: Any) -> Any:
+    """The same value with every string, in it or as a key, escaped for Markdown and on one line."""
+    if isinstance(value, dict):
+        return {_as_text(key) if not str(key).isidentifier() else key: _as_text(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_text(item) for item in value]
+    return _escaped(value) if isinstance(value, str) else value
+
+
+def _escaped(text: str) -> str:
+    """Text that Markdown shows as it is; a colon inside a word too, which would begin a link or a directive."""
+    return re.sub(r"([\\`*_{}\[\]<>#|!~$&@]|:(?=\S))", r"\\\1", " ".join(text.split()))
 
 
 def _made(card: dict[str, Any]) -> dict[str, str]:
@@ -185,7 +204,7 @@ def _familiar(statistics: dict[str, Any] | None) -> str:
 
 def _table(heading: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     lines = [heading, ["---"] * len(heading), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
 def _number(value: float | None) -> str:

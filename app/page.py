@@ -1,0 +1,185 @@
+"""In: exported models, and films that somebody drops onto the page. Out: the page with the models' answers."""
+
+import sys
+from pathlib import Path
+
+import streamlit as st
+from answering import LONGEST, LONGEST_OF_MANY, MAX_FILMS, FilmAnswer, answer_file
+from downloads import csv_file, json_file, summary_file
+from examples import FINDINGS as EXAMPLES
+from examples import draw_missing, example_path
+from film_view import show_film, show_films
+from pieces import NOTICE_HTML, PHANTOM, counted, film_html, films_html, said
+from server import set_up
+from streamlit.runtime.scriptrunner import get_script_run_ctx
+from streamlit.runtime.uploaded_file_manager import UploadedFile
+
+from lib.exceptions import CxrError
+from lib.inference import Predictor, card_text
+from lib.system import available_cores
+
+SAVEFOLDER = Path(__file__).resolve().parents[1] / "savefolder"
+TYPES = ("png", "jpg", "jpeg", "tif", "tiff", "bmp", "gif", "dcm", "dicom")
+THREADS = 4  # at most, for one answer
+MODELS = 3  # in memory at a time, so that sessions with different models do not reload each other's
+EMPTY = """There is no model in `{folder}` yet. Export a trained run, then load this page again:
+
+    cxr export runs/STUDY/RUN
+
+`make app` does it for you: it trains a small model on drawn films first where there is none."""
+
+state = st.session_state
+
+
+def main() -> None:
+    set_up()
+    st.set_page_config(page_title="Findings on chest films", layout="wide")
+    st.html(NOTICE_HTML)
+    st.title("Findings on chest films", anchor=False)
+    folder = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else SAVEFOLDER
+    models = {path.stem: path for path in sorted(folder.glob("*.onnx"))}
+    if not models:
+        st.info(EMPTY.format(folder=folder.name))
+        return
+    for key, first in {"drops": 0, "waiting": [], "answers": [], "shown": 0, "note": "", "example": None}.items():
+        state.setdefault(key, first)
+    left, right = st.columns([1, 2])
+    with left:
+        predictor = choose_model(models)
+    if predictor is None:
+        return
+    with right:
+        take_films(folder / "examples")
+    answer_waiting(predictor)
+    show_answers(predictor.card)
+    with st.expander("About this model"):
+        st.markdown(card_text(predictor.card).replace("\n#", "\n##").replace("# ", "## ", 1))
+
+
+def choose_model(models: dict[str, Path]) -> Predictor | None:
+    """The chosen model, ready to answer; None, and the reason on the page, when its file is broken."""
+    path = models[st.selectbox("Model", list(models), on_change=forget)]
+    try:
+        predictor = load(path, path.stat().st_mtime_ns)
+    except CxrError as error:
+        st.error(str(error))
+        return None
+    if predictor.card["data"].get("phantom"):
+        st.warning(PHANTOM)
+    return predictor
+
+
+@st.cache_resource(max_entries=MODELS, show_spinner="Loading the model")
+def load(path: Path, modified: int) -> Predictor:
+    """A model for all sessions that use it; `modified` loads it anew when its file was written again."""
+    predictor = Predictor(path, threads=min(THREADS, available_cores()))
+    predictor.warm_up()
+    return predictor
+
+
+def take_films(examples: Path) -> None:
+    """The places to drop films and to choose a phantom; what is given waits in the session to be answered."""
+    key = f"files-{state.drops}"
+    st.file_uploader(
+        f"Chest films: one image, or up to {MAX_FILMS}",
+        type=TYPES,
+        accept_multiple_files=True,
+        key=key,
+        on_change=take_uploads,
+        args=(key,),
+        help="They are kept in memory while they are answered, and never written or sent anywhere.",
+    )
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.markdown("Or try a phantom, a drawn film:", width="content")
+        for label in EXAMPLES:
+            st.button(label, on_click=start, args=([], label))
+    if state.example:
+        path = example_path(examples, state.example)
+        if not path.is_file():
+            with st.spinner("Drawing phantoms: some seconds, once"):
+                draw_missing(examples)
+        state.waiting, state.example = [(path.name, path.read_bytes())], None
+
+
+def take_uploads(key: str) -> None:
+    """Takes the files out of the uploader, whose next key makes it empty, and out of Streamlit's memory.
+
+    A browser that has not seen the new uploader yet gives the files of the old one again: they are known.
+    """
+    if key != f"files-{state.drops}":
+        return
+    context = get_script_run_ctx()
+    taken = []
+    for file in state[key]:
+        if isinstance(file, UploadedFile):  # not one that is gone
+            taken.append((file.name, file.getvalue()))
+            file.close()
+            context.uploaded_file_mgr.remove_file(context.session_id, file.file_id)
+    start(taken)
+
+
+def start(files: list[tuple[str, bytes]], example: str | None = None) -> None:
+    """Forgets the films on the page; the given ones, or the example, are next."""
+    state.drops += 1
+    state.answers, state.waiting, state.example, state.shown = [], files[:MAX_FILMS], example, -1
+    state.note = (
+        f"{len(files)} films were given and the first {MAX_FILMS} are answered; for more: cxr predict MODEL FOLDER"
+        if len(files) > MAX_FILMS
+        else ""
+    )
+
+
+def forget() -> None:
+    start([])
+
+
+def answer_waiting(predictor: Predictor) -> None:
+    """Answers what waits, film by film, and keeps no more of each than the page shows."""
+    if not state.waiting:
+        return
+    done, total = len(state.answers), len(state.answers) + len(state.waiting)
+    bar = st.progress(done / total, text=f"Answering {total} films") if total > 1 else None
+    while state.waiting:
+        name, data = state.waiting.pop(0)
+        state.answers.append(answer_file(predictor, data, name, LONGEST if total == 1 else LONGEST_OF_MANY))
+        if bar:
+            bar.progress(len(state.answers) / total, text=f"Answering {total} films")
+    if bar:
+        bar.empty()
+    state.shown = next((i for i, answer in enumerate(state.answers) if not answer.reason), -1)
+
+
+def show_answers(card: dict) -> None:
+    """The table where there are several films, the film that is chosen, and what can be downloaded."""
+    answers: list[FilmAnswer] = state.answers
+    if not answers:
+        return
+    if state.note:
+        st.warning(state.note)
+    shown = answers[state.shown] if state.shown >= 0 else None
+    if len(answers) > 1 or shown is None:
+        table, told = films_html(answers, card["findings"]), said(answers[0], card["findings"])
+        told = counted(answers) if len(answers) > 1 else told
+        show_films(table, told, str(state.drops), state.shown, choose)
+    if shown:
+        show_film(film_html(shown, card), said(shown, card["findings"]), f"{state.drops}-{state.shown}")
+    with st.container(horizontal=True):
+        offer("Answers as CSV", lambda: csv_file(answers, card), "answers.csv", "text/csv")
+        offer("Answers as JSON", lambda: json_file(answers, card), "answers.json", "application/json")
+        if shown:
+            offer("Summary to print", lambda: summary_file(shown, card), "summary.html", "text/html")
+        st.button("Forget the films", on_click=forget)
+
+
+def choose(number: int) -> None:
+    """Shows another film; a click on a table that is no longer there is nothing."""
+    if number < len(state.answers) and not state.answers[number].reason:
+        state.shown = number
+
+
+def offer(label: str, make, name: str, kind: str) -> None:
+    """A button that has the file made when it is clicked."""
+    st.download_button(label, make, name, kind, on_click="ignore")
+
+
+main()
