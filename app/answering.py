@@ -17,6 +17,9 @@ MAX_FILMS = 24
 LONGEST, LONGEST_OF_MANY = 1024, 768
 """The longest side in px of a picture that is kept: of a single film, and of one among several."""
 
+LEAST_CELLS = 4
+"""A coarser heat map is not shown: it would look like a place that the model never distinguished."""
+
 _NAME = 60  # characters of a file's name that are kept
 _ONE_AT_A_TIME = threading.Lock()  # sessions wait for each other, so that the memory of one answer is enough for all
 
@@ -26,8 +29,8 @@ class FilmAnswer:
     """What became of one file.
 
     `reason` is the sentence that says why it was refused, or empty; everything below is set only where it is empty.
-    `picture` and `thumbnail` are JPEG files, `overlays` (F) PNG files in the model's order of findings; `seen` (F)
-    tells whether a heat map has anything over 0.
+    `picture` and `thumbnail` are JPEG files, `overlays` (F) PNG files in the model's order of findings, none where the
+    map's `grid` (rows, columns) has fewer than LEAST_CELLS a side; `seen` (F): whether a heat map has anything over 0.
     """
 
     name: str
@@ -43,6 +46,7 @@ class FilmAnswer:
     thumbnail: bytes = b""
     overlays: tuple[bytes, ...] = ()
     seen: tuple[bool, ...] = ()
+    grid: tuple[int, int] = (0, 0)
 
 
 def answer_file(predictor: Predictor, data: bytes, name: str, longest: int = LONGEST) -> FilmAnswer:
@@ -69,7 +73,8 @@ def answer_file(predictor: Predictor, data: bytes, name: str, longest: int = LON
         height=film.height,
         picture=picture(film.preview),
         thumbnail=thumbnail(film.preview),
-        overlays=tuple(overlay(heat) for heat in heatmaps),
+        overlays=tuple(overlay(heat) for heat in heatmaps) if min(heatmaps.shape[1:]) >= LEAST_CELLS else (),
+        grid=heatmaps.shape[1:],
         seen=tuple(bool(heat.max() > 0) for heat in heatmaps),
     )
 

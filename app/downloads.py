@@ -10,7 +10,7 @@ from typing import Any
 
 from answering import FilmAnswer, by_probability
 from pictures import data_uri
-from pieces import NOT_WHERE, PHANTOM, facts, plain, remarks
+from pieces import NOT_WHERE, PHANTOM, facts, grid_text, plain, remarks
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet takes a text that begins so for a formula
 
@@ -53,6 +53,11 @@ def summary_file(answer: FilmAnswer, card: dict[str, Any]) -> bytes:
     told = "".join(f"<p>{escape(line)}</p>" for line in [*remarks(answer, card), *drawn])
     first = escape(plain(card["findings"][order[0]]))
     picture = f'<img alt="Chest film" src="{data_uri(answer.picture)}">'
+    heat = f"<p>{grid_text(answer)}</p>"
+    if answer.overlays:
+        heat = f"""<figure><div>{picture}<img class="heat" alt="Heat map of {first}"
+src="{data_uri(answer.overlays[order[0]])}"></div>
+<figcaption>Heat map of {first}, {grid_text(answer)} {NOT_WHERE}</figcaption></figure>"""
     page = f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{escape(answer.name)}</title>
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
@@ -61,8 +66,7 @@ def summary_file(answer: FilmAnswer, card: dict[str, Any]) -> bytes:
 <h1>{escape(answer.name)}</h1>
 <p>Answered by {escape(card["name"])}; the film has {answer.width} x {answer.height} pixels.</p>{told}
 <div class="films"><figure><div>{picture}</div><figcaption>Film</figcaption></figure>
-<figure><div>{picture}<img class="heat" alt="Heat map of {first}" src="{data_uri(answer.overlays[order[0]])}"></div>
-<figcaption>Heat map of {first}. {NOT_WHERE}</figcaption></figure></div>
+{heat}</div>
 <table><thead><tr><th>Finding</th><th>Probability</th><th></th><th>What is known of it</th></tr></thead>
 <tbody>{rows}</tbody></table></body></html>"""
     return page.encode("utf-8")
@@ -105,7 +109,7 @@ p { margin: 0 0 1mm; }
 figure { margin: 0; flex: 1; min-width: 0; }
 figure div { position: relative; width: fit-content; }
 figure img { display: block; max-width: 100%; max-height: 76mm; }
-figure .heat { position: absolute; inset: 0; width: 100%; height: 100%; opacity: 0.7; }
+figure .heat { position: absolute; inset: 0; width: 100%; height: 100%; opacity: 0.7; image-rendering: pixelated; }
 figcaption { font-size: 8pt; }
 table { border-collapse: collapse; width: 100%; font-size: 7.5pt; line-height: 1.15; }
 tr { break-inside: avoid; }

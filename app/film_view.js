@@ -1,18 +1,41 @@
 // In: a film as HTML. Out: the film with zoom and a heat map that follows the chosen finding.
 const MOST = 8; // times the whole film
 
-export default function ({ data, parentElement }) {
+export default function ({ data, parentElement, setTriggerValue }) {
   const root = parentElement.querySelector(".root");
   if (root.dataset.id === data.id) return;
+  const focused = root.getRootNode().activeElement?.dataset?.step; // it goes on with the next film
   root.dataset.id = data.id;
   root.innerHTML = data.html;
   bindHeatMaps(root);
   bindZoom(root);
+  bindSteps(root, setTriggerValue);
+  if (focused) root.querySelector(`[data-step="${focused}"]`)?.focus({ preventScroll: true });
   parentElement.querySelector(".heard").textContent = data.said;
   const picture = root.querySelector(".picture");
   picture.decode().then(() =>
     requestAnimationFrame(() => setTimeout(() => performance.mark("film-shown", { detail: data.id }))),
   ); // for who measures: the picture is on the screen
+}
+
+let listening = null; // the one listener for keys, of the film that is shown
+
+function bindSteps(root, setTriggerValue) {
+  const go = (by) => setTriggerValue("step", String(by));
+  for (const button of root.querySelectorAll("[data-step]")) {
+    button.onclick = () => go(button.dataset.step);
+  }
+  document.removeEventListener("keydown", listening);
+  if (!root.querySelector("[data-step]")) return;
+  const keys = { j: 1, ArrowDown: 1, k: -1, ArrowUp: -1 };
+  listening = (event) => {
+    const at = event.composedPath()[0];
+    const busy = at.closest?.("input, textarea, select, [role=listbox], [role=combobox], .window");
+    if (busy || event.ctrlKey || event.metaKey || event.altKey || !(event.key in keys)) return;
+    event.preventDefault();
+    go(keys[event.key]);
+  };
+  document.addEventListener("keydown", listening);
 }
 
 function bindHeatMaps(root) {

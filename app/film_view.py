@@ -22,9 +22,16 @@ _films = st.components.v2.component(
 )
 
 
-def show_film(html: str, said: str, identity: str) -> None:
-    """Draws `html` (see `pieces.film_html`) anew when `identity` changes, and tells screen readers what was `said`."""
-    _film(key="film", data={"html": html, "said": said, "id": identity})
+def show_film(html: str, said: str, identity: str, step: Callable[[int], None]) -> None:
+    """Draws `html` (see `pieces.film_html`) anew when `identity` changes, and tells screen readers what was `said`.
+
+    `step` is called with -1 for the previous film and 1 for the next one.
+    """
+
+    def stepped() -> None:
+        step(int(st.session_state["film"]["step"]))
+
+    _film(key="film", data={"html": html, "said": said, "id": identity}, on_step_change=stepped)
 
 
 def show_films(html: str, said: str, identity: str, shown: int, choose: Callable[[int], None]) -> None:

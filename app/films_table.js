@@ -7,7 +7,9 @@ export default function ({ data, parentElement, setTriggerValue }) {
     parentElement.querySelector(".heard").textContent = data.said;
   }
   for (const button of root.querySelectorAll("button")) {
-    button.toggleAttribute("aria-current", button.dataset.film === data.shown);
+    const current = button.dataset.film === data.shown;
+    button.toggleAttribute("aria-current", current);
+    if (current) button.closest("tr").scrollIntoView({ block: "nearest" });
     button.onclick = () => setTriggerValue("film", button.dataset.film);
   }
 }

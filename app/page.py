@@ -9,7 +9,7 @@ from downloads import csv_file, json_file, summary_file
 from examples import FINDINGS as EXAMPLES
 from examples import draw_missing, example_path
 from film_view import show_film, show_films
-from pieces import NOTICE_HTML, PHANTOM, counted, film_html, films_html, said
+from pieces import NOTICE_HTML, PHANTOM, counted, film_html, films_html, ordered, plain, said
 from server import set_up
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 from streamlit.runtime.uploaded_file_manager import UploadedFile
@@ -21,6 +21,7 @@ from lib.system import available_cores
 SAVEFOLDER = Path(__file__).resolve().parents[1] / "savefolder"
 TYPES = ("png", "jpg", "jpeg", "tif", "tiff", "bmp", "gif", "dcm", "dicom")
 THREADS = 4  # at most, for one answer
+GIVEN = "as given"
 MODELS = 3  # in memory at a time, so that sessions with different models do not reload each other's
 EMPTY = """There is no model in `{folder}` yet. Export a trained run, then load this page again:
 
@@ -157,18 +158,40 @@ def show_answers(card: dict) -> None:
     if state.note:
         st.warning(state.note)
     shown = answers[state.shown] if state.shown >= 0 else None
-    if len(answers) > 1 or shown is None:
-        table, told = films_html(answers, card["findings"]), said(answers[0], card["findings"])
-        told = counted(answers) if len(answers) > 1 else told
-        show_films(table, told, str(state.drops), state.shown, choose)
-    if shown:
-        show_film(film_html(shown, card), said(shown, card["findings"]), f"{state.drops}-{state.shown}")
+    if len(answers) == 1:
+        if shown:
+            show_one(shown, card, "")
+        else:
+            show_films(films_html(answers, card["findings"]), said(answers[0], card["findings"]), "0", -1, choose)
+    else:
+        film, table = st.columns([3, 2], gap="medium")  # on a narrow screen the film comes first
+        with table:
+            by = st.selectbox("Sort by", [GIVEN, *card["findings"]], format_func=plain, key="sort")
+            place = card["findings"].index(by) if by != GIVEN else None
+            order = ordered(answers, place)
+            text = films_html(answers, card["findings"], order, place)
+            show_films(text, counted(answers), f"{state.drops}-{by}", state.shown, choose)
+        with film:
+            if shown:
+                known = [i for i in order if not answers[i].reason]
+                show_one(shown, card, f"{known.index(state.shown) + 1} of {len(known)}", known)
     with st.container(horizontal=True):
         offer("Answers as CSV", lambda: csv_file(answers, card), "answers.csv", "text/csv")
         offer("Answers as JSON", lambda: json_file(answers, card), "answers.json", "application/json")
         if shown:
             offer("Summary to print", lambda: summary_file(shown, card), "summary.html", "text/html")
         st.button("Forget the films", on_click=forget)
+
+
+def show_one(answer: FilmAnswer, card: dict, position: str, order: list[int] | None = None) -> None:
+    """The chosen film; of several, with what goes to the previous and to the next one of `order`."""
+    order = order or [state.shown]
+
+    def step(by: int) -> None:
+        state.shown = order[min(max(order.index(state.shown) + by, 0), len(order) - 1)]
+
+    identity = f"{state.drops}-{state.shown}-{position}"
+    show_film(film_html(answer, card, position), said(answer, card["findings"]), identity, step)
 
 
 def choose(number: int) -> None:

@@ -9,7 +9,6 @@ from PIL import Image
 
 _JPEG_QUALITY = 85
 _THUMBNAIL = 96  # px
-_OVERLAY = 80  # px of the longer side; the browser enlarges it once more
 _INFERNO = re.findall(
     "......",  # every eighth colour of matplotlib's perceptually uniform map (van der Walt and Smith 2015)
     "0000040403120b0724150b37210c4a2f0a5b3d09654a0c6b57106e64156e71196e7d1e6d8a226a972766a32c61b0315b"
@@ -28,14 +27,12 @@ def colours() -> np.ndarray:
 def overlay(heat: np.ndarray) -> bytes:
     """A heat map (h, w) >= 0 as a PNG to lay over the film.
 
-    Its maximum is opaque and in the last colour, 0 is transparent, and so is all of it without anything over 0. Values
-    are enlarged bilinearly before they become colours.
+    Its maximum is opaque and in the last colour, 0 is transparent, and so is all of it without anything over 0. One
+    pixel per cell: the page enlarges them as squares, so that nobody sees a finer map than there is.
     """
     peak = float(heat.max())
     scaled = np.asarray(heat / peak if peak > 0 else np.zeros_like(heat), dtype=np.float32)
-    height, width = (max(1, round(side * _OVERLAY / max(heat.shape))) for side in heat.shape)
-    values = Image.fromarray(scaled).resize((width, height), Image.Resampling.BILINEAR)
-    indexed = Image.fromarray(np.rint(np.clip(np.asarray(values), 0, 1) * 255).astype(np.uint8))
+    indexed = Image.fromarray(np.rint(np.clip(scaled, 0, 1) * 255).astype(np.uint8))
     image = Image.frombytes("P", indexed.size, indexed.tobytes())
     image.putpalette(_PALETTE)
     return _saved(image, "PNG", transparency=_ALPHAS, compress_level=1)

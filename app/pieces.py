@@ -23,16 +23,25 @@ PHANTOM = "This model was trained on drawn films (phantoms), not on people. Its 
 NOT_WHERE = "It shows what moved the answer, not where a disease is."
 
 
-def film_html(answer: FilmAnswer, card: dict[str, Any]) -> str:
-    """The film with its heat maps, and its findings to choose from: what `film_view.js` brings to life."""
+def film_html(answer: FilmAnswer, card: dict[str, Any], position: str = "") -> str:
+    """The film with its heat maps, and its findings to choose from: what `film_view.js` brings to life.
+
+    `position`, as "3 of 24", adds the way to the previous and to the next film.
+    """
     order = by_probability(answer)
     heats = "".join(
-        f'<img class="heat" alt="" src="{data_uri(answer.overlays[i])}" data-finding="{i}" hidden>' for i in order
+        f'<img class="heat" alt="" src="{data_uri(answer.overlays[i])}" data-finding="{i}" hidden>'
+        for i in order
+        if answer.overlays
     )
     name, shape = escape(answer.name), f"{answer.width} / {answer.height}"
     findings = "".join(_finding_html(answer, card, i, i == order[0]) for i in order)
+    steps = f"""<div class="steps" role="group" aria-label="Films">
+<button type="button" data-step="-1" title="Key k or arrow up">Previous</button>
+<button type="button" data-step="1" title="Key j or arrow down">Next</button>
+<span>{escape(position)} <small>keys k and j, or arrows up and down</small></span></div>"""
     return f"""
-<h2>{name}</h2>
+{steps if position else ""}<h2>{name}</h2>
 {_remarks(answer, card)}
 <div class="view">
   <div>
@@ -55,20 +64,42 @@ def film_html(answer: FilmAnswer, card: dict[str, Any]) -> str:
       <span class="scale" aria-hidden="true"><span style="background-image: {legend_gradient()}"></span></span>
       <span class="ends" aria-hidden="true"><span>nothing</span><span>this finding's maximum</span></span>
       <p><b>Heat map: <span data-shown></span>.</b> <span data-unseen hidden>Nothing in this film raised the answer, so
-      the map is empty. </span>Relative to this finding's own maximum on this film. {NOT_WHERE}</p></div>
+      the map is empty. </span>{grid_text(answer)} Relative to this finding's own
+      maximum on this film. {NOT_WHERE}</p></div>
   </div>
   <fieldset><legend>Findings <small>flagged first; choose one to see its heat map</small></legend>{findings}</fieldset>
 </div>"""
 
 
-def films_html(answers: list[FilmAnswer], findings: list[str]) -> str:
-    """Several films as a table with thumbnails; a film's name is a button that shows it."""
-    rows = "".join(_film_row(i, answer, findings) for i, answer in enumerate(answers))
+def ordered(answers: list[FilmAnswer], by: int | None) -> list[int]:
+    """The films' numbers as given, or by falling probability of the finding at place `by`; refused ones last."""
+    numbers = range(len(answers))
+    if by is None:
+        return list(numbers)
+    return sorted(numbers, key=lambda i: -answers[i].probs[by] if answers[i].probs else 1.0)
+
+
+def films_html(
+    answers: list[FilmAnswer], findings: list[str], order: list[int] | None = None, by: int | None = None
+) -> str:
+    """Several films as a table with thumbnails, in an order; a film's name is a button that shows it.
+
+    With `by` the probability of that finding stands first.
+    """
+    rows = "".join(_film_row(i, answers[i], findings, by) for i in order or range(len(answers)))
+    advice = " Choose a name to see the film." * any(not answer.reason for answer in answers)
     return f"""
-<table><caption>{counted(answers)}{" Choose a name to see the film." * any(not a.reason for a in answers)}</caption>
+<div class="films"><table><caption>{counted(answers)}{advice}</caption>
 <thead><tr><th scope="col">Film</th><th scope="col">Name</th><th scope="col">Flagged, or the highest</th>
 <th scope="col">Remarks</th></tr></thead>
-<tbody>{rows}</tbody></table>"""
+<tbody>{rows}</tbody></table></div>"""
+
+
+def grid_text(answer: FilmAnswer) -> str:
+    """How fine the heat maps are, or why there are none."""
+    height, width = answer.grid
+    cells = f"{height} x {width} cells"
+    return f"{cells}." if answer.overlays else f"This model's map has {cells}, too few to show where."
 
 
 def counted(answers: list[FilmAnswer]) -> str:
@@ -142,7 +173,7 @@ def _finding_html(answer: FilmAnswer, card: dict[str, Any], place: int, chosen: 
 </label>"""
 
 
-def _film_row(number: int, answer: FilmAnswer, findings: list[str]) -> str:
+def _film_row(number: int, answer: FilmAnswer, findings: list[str], by: int | None = None) -> str:
     name = escape(answer.name)
     if answer.reason:
         return (
@@ -152,6 +183,8 @@ def _film_row(number: int, answer: FilmAnswer, findings: list[str]) -> str:
     told = [i for i in order if answer.flagged[i]]
     listed = ", ".join(f"{escape(plain(findings[i]))} {answer.probs[i]:.2f}" for i in told or order[:1])
     told_text = f"<b>{listed}</b>" if told else f"nothing flagged (highest: {listed})"
+    if by is not None:
+        told_text = f"{escape(plain(findings[by]))} <b>{answer.probs[by]:.2f}</b><br><small>{told_text}</small>"
     notes = ["unlike the training films"] * answer.unfamiliar + list(answer.warnings)
     return f"""<tr><td><img alt="" src="{data_uri(answer.thumbnail)}"></td>
 <th scope="row"><button type="button" data-film="{number}">{name}</button></th>

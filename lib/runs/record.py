@@ -2,9 +2,12 @@
 
 from pathlib import Path
 from typing import Any
+
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+
 from lib.exceptions import RunError
 from lib.metrics.scores import MACRO
+
 
 class Part(BaseModel):
     """Frozen; fields beyond those that are named are kept."""

@@ -1,34 +1,26 @@
 """In: what one run produced. Out: its folder: state, heartbeat, tables, and `record.json` last."""
 
-from lib.files import write_json, read_json, json_values, acquire_lock, write_table
-from lib.system import git_state, package_versions
-
 import contextlib
-import json
-import math
 import os
 import platform
 import socket
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
-import numpy as np
+
 import pandas as pd
-import pyarrow as pa
-from filelock import FileLock, Timeout
-from lib.config import REPO_ROOT, Config, config_changes, resolve
+from filelock import FileLock
+
+from lib.config import Config, config_changes, resolve
 from lib.exceptions import RunError
-from lib.system import peak_memory_mb
+from lib.files import acquire_lock, json_values, read_json, write_json, write_table
 from lib.metrics.scores import epoch_score
 from lib.runs.record import checked_record
-from lib.system import available_cores
+from lib.system import available_cores, git_state, package_versions, peak_memory_mb
 
 HEARTBEAT_SECONDS = 5.0
 KEPT = ("config.json", "history.csv", "metrics.csv", "predictions.parquet", "model.safetensors", "card.json")

@@ -4,13 +4,16 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
 import numpy as np
 import pandas as pd
+
 from lib.config import Config, config_changes
 from lib.exceptions import RunError
+from lib.files import read_json, read_table
 from lib.runs.record import RunRecord, checked_record
 from lib.runs.run import is_complete
-from lib.files import read_json, read_table
+
 
 def read_runs(study_folder: Path) -> pd.DataFrame:
     """One row a complete run of a study, in the plan's order: what it is, its macro test metrics, what it cost.
