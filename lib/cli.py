@@ -209,18 +209,26 @@ def predict(
 
 @data.command()
 def check(
-    folder: Folder,
+    folders: Annotated[list[Path], typer.Argument(help="Dataset folders.", metavar="FOLDER...")],
     on_bad: Annotated[
         Literal["raise", "skip"], typer.Option(help="skip: problems are listed, but are no failure.")
     ] = "raise",
 ) -> None:
-    """Tells layout, images, patients, findings and every problem of a dataset folder; exit code 1 if there are any."""
+    """Tells layout, images, patients, findings and every problem of dataset folders; exit code 1 if there are any.
+
+    Of several folders it also prints how many images, patients and labels each adds beyond the others.
+    """
     with _told():
         from lib.datasets import check_folder
+        from lib.datasets.check import check_overlap
 
-        found = check_folder(folder)
-        typer.echo(found.text())
-        raise typer.Exit(0 if found.ok or (on_bad == "skip" and not found.failure) else 1)
+        reports = [check_folder(folder) for folder in folders]
+        for report in reports:
+            typer.echo(report.text())
+        if len(folders) > 1 and not any(report.failure for report in reports):
+            typer.echo(check_overlap(folders))
+        good = all(report.ok or (on_bad == "skip" and not report.failure) for report in reports)
+        raise typer.Exit(0 if good else 1)
 
 
 @data.command()

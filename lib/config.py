@@ -60,6 +60,8 @@ class Config(BaseModel):
     """Dataset folders, merged: an image keeps the labels that it has."""
     on_bad: Literal["raise", "skip"] = "raise"
     """What rows and files do that cannot be used: stop the run, or be left out and listed in bad_rows.csv."""
+    hold_out: tuple[str, ...] = ()
+    """Dataset folders of a later stage: what it validates or tests on does not train (or choose epochs) here."""
     findings: tuple[str, ...] = FINDINGS
     """Findings to predict; "all" are the 14 of NIH ChestX-ray14."""
     split_by: Literal["patient", "image"] = "patient"
@@ -123,7 +125,7 @@ class Config(BaseModel):
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Device to train on."""
 
-    @field_validator("data_dir", "findings", mode="before")
+    @field_validator("data_dir", "hold_out", "findings", mode="before")
     @classmethod
     def _one_or_many(cls, value: Any, info: ValidationInfo) -> Any:
         if isinstance(value, str):
@@ -179,6 +181,11 @@ class Config(BaseModel):
     def data_folders(self) -> list[Path]:
         """The dataset folders, absolute."""
         return [resolve(folder, self.data_root) for folder in self.data_dir]
+
+    @property
+    def held_out_folders(self) -> list[Path]:
+        """The dataset folders of `hold_out`, absolute."""
+        return [resolve(folder, self.data_root) for folder in self.hold_out]
 
     def hash(self) -> str:
         """Twelve hex digits that change with any parameter that decides a run's numbers.

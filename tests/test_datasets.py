@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from lib.config import FINDINGS
-from lib.datasets.check import check_folder
+from lib.datasets.check import check_folder, check_overlap
 from lib.datasets.tables import patient_of, read_dataset
 from lib.exceptions import DatasetError
 
@@ -66,7 +66,7 @@ def test_nih_release_is_recognised_and_read(tmp_path):
     data = read_dataset(nih(tmp_path / "full", TWO, test=["00000002_000.png"]))
     assert list(data.layouts.values()) == ["NIH release (Data_Entry_2017_v2020.csv)"]
     first = row_of(data, "00000001_000.png")
-    assert (first.patient, first.age, first.sex, first.view, first.official) == ("1", 57.0, "M", "PA", "trainval")
+    assert (first.patient, first.age, first.sex, first.view, first.official) == ("nih:1", 57.0, "M", "PA", "trainval")
     assert [name for name in FINDINGS if first[name] == 1] == ["Cardiomegaly", "Effusion"]
     assert row_of(data, "00000002_000.png").official == "test"
     assert (row_of(data, "00000002_000.png")[list(FINDINGS)] == 0).all()
@@ -103,7 +103,7 @@ def test_challenge_full_set_annotates_all_findings(tmp_path):
     data = read_dataset(tmp_path)
     assert list(data.layouts.values()) == ["challenge full set (14_train.csv)"]
     assert row_of(data, "00000009_001.png")[list(FINDINGS)].sum() == 2
-    assert row_of(data, "00000009_001.png").patient == "9"
+    assert row_of(data, "00000009_001.png").patient == "nih:9"
 
 
 def test_cardiomegaly_set_knows_nothing_of_the_other_13_findings(tmp_path):
@@ -122,12 +122,12 @@ def test_test_table_without_labels_is_for_a_submission(tmp_path, rows):
 
 
 def test_class_folders_give_one_finding_against_normal(tmp_path):
-    film(tmp_path / "train/NORMAL/IM-0115-0001.jpeg")
-    film(tmp_path / "train/PNEUMONIA/person1_bacteria_2.jpeg")
-    film(tmp_path / "test/pneumonia/person7_virus_6.jpeg")
-    data = read_dataset(tmp_path)
+    film(tmp_path / "p/train/NORMAL/IM-0115-0001.jpeg")
+    film(tmp_path / "p/train/PNEUMONIA/person1_bacteria_2.jpeg")
+    film(tmp_path / "p/test/pneumonia/person7_virus_6.jpeg")
+    data = read_dataset(tmp_path / "p")
     assert list(data.layouts.values()) == ["class folders"]
-    assert data.frame.set_index("patient")["Pneumonia"].to_dict() == {"IM-0115": 0, "person1": 1, "person7": 1}
+    assert data.frame.set_index("patient")["Pneumonia"].to_dict() == {"p:IM-0115": 0, "p:person1": 1, "p:person7": 1}
     assert data.frame["official"].tolist() == ["test", "train", "train"]
     assert data.frame["Mass"].isna().all()
 
@@ -184,9 +184,45 @@ def test_a_patient_has_one_id_in_every_source():
     assert {patient_of("00000506_000.png"), patient_of("x.png", "506"), patient_of("x.png", "00506")} == {"506"}
 
 
+def test_a_phantom_and_a_person_with_the_same_id_are_two_patients(tmp_path):
+    people, drawings = nih(tmp_path / "full", TWO[:1]), nih(tmp_path / "drawn", [nih_row("00000001_001.png", "Mass")])
+    (drawings / "PHANTOM").touch()
+    assert read_dataset([people, drawings]).frame["patient"].tolist() == ["nih:1", "phantom:1"]
+
+
+def test_folders_of_classes_share_no_patients(tmp_path):
+    for hospital in ("one", "other"):
+        film(tmp_path / hospital / f"PNEUMONIA/person1_bacteria_{len(hospital)}.jpeg")
+    patients = read_dataset([tmp_path / "one", tmp_path / "other"]).frame["patient"]
+    assert patients.tolist() == ["one:person1", "other:person1"]
+
+
+def test_an_nih_name_in_a_folder_of_classes_is_the_nih_patient(tmp_path):
+    film(tmp_path / "Cardiomegaly/00000506_000.png")
+    assert read_dataset(tmp_path).frame["patient"].tolist() == ["nih:506"]
+
+
+def test_names_that_look_as_if_they_held_patients_are_a_warning_with_the_way_to_declare_them(tmp_path):
+    for name in ("p012_1.png", "p012_2.png", "p013_1.png", "p013_2.png"):
+        film(tmp_path / "PNEUMONIA" / name)
+    (warning,) = read_dataset(tmp_path).warnings
+    assert "'p012_1.png' looks like patient 'p012'" in warning and "Patient ID in sample_labels.csv" in warning
+
+
+def test_images_without_patients_are_a_warning(tmp_path):
+    film(tmp_path / "Mass/a.png")
+    (warning,) = read_dataset(tmp_path).warnings
+    assert "each of 1 images counts as a patient of its own" in warning
+
+
+def test_known_patients_are_no_warning(tmp_path):
+    film(tmp_path / "PNEUMONIA/person1_bacteria_2.jpeg")
+    assert read_dataset(tmp_path).warnings == ()
+
+
 def test_image_of_unknown_patient_is_its_own_patient(tmp_path):
     data = read_dataset(single(tmp_path / "c", [["a.png", "Mass"], ["b.png", "No Finding"]], []))
-    assert data.frame["patient"].tolist() == ["a.png", "b.png"]
+    assert data.frame["patient"].tolist() == ["nih:a.png", "nih:b.png"]
 
 
 @pytest.mark.parametrize(("text", "years"), [("058Y", 58), ("018M", 1.5), ("57", 57), ("", np.nan), ("0", 0)])
@@ -395,6 +431,22 @@ def test_check_folder_reports_counts(tmp_path):
     assert report.ok and (report.images, report.patients) == (2, 2)
     assert report.counts.loc["Effusion"].tolist() == [1, 1, 0]
     assert "NIH release" in report.text() and "no problems" in report.text()
+
+
+def test_check_folder_names_copies(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (8, 8), dtype=np.uint8).repeat(16, 0).repeat(16, 1)
+    for name in ("a.png", "b.png"):
+        film(tmp_path / "Mass" / name)
+        Image.fromarray(pixels).save(tmp_path / "Mass" / name)
+    text = check_folder(tmp_path, progress=False).text()
+    assert "1 pairs of images are the same radiograph" in text
+
+
+def test_a_folder_that_adds_no_image_to_another_is_a_warning(tmp_path):
+    full, part = nih(tmp_path / "full", TWO), nih(tmp_path / "part", TWO[:1])
+    text = check_overlap([full, part])
+    assert f"{full} adds 1 images, 1 patients and 14 labels beyond the others" in text
+    assert f"all images of {part} are in the others: a stage trained on it sees no new image" in text
 
 
 def test_check_folder_of_nothing_is_not_ok(tmp_path):

@@ -12,7 +12,7 @@ import pytest
 from made_records import PARTS
 
 from lib.config import REPO_ROOT, Config
-from lib.datasets.prepare import prepare_data
+from lib.datasets.prepare import describe_data, prepare_data
 from lib.exceptions import RunError
 from lib.files import atomic_write, read_json, read_table, write_figure, write_json
 from lib.runs.run import finish_run, is_complete, read_status, start_run
@@ -172,3 +172,11 @@ def test_a_figure_written_twice_is_the_same_file(tmp_path, kind):
         figure.legend()
         write_figure(tmp_path / f"{name}.{kind}", figure)
     assert (tmp_path / f"a.{kind}").read_bytes() == (tmp_path / f"b.{kind}").read_bytes()
+
+
+def test_the_fingerprints_of_a_run_are_computed_once(tmp_path, tiny_phantoms, monkeypatch):
+    computed = []
+    monkeypatch.setattr("lib.datasets.prepare._fingerprint", lambda frame: computed.append(len(frame)) or "f00")
+    films = prepare_data(Config(data_root=str(tiny_phantoms), image_size=16), tmp_path)
+    describe_data(films)
+    assert computed == [len(films.frame), (films.frame["split"] == "test").sum()]

@@ -71,6 +71,7 @@ sys.exit(summary.exit_code)
 def study(tmp_path, monkeypatch):
     """Writes tiny notebooks, a dataset by name, and a study of them; gives a function: rows -> plan."""
     monkeypatch.setattr("lib.studies.runner.check_runs", lambda file, runs: None)  # tests/test_preflight.py has it
+    monkeypatch.setattr("lib.studies.runner.check_stages", lambda plan, runs: None)  # tests/test_stages.py has it
     (tmp_path / "dataset_full").mkdir()
     (tmp_path / "dataset_full" / "train.csv").touch()
     for name, cells in CELLS.items():

@@ -59,6 +59,12 @@ def test_unit_hash_is_pinned():
     assert unit_hash(0, "val", "506") == pytest.approx(0.020277843434093445, abs=1e-12)
 
 
+def test_the_population_changes_no_split():
+    frame = frame_of(MANY)
+    named = frame.assign(patient="nih:" + frame["patient"])
+    assert assign_splits(named, Config()).equals(assign_splits(frame, Config()))
+
+
 def test_official_test_is_obeyed_and_no_more_is_taken():
     split = assign_splits(frame_of(MANY, ["test"] * 10 + ["trainval"] * 1990), Config(test_fraction=0.5))
     assert (split[:20] == "test").all() and not (split[20:] == "test").any()
@@ -96,7 +102,7 @@ def test_split_by_image_keeps_test_patients_out_of_training():
 def test_split_by_image_keeps_all_images_of_official_test_patients_out_of_training():
     frame = frame_of(MANY)
     frame.loc[0, "official"] = "test"
-    with pytest.warns(UserWarning, match="left out of training"):
+    with pytest.warns(UserWarning, match="are left out"):
         split = assign_splits(frame, Config(split_by="image"))
     assert split[:2].tolist() == ["test", "excluded"]
 
@@ -129,11 +135,37 @@ def test_excluded_rows_and_submissions_are_no_leak():
     check_leaks(pd.DataFrame({"patient": ["7", "7", "7"], "split": ["test", "excluded", "submit"]}))
 
 
-def test_inherited_training_on_held_out_patients_is_refused():
-    frame = pd.DataFrame({"patient": ["7", "8"], "split": ["train", "val"]})
-    check_inherited(["7", "9"], frame)
-    with pytest.raises(SplitError, match=r"trained on 1 patients that are held out here: 8 \(val\)"):
-        check_inherited(["7", "8"], frame)
+def stage_of(**splits: str) -> pd.DataFrame:
+    """One image per patient."""
+    rows = [(f"{patient}.png", f"nih:{patient}", split) for patient, split in splits.items()]
+    return pd.DataFrame(rows, columns=["image", "patient", "split"])
+
+
+@pytest.mark.parametrize(("earlier", "later"), [("train", "val"), ("train", "test"), ("val", "test")])
+def test_what_a_later_stage_holds_out_may_not_train_or_choose_an_epoch_before(earlier, later):
+    with pytest.raises(SplitError, match=rf"on 1 patients \(nih:b in {earlier}\) that are held out here"):
+        check_inherited(stage_of(a="train", b=earlier), stage_of(a="train", b=later))
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later"), [("val", "val"), ("test", "test"), ("excluded", "test"), ("test", "val")]
+)
+def test_what_neither_trained_nor_chose_an_epoch_is_no_leak(earlier, later):
+    check_inherited(stage_of(a="train", b=earlier), stage_of(a="train", b=later))
+
+
+def test_patients_of_splits_without_populations_compare_by_their_ids():
+    old = stage_of(b="train").assign(patient="b")
+    with pytest.raises(SplitError, match="1 patients"):
+        check_inherited(old, stage_of(b="test"))
+
+
+def test_held_out_patients_are_excluded_from_an_earlier_stage():
+    later = stage_of(**{patient: "test" for patient in MANY[:100]})
+    frame = frame_of(MANY).assign(patient=lambda frame: "nih:" + frame["patient"])
+    split = assign_splits(frame, Config(), later)
+    check_inherited(frame.assign(split=split), later)
+    assert (split == "excluded").any()
 
 
 def test_counts_per_split():

@@ -1,14 +1,18 @@
 """In: a dataset folder. Out: a `FolderReport`: layout, images, patients, findings, and every problem, as text."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from lib.config import FINDINGS
-from lib.datasets.cache import decode_problems
+from lib.datasets.cache import decode_problems, open_cache
+from lib.datasets.duplicates import duplicates_text
 from lib.datasets.tables import Dataset, read_dataset
 from lib.exceptions import DatasetError
+
+COMPARED_AT = 64  # pixels per side at which copies are looked for
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,9 @@ def check_folder(folder: Path | str, *, workers: int | None = None, progress: bo
         return FolderReport(folder, "", 0, 0, pd.DataFrame(), pd.DataFrame(), (), str(error))
     undecodable = decode_problems(dataset.frame, workers=workers, progress=progress)
     frame = dataset.frame[~dataset.frame["image"].isin(undecodable["image"])]
+    copies = (
+        duplicates_text(frame, open_cache(frame, COMPARED_AT, workers=workers, progress=progress)) if len(frame) else ()
+    )
     return FolderReport(
         folder=folder,
         layout=dataset.layouts[str(folder)] + (", synthetic phantoms" if dataset.phantom else ""),
@@ -67,8 +74,28 @@ def check_folder(folder: Path | str, *, workers: int | None = None, progress: bo
         patients=frame["patient"].nunique(),
         counts=_counts(frame),
         problems=pd.concat([dataset.bad_rows, undecodable], ignore_index=True),
-        warnings=dataset.warnings + _parts(dataset),
+        warnings=dataset.warnings + _parts(dataset) + copies,
     )
+
+
+def check_overlap(folders: Sequence[Path]) -> str:
+    """What each of several folders adds beyond the others: images, patients and labels; a warning where none."""
+    frames = {folder: read_dataset([folder], on_bad="skip").frame for folder in folders}
+    lines = []
+    for folder, frame in frames.items():
+        others = pd.concat([other for name, other in frames.items() if name != folder])
+        images = len(set(frame["image"]) - set(others["image"]))
+        patients = len(set(frame["patient"]) - set(others["patient"]))
+        labels = len(_labels(frame).difference(_labels(others)))
+        lines.append(f"{folder} adds {images:,} images, {patients:,} patients and {labels:,} labels beyond the others")
+        if not images:
+            lines.append(f"warning: all images of {folder} are in the others: a stage trained on it sees no new image")
+    return "\n".join(lines)
+
+
+def _labels(frame: pd.DataFrame) -> pd.Index:
+    """The (image, finding) pairs that are annotated."""
+    return frame.set_index("image")[list(FINDINGS)].stack().dropna().index.unique()
 
 
 def _counts(frame: pd.DataFrame) -> pd.DataFrame:

@@ -4,6 +4,7 @@ import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import pandas as pd
 
 from lib.config import FINDINGS, PHANTOMS, Config, resolve
 from lib.datasets.cache import open_cache, without_undecodable
-from lib.datasets.splits import SPLITS, assign_splits, check_inherited, check_leaks
+from lib.datasets.duplicates import check_duplicates
+from lib.datasets.splits import SPLITS, assign_splits, check_inherited
 from lib.datasets.tables import Dataset, read_dataset
 from lib.exceptions import RunError
 from lib.files import read_json, write_json, write_table
@@ -29,22 +31,31 @@ class PreparedData:
     bad_rows: pd.DataFrame
     store: np.ndarray
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the image ids, splits and labels."""
+        return _fingerprint(self.frame)
+
+    @cached_property
+    def test_fingerprint(self) -> str:
+        """Of those of the test images."""
+        return _fingerprint(self.frame[self.frame["split"] == "test"])
+
 
 def prepare_data(config: Config, folder: Path) -> PreparedData:
     """Reads, splits and decodes what `config` names; writes `splits.csv` and `bad_rows.csv` into the run's `folder`.
 
     The phantoms are drawn first where `data_root` asks for them and they are not there. Raises DatasetError and
-    SplitError, also when an earlier stage of `init_from` trained on a patient who is held out here.
+    SplitError, also when an earlier stage of `init_from` trained, or chose its epoch, on what is held out here,
+    or when one radiograph stands in two splits under the names of two patients.
     """
     data, frame, bad_rows = read_rows(config)
-    frame = frame.assign(split=assign_splits(frame, config))
-    check_leaks(frame, config.split_by)
+    frame = frame.assign(split=split_rows(frame, config))
     for stage in earlier_stages(config):
-        trained = pd.read_csv(stage / "splits.csv", dtype=str).query("split == 'train'")
-        check_inherited(trained[config.split_by], frame, config.split_by)
-        check_inherited(trained["patient"], frame[frame["split"] != "val"])  # by patient, whatever validation is by
+        check_inherited(pd.read_csv(stage / "splits.csv", dtype=str), frame, config.split_by)
     films = PreparedData(data, frame, bad_rows, open_cache(frame, config.image_size))
-    _drop_stale_checkpoint(folder, _fingerprint(frame))
+    check_duplicates(frame, films.store)
+    _drop_stale_checkpoint(folder, films.fingerprint)
     write_table(folder / "splits.csv", frame[["image", "patient", "split"]])
     write_table(folder / "bad_rows.csv", bad_rows)
     write_json(folder / "data.json", describe_data(films))
@@ -62,6 +73,24 @@ def read_rows(config: Config) -> tuple[Dataset, pd.DataFrame, pd.DataFrame]:
         frame, undecodable = without_undecodable(frame, config.image_size)
         bad_rows = pd.concat([bad_rows, undecodable], ignore_index=True)
     return data, frame, bad_rows
+
+
+def split_rows(frame: pd.DataFrame, config: Config) -> pd.Series:
+    """`assign_splits` of a dataset's rows, with what `config.hold_out` names left out."""
+    if not config.hold_out:
+        return assign_splits(frame, config)
+    return assign_splits(frame, config, held_out(read_dataset(config.held_out_folders, on_bad="skip").frame, config))
+
+
+def held_out(frame: pd.DataFrame, config: Config) -> pd.DataFrame:
+    """The rows of a later stage with their splits, which it chooses by this config's seed and fractions.
+
+    All findings count: a stage of some of them tests on these patients or on fewer.
+    """
+    later = config.model_copy(update={"findings": FINDINGS, "hold_out": ()})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the later stage itself warns of what is odd about its splits
+        return frame.assign(split=assign_splits(frame, later))
 
 
 def load_images(data: Dataset, images: Sequence[str], size: int) -> np.ndarray:
@@ -104,11 +133,12 @@ def describe_data(films: PreparedData, loaders: Mapping[str, Any] | None = None)
         **used,
         "layouts": films.data.layouts,
         "phantom": films.data.phantom,
+        "populations": sorted(frame["patient"].str.partition(":")[0].unique()),
         "bad_rows": len(films.bad_rows),
         "images": {split: int((frame["split"] == split).sum()) for split in SPLITS},
         "patients": frame.groupby("split")["patient"].nunique().to_dict(),
-        "fingerprint": _fingerprint(frame),
-        "test_fingerprint": _fingerprint(frame[frame["split"] == "test"]),
+        "fingerprint": films.fingerprint,
+        "test_fingerprint": films.test_fingerprint,
         "warnings": list(films.data.warnings),
     }
 
@@ -118,7 +148,7 @@ def data_fingerprint(config: Config) -> str:
     _, frame, _ = read_rows(config)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the run itself says what is odd about its splits
-        return _fingerprint(frame.assign(split=assign_splits(frame, config)))
+        return _fingerprint(frame.assign(split=split_rows(frame, config)))
 
 
 def _fingerprint(frame: pd.DataFrame) -> str:

@@ -14,17 +14,19 @@ SPLITS = ("train", "val", "test", "submit", "excluded")
 TEST_SEED = 0  # of the test patients that no official list names: all runs are tested on the same
 
 
-def assign_splits(frame: pd.DataFrame, config: Config) -> pd.Series:
+def assign_splits(frame: pd.DataFrame, config: Config, later: pd.DataFrame | None = None) -> pd.Series:
     """The split of each row: a Series named 'split' of SPLITS, with the frame's index.
 
     Official test images are 'test' ('submit' without a label); other images of their patients are 'excluded' in every
     source, never trained on. Where no official test image is labelled, or those leave out a finding of the config that
     other images know, `test_fraction` of the patients whom no official list names are 'test' too, the same patients for
     every seed, so that seeds compare. Of the rest `val_fraction` are 'val'. The choice depends on the seed and the
-    patient's id alone, so that a patient who is validation in one stage is validation in every stage of that seed,
-    whatever else the data hold.
+    patient's id alone, without the population, so that a patient who is validation in one stage is validation in every
+    stage of that seed, whatever else the data hold.
     With config.split_by == 'image' validation is chosen by image, as the published method does: patients who train
     validate too, so that validation flatters. The test stays by patient: nobody in it is ever trained on.
+
+    later: image, patient and split of what `config.hold_out` names. What would leak into it is 'excluded' here.
 
     Raises SplitError when train or val would be empty; warns (UserWarning) of excluded rows, and of findings that
     have no positive image in a split.
@@ -36,15 +38,17 @@ def assign_splits(frame: pd.DataFrame, config: Config) -> pd.Series:
     whole = _covers(frame, official, config.findings)
     listed = set(frame.loc[frame["official"].notna(), "patient"]) if (official & labelled).any() else set()
     test_fraction = 0.0 if whole else config.test_fraction
-    tested = {
-        unit for unit in set(frame["patient"]) - listed if unit_hash(TEST_SEED, "test", str(unit)) < test_fraction
-    }
-    val = {unit for unit in frame[by].unique() if unit_hash(config.seed, "val", str(unit)) < config.val_fraction}
+    units = set(frame["patient"]) - listed
+    tested = {unit for unit in units if unit_hash(TEST_SEED, "test", patient_id(unit)) < test_fraction}
+    named = {unit: patient_id(unit) if by == "patient" else str(unit) for unit in frame[by].unique()}
+    val = {unit for unit, name in named.items() if unit_hash(config.seed, "val", name) < config.val_fraction}
     split = frame[by].isin(val).map({True: "val", False: "train"}).astype("str").rename("split")
     split[frame["patient"].isin(tested)] = "test"
     split[frame["patient"].isin(reserved)] = "excluded"
     split[official & labelled] = "test"
     split[official & ~labelled] = "submit"
+    if later is not None:
+        split[leaking(frame.assign(split=split), later, by)] = "excluded"
     check_leaks(frame.assign(split=split), by)
     for part in ("train", "val"):
         if not (split == part).any():
@@ -62,6 +66,11 @@ def _covers(frame: pd.DataFrame, official: pd.Series, findings: Sequence[str]) -
     """Whether the official test images annotate every one of `findings` that any image annotates."""
     known = frame[list(findings)].notna()
     return bool(known[official].any()[known.any()].all()) and bool(known[official].any().any())
+
+
+def patient_id(patient: str) -> str:
+    """The id of a patient without the population; splits are chosen by it, whatever the population is called."""
+    return str(patient).partition(":")[2] or str(patient)
 
 
 def unit_hash(seed: int, purpose: str, unit: str) -> float:
@@ -85,7 +94,7 @@ def split_notes(frame: pd.DataFrame, split: pd.Series, findings: Sequence[str] =
     notes = []
     if excluded := int((split == "excluded").sum()):
         patients = frame.loc[(split == "excluded").to_numpy(), "patient"].nunique()
-        notes.append(f"{excluded:,} images of {patients:,} patients of an official test list are left out of training")
+        notes.append(f"{excluded:,} images of {patients:,} patients of an official test list or hold_out are left out")
     counts = split_counts(frame, split, findings)
     known = [name for name in findings if (frame[name] == 1).any()]
     for part in ("train", "val", "test"):
@@ -109,19 +118,45 @@ def check_leaks(frame: pd.DataFrame, by: str = "patient") -> None:
         raise SplitError(f"{len(leaks):,} {by}s stand in two splits: {_names(f'{u} ({p})' for u, p in leaks.items())}")
 
 
-def check_inherited(trained: Iterable[str], frame: pd.DataFrame, by: str = "patient") -> None:
-    """Raise SplitError when an earlier stage trained on what this stage validates or tests on.
+def leaking(earlier: pd.DataFrame, later: pd.DataFrame, by: str = "patient") -> pd.Series:
+    """Which rows of an earlier stage leak into a later one: True or False per row of `earlier`.
 
-    trained: the patients (or images, see `by`) of the earlier stage's train split; frame: this stage's, with 'split'.
+    What the later stage tests on must not have trained the earlier one nor chosen its epoch; what validates the later
+    stage must not have trained the earlier one. The test is by patient, validation by `by`. Both frames have the
+    columns image, patient and split. Patients of a file without populations compare by their ids.
     """
-    held_out = frame[frame["split"].isin(["val", "test", "submit"])]
-    leaks = held_out[held_out[by].isin(set(trained))].groupby(by)["split"].first()
+    tested = _keys(later[later["split"].isin(["test", "submit"])], "patient", earlier)
+    validated = _keys(later[later["split"] == "val"], by, earlier)
+    patients, units = _keys(earlier, "patient", later), _keys(earlier, by, later)
+    train, val = earlier["split"] == "train", earlier["split"] == "val"
+    return (train & (units.isin(validated) | patients.isin(tested))) | (val & patients.isin(tested))
+
+
+def _keys(frame: pd.DataFrame, by: str, other: pd.DataFrame) -> pd.Series:
+    """A column as text, without the populations where either frame was written before there were any."""
+    keys = frame[by].astype("str")
+    named = all(one["patient"].astype("str").str.contains(":", regex=False).all() for one in (frame, other))
+    return keys if named or by == "image" else keys.map(patient_id).astype("str")
+
+
+def check_inherited(earlier: pd.DataFrame, frame: pd.DataFrame, by: str = "patient") -> None:
+    """Raise SplitError when an earlier stage trained on, or chose its epoch by, what this stage holds out.
+
+    earlier: the earlier stage's image, patient and split; frame: this stage's. See `leaking`.
+    """
+    leaks = earlier[leaking(earlier, frame, by)]
     if len(leaks):
         raise SplitError(
-            f"the earlier stage trained on {len(leaks):,} {by}s that are held out here: "
-            f"{_names(f'{unit} ({part})' for unit, part in leaks.items())}. Give both stages the same seed, "
-            "val_fraction, test_fraction and split_by, and official lists that agree."
+            f"the earlier stage trained or chose its epoch on {patients_text(leaks)} that are held out here. Give both "
+            "stages the same seed, val_fraction, test_fraction and split_by, and set hold_out of the earlier stage to "
+            "the dataset folders of this one."
         )
+
+
+def patients_text(leaks: pd.DataFrame) -> str:
+    """How many patients leak, and the first eight with the split of the earlier stage."""
+    first = leaks.groupby("patient")["split"].first()
+    return f"{len(first):,} patients ({_names(f'{patient} in {split}' for patient, split in first.items())})"
 
 
 def _names(names: Iterable[str]) -> str:

@@ -229,13 +229,21 @@ def _read_boxes(listing: Listing, known: set[str]) -> tuple[pd.DataFrame, list[P
     return pd.DataFrame(boxes, columns=BOX_COLUMNS), problems
 
 
+NIH = "nih"
+"""The population of the NIH release and of every set that was drawn from it."""
+
+NUMBERED = re.compile(r"^(.*\d+)[_-](?:[A-Za-z]+[_-])?\d+\.\w+$")
+"""p012_1.png, person12_bacteria_34.jpeg: a patient, perhaps a word, and the number of the image."""
+
+
 @dataclass(frozen=True)
 class Dataset:
     """What a set of folders holds.
 
-    frame: one row an image, with `image` (unique id), `path` (absolute), `patient`, `age` (years or NaN), `sex`
-        ('M', 'F' or missing), `view` ('PA', 'AP' or missing), `source` (folder name), `official` ('trainval', 'train',
-        'test' or missing), then a float column per finding of FINDINGS: 1 present, 0 absent, NaN not annotated.
+    frame: one row an image, with `image` (unique id), `path` (absolute), `patient` (population:id), `age` (years or
+        NaN), `sex` ('M', 'F' or missing), `view` ('PA', 'AP' or missing), `source` (folder name), `official`
+        ('trainval', 'train', 'test' or missing), then a float column per finding of FINDINGS: 1 present, 0 absent,
+        NaN not annotated.
     layouts: folder -> which layout was found there. bad_rows: source, row, image, reason of what cannot be used.
     phantom: any folder holds a file PHANTOM. boxes: image, finding, x, y, w, h in pixels of the original image.
     submission: ids of the images of an unlabelled test.csv, in its order. warnings: sentences worth reading.
@@ -275,8 +283,10 @@ def read_dataset(
     bad = pd.concat([part.bad for part in parts], ignore_index=True)
     if not any(len(part.frame) for part in parts):
         raise DatasetError(f"{', '.join(map(str, paths))}: no image that can be used.\n{errors}".rstrip())
-    frame, merge_notes = _merge([part.frame for part in parts])
+    named = zip(parts, paths, listings, sources, strict=True)
+    frame, merge_notes = _merge([_with_populations(part.frame, *where) for part, *where in named])
     notes = [f"{source}: {note}" for source, part in zip(sources, parts, strict=True) for note in part.notes]
+    notes += [note for source, part in zip(sources, parts, strict=True) for note in _patient_notes(part.frame, source)]
     return Dataset(
         frame=frame,
         layouts={str(path): listing.layout for path, listing in zip(paths, listings, strict=True)},
@@ -296,6 +306,36 @@ def _folders(folders: Sequence[Path | str] | Path | str) -> tuple[list[Path], li
         raise DatasetError(f"name one or more different dataset folders; got {', '.join(map(str, paths)) or 'none'}.")
     names = [path.name for path in paths]
     return paths, [str(path) if names.count(path.name) > 1 else path.name for path in paths]
+
+
+def _with_populations(frame: pd.DataFrame, folder: Path, listing: Listing, source: str) -> pd.DataFrame:
+    """Patients as population:id. Equal ids are one person only within a population.
+
+    The NIH release, the Kaggle sample and the challenge sets are of the same people, and so is any image with an NIH
+    name; phantoms are another population, and every folder of classes is its own.
+    """
+    population = pd.Series(source.replace(":", "_"), index=frame.index, dtype="str")
+    if not listing.layout.startswith("class folders"):
+        population[:] = NIH
+    population[frame["image"].str.fullmatch(NIH_NAME.pattern, case=False)] = NIH
+    if (folder / "PHANTOM").is_file():
+        population[:] = "phantom"
+    return frame.assign(population=population, patient=population + ":" + frame["patient"])
+
+
+def _patient_notes(frame: pd.DataFrame, source: str) -> list[str]:
+    """A warning where no image has a patient; with an example where file names look as if they held one."""
+    if frame.empty or frame["patient"].notna().any():
+        return []
+    names = frame["image"].str.rsplit("/").str[-1]
+    stems = names.str.extract(NUMBERED.pattern, expand=False)
+    shared = names[stems.notna() & stems.duplicated(keep=False)]
+    note = f"{source}: no patient is known, so each of {len(frame):,} images counts as a patient of its own"
+    if len(shared) < len(frame) / 4:
+        return [f"{note}; several images of one person may stand in different splits"]
+    example = f"{shared.iloc[0]!r} looks like patient {stems[shared.index[0]]!r}"
+    advice = "list Image Index, Finding Labels and Patient ID in sample_labels.csv, with the images in images/"
+    return [f"{note}, but {example}, so that people may stand in two splits; to declare them, {advice}"]
 
 
 def _merge(frames: list[pd.DataFrame]) -> tuple[pd.DataFrame, list[str]]:
@@ -318,9 +358,9 @@ def _merge(frames: list[pd.DataFrame]) -> tuple[pd.DataFrame, list[str]]:
         merged = frame.loc[fullest][twice.loc[fullest]].groupby("image", sort=False).first().reset_index()
         frame = pd.concat([frame[~twice], merged], ignore_index=True)
         frame = frame.set_index("image").loc[order].reset_index()
-    frame["patient"] = frame["patient"].fillna(frame["image"])
+    frame["patient"] = frame["patient"].fillna(frame["population"] + ":" + frame["image"])
     frame.loc[frame["image"].isin(test), "official"] = "test"
-    return frame, notes
+    return frame.drop(columns="population"), notes
 
 
 def _boxes(parts: Sequence[Rows]) -> pd.DataFrame:

@@ -23,6 +23,7 @@ from lib.studies.fork_server import start_server
 from lib.studies.plan import Plan, PlannedRun
 from lib.studies.preflight import check_runs
 from lib.studies.progress import StudyProgress
+from lib.studies.stages import check_stages
 from lib.studies.states import _moved_from, _replacing, _take_back, planned_states
 
 REPLACE_ADVICE = "Add --replace to do that, give the study another name, or undo the change; nothing was touched."
@@ -87,7 +88,9 @@ def run_plan(
         }
         if replaced and not (replace or (confirm and confirm(_replacing(replaced)))):
             raise StudyError(f"{plan.file}: nothing was started\n{_replacing(replaced)}\n{REPLACE_ADVICE}")
-        check_runs(plan.file, [run for run in chosen if states[run.name].name != "complete"])
+        incomplete = [run for run in chosen if states[run.name].name != "complete"]
+        check_runs(plan.file, incomplete)
+        check_stages(plan, incomplete)
         write_json(plan.folder / "plan.json", entries)
         summary = Summary()
         for run in chosen:

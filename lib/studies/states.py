@@ -8,7 +8,17 @@ from lib.datasets.prepare import data_fingerprint
 from lib.runs.study import RunState, read_record, run_state
 from lib.studies.plan import Plan, PlannedRun
 
-DATA_PARAMETERS = ("data_root", "data_dir", "findings", "split_by", "val_fraction", "test_fraction", "seed", "on_bad")
+DATA_PARAMETERS = (
+    "data_root",
+    "data_dir",
+    "hold_out",
+    "findings",
+    "split_by",
+    "val_fraction",
+    "test_fraction",
+    "seed",
+    "on_bad",
+)
 MODEL_FILES = ("model.safetensors", "card.json")
 
 

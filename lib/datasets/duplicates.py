@@ -1,0 +1,97 @@
+"""In: the decoded images (N, S, S) uint8 and their splits. Out: pairs of identical or nearly identical images.
+
+Images are summarised by 8 x 8 differences (a perceptual hash); those that share a quarter of it are compared by pixel.
+"""
+
+import warnings
+
+import numpy as np
+import pandas as pd
+
+from lib.exceptions import SplitError
+
+CHUNK = 1024  # images that are read at a time
+NEIGHBOURS = 4  # images of the same partial hash that each one is compared with
+LARGEST_DIFFERENCE = 1.5  # grey levels of 255, mean over the pixels
+LEAST_CONTRAST = 2.0  # standard deviation in grey levels; a blank image identifies nobody
+
+
+def duplicate_pairs(images: np.ndarray) -> np.ndarray:
+    """Pairs of rows of `images` (N, S, S) uint8 that are the same radiograph, first < second: (P, 2) int."""
+    hashes, contrast = _summaries(images)
+    pairs = [_candidates(hashes[:, part], contrast > LEAST_CONTRAST) for part in range(hashes.shape[1])]
+    found = np.unique(np.concatenate(pairs), axis=0)
+    return found[_same(images, found)]
+
+
+def check_duplicates(frame: pd.DataFrame, images: np.ndarray) -> None:
+    """Raise SplitError where one radiograph of two patients stands in two of train, val and test; else warn of copies.
+
+    frame: columns image, patient and split, in the order of `images`. Copies of one patient are in two splits only
+    where validation is chosen by image, which has patients in both anyway.
+    """
+    pairs = duplicate_pairs(images)
+    splits = frame["split"].replace("submit", "test").to_numpy(str)[pairs]  # (P, 2)
+    used = (splits != "excluded").all(axis=1)
+    patients = frame["patient"].to_numpy(str)[pairs]
+    leaks = (splits[:, 0] != splits[:, 1]) & (patients[:, 0] != patients[:, 1])
+    across, within = pairs[used & leaks], pairs[used & ~leaks]
+    if len(across):
+        raise SplitError(
+            f"{len(across):,} pairs of images in different splits are the same radiograph: {_names(frame, across)}. "
+            "Remove one image of each pair, or list both under one Patient ID."
+        )
+    if len(within):
+        warnings.warn(f"{len(within):,} pairs of images are the same radiograph: {_names(frame, within)}", stacklevel=2)
+
+
+def duplicates_text(frame: pd.DataFrame, images: np.ndarray) -> tuple[str, ...]:
+    """A sentence that names copies, or nothing. frame: columns image and patient, in the order of `images`."""
+    pairs = duplicate_pairs(images)
+    named = _names(frame.assign(split=frame["patient"]), pairs)
+    text = f"{len(pairs):,} pairs of images are the same radiograph (with their patients): {named}"
+    return (text,) if len(pairs) else ()
+
+
+def _summaries(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Four partial hashes per image (N, 4) uint32, and its contrast (N,)."""
+    hashes, contrast = np.zeros((len(images), 4), np.uint32), np.zeros(len(images))
+    edges = np.linspace(0, images.shape[1], 10).astype(int)[:-1]
+    areas = np.diff([*edges, images.shape[1]])
+    for start in range(0, len(images), CHUNK):
+        rows = slice(start, start + CHUNK)
+        sums = np.add.reduceat(images[rows], edges, axis=1, dtype=np.uint32)
+        small = np.add.reduceat(sums, edges, axis=2) / np.multiply.outer(areas, areas)  # (B, 9, 9)
+        contrast[rows] = small.std(axis=(1, 2))
+        across, down = small[:, :8, 1:] > small[:, :8, :-1], small[:, 1:, :8] > small[:, :-1, :8]
+        bits = np.stack([across, down], axis=1).reshape(len(small), 128)
+        hashes[rows] = np.packbits(bits, axis=1).view(np.uint32)
+    return hashes, contrast
+
+
+def _candidates(hashes: np.ndarray, usable: np.ndarray) -> np.ndarray:
+    """Pairs of rows with the same hash (P, 2), each row with its next NEIGHBOURS."""
+    rows = np.flatnonzero(usable)
+    order = rows[np.argsort(hashes[rows], kind="stable")]
+    pairs = [np.zeros((0, 2), int)]
+    for step in range(1, NEIGHBOURS + 1):
+        first, second = order[:-step], order[step:]
+        alike = hashes[first] == hashes[second]
+        pairs.append(np.stack([first[alike], second[alike]], axis=1))
+    return np.sort(np.concatenate(pairs), axis=1)
+
+
+def _same(images: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """Whether the pixels of each pair agree: (P,) bool."""
+    same = np.zeros(len(pairs), bool)
+    for start in range(0, len(pairs), CHUNK):
+        first, second = (images[pairs[start : start + CHUNK, side]].astype(np.int16) for side in (0, 1))
+        same[start : start + CHUNK] = np.abs(first - second).mean(axis=(1, 2)) <= LARGEST_DIFFERENCE
+    return same
+
+
+def _names(frame: pd.DataFrame, pairs: np.ndarray) -> str:
+    """The first four pairs, with their splits."""
+    images, splits = frame["image"].to_numpy(str), frame["split"].to_numpy(str)
+    texts = [" and ".join(f"{images[row]} ({splits[row]})" for row in pair) for pair in pairs[:4]]
+    return "; ".join(texts) + (f"; and {len(pairs) - 4:,} more" if len(pairs) > 4 else "")
