@@ -219,8 +219,7 @@ def check(
     Of several folders it also prints how many images, patients and labels each adds beyond the others.
     """
     with _told():
-        from lib.datasets import check_folder
-        from lib.datasets.check import check_overlap
+        from lib.datasets import check_folder, check_overlap
 
         reports = [check_folder(folder) for folder in folders]
         for report in reports:

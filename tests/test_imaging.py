@@ -227,3 +227,13 @@ def test_large_films_are_decoded_one_at_a_time(monkeypatch):
     for thread in threads:
         thread.join()
     assert len(most) == 10 and max(most) == 1
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_turned_jpeg_is_trained_as_it_is_predicted(tmp_path, orientation):
+    """The image cache and the app read the same pixels."""
+    rng = np.random.default_rng(0)
+    stored = Image.fromarray(rng.integers(0, 256, (80, 64), dtype=np.uint8)).resize((320, 400))
+    stored.save(tmp_path / "film.jpg", exif=exif(orientation))
+    read = read_radiograph(tmp_path / "film.jpg", 32).pixels
+    np.testing.assert_array_equal(decode_grey(str(tmp_path / "film.jpg"), 32), read)

@@ -87,8 +87,9 @@ def test_every_file_that_the_readme_links_to_is_there():
     assert "PLACEHOLDER" not in text
 
 
-def test_the_readme_shows_the_published_numbers_and_no_others():
+def test_the_readme_leads_to_every_published_table():
     text = (REPO_ROOT / "README.md").read_text()
     summaries = tracked("results/*/summary.md")
-    assert summaries and [path.parent.name for path in summaries if path.read_text().strip() not in text] == []
-    assert text.count("| arm | changes | macro AUROC |") == len(summaries)
+    assert summaries
+    assert [path for path in summaries if str(path.relative_to(REPO_ROOT)) not in text] == []
+    assert "| arm | changes | macro AUROC |" not in text  # they stand in one place, beside their figures

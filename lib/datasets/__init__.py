@@ -3,6 +3,7 @@
 from lib.datasets.check import (
     FolderReport,
     check_folder,
+    check_overlap,
 )
 from lib.datasets.prepare import (
     PreparedData,
@@ -26,6 +27,7 @@ __all__ = [
     "PreparedData",
     "assign_splits",
     "check_folder",
+    "check_overlap",
     "data_fingerprint",
     "describe_data",
     "load_images",

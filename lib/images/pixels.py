@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from lib.exceptions import ImageError
 
@@ -64,7 +64,7 @@ def _check_regular(known: os.stat_result) -> None:
         raise ImageError("is a pipe, a socket or a device, not a file")
 
 
-DECODE_VERSION = 2  # raise it when the same file would give other pixels: stores are then built anew
+DECODE_VERSION = 3  # raise it when the same file would give other pixels: stores are then built anew
 
 Bad = list[tuple[int, str]]
 """(row, reason) of the images that cannot be decoded."""
@@ -73,15 +73,27 @@ Bad = list[tuple[int, str]]
 def decode_grey(path: str, size: int) -> np.ndarray:
     """The image as (size, size) uint8 grey, each side scaled on its own (a squash, as the method does).
 
-    Colours become luma (ITU-R 601, Pillow's 'L'), transparency is ignored. Deeper than 8 bits: the range of the
-    smallest power of two that holds the brightest pixel becomes 0..255, so that 12-bit films in 16-bit files keep
-    their contrast; the range of a float image with no pixel over 1 is 0..1. Raises whatever Pillow raises on a file
-    that is no image, or not whole.
+    It is turned as its EXIF asks. Colours become luma (ITU-R 601, Pillow's 'L'), transparency is ignored. Deeper than 8
+    bits: the range of the smallest power of two that holds the brightest pixel becomes 0..255, so that 12-bit films in
+    16-bit files keep their contrast; the range of a float image with no pixel over 1 is 0..1. Raises whatever Pillow
+    raises on a file that is no image, or not whole.
     """
     with Image.open(path) as image:
         image.draft("L", (2 * size, 2 * size))  # JPEG alone: decodes at a half, quarter, eighth where that is enough
         image.load()
-        return grey_pixels(image, size, size)  # (S, S)
+        return grey_pixels(set_upright(image)[0], size, size)  # (S, S)
+
+
+def set_upright(image: Image.Image) -> tuple[Image.Image, str]:
+    """A loaded image turned as its EXIF asks, and why it could not be turned, or nothing. Pillow itself turns TIFF."""
+    if image.format == "TIFF":
+        return image, ""
+    try:
+        return ImageOps.exif_transpose(image), ""
+    except MemoryError:
+        raise
+    except Exception as error:  # of a hostile or damaged block, of any kind
+        return image, f"its EXIF is broken ({error}), so it was not turned"
 
 
 def grey_pixels(image: Image.Image, width: int, height: int) -> np.ndarray:

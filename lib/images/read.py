@@ -11,15 +11,13 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from lib.exceptions import ImageError
-from lib.images.pixels import MAX_SIDE, check_size, grey_pixels, read_bytes
+from lib.images.pixels import MAX_SIDE, check_size, grey_pixels, read_bytes, set_upright
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF")
 
 _LARGE = 2**25  # bytes
 _ONE_LARGE_FILM = threading.RLock()
 _BEGINNINGS = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"BM", b"GIF8")
-_UPRIGHT = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE"}
-_UPRIGHT |= {6: "ROTATE_270", 7: "TRANSVERSE", 8: "ROTATE_90"}  # EXIF orientation -> what sets the image upright
 
 
 @dataclass(frozen=True)
@@ -121,23 +119,18 @@ def _load(image: Image.Image, least: int, mode: str = "L") -> tuple[Image.Image,
     """Decodes and sets upright: the image, its full (width, height), warnings. JPEG may be reduced, to `least` px."""
     full = image.size
     image.draft(mode, (least, least))  # as decode_grey does
-    warnings, orientation = [], 1
     try:
         image.load()
     except MemoryError:
         raise
     except Exception as error:
         raise ImageError(f"is broken or cut short: {error}") from error
+    upright, problem = set_upright(image)
     if image.format == "TIFF":
-        return image, image.size, warnings  # Pillow has turned it
-    try:
-        orientation = image.getexif().get(0x0112, 1)
-    except Exception as error:
-        warnings.append(f"its EXIF is broken ({error}), so it was not turned")
-    if orientation not in _UPRIGHT:
-        return image, full, warnings
-    upright = image.transpose(Image.Transpose[_UPRIGHT[orientation]])
-    return upright, full[::-1] if orientation >= 5 else full, warnings
+        full = image.size  # Pillow has turned it
+    elif upright.size != image.size:
+        full = full[::-1]
+    return upright, full, [problem] * bool(problem)
 
 
 def _grey(image: Image.Image, width: int, height: int) -> np.ndarray:
