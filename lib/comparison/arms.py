@@ -27,7 +27,15 @@ from scipy import stats
 from lib.comparison.significance import LEVEL, satterthwaite
 from lib.exceptions import ComparisonError
 from lib.files import atomic_write, read_json, read_table
-from lib.metrics.bootstrap import INTERVAL_METRICS, bias, bootstrap_scores, finding_interval, mean_known, point_scores
+from lib.metrics.bootstrap import (
+    INTERVAL_METRICS,
+    bias,
+    bootstrap_scores,
+    finding_interval,
+    mean_known,
+    point_scores,
+    spread,
+)
 from lib.metrics.predictions import Predictions, read_predictions
 from lib.metrics.scores import MACRO, MIN_PATIENTS, counted_findings, positive_patients
 from lib.runs.run import is_complete
@@ -212,58 +220,89 @@ def differences(
     return pd.concat(tables, ignore_index=True).assign(seeds=len(runs), reference_seeds=len(reference))
 
 
-def _estimate(groups: Sequence[tuple[int, list[RunPredictions]]], noise: Noise | None, metric: str) -> pd.DataFrame:
+Groups = Sequence[tuple[int, list[RunPredictions]]]
+"""(sign, runs) of one arm, or of two that are subtracted."""
+
+
+def _estimate(groups: Groups, noise: Noise | None, metric: str) -> pd.DataFrame:
     """The signed sum of the groups' means (one arm, or two with signs 1 and -1) with Student's interval and p-value."""
-    level = len(groups) == 1
-    first, known = groups[0][1][0], noise is not None and noise.findings == groups[0][1][0].findings
-    scores = [np.array([run.points[metric] for run in runs]) for _, runs in groups]  # (S, F + 1) each
-    value = sum(sign * points.mean(axis=0) for (sign, _), points in zip(groups, scores, strict=True))
-    resampled = sum(sign * _resampled(runs, metric) for sign, runs in groups)  # (RESAMPLES, F + 1)
-    counted = (~np.isnan(resampled)).sum(axis=0) > 1
-    patients = np.full(len(value), np.nan)
-    patients[counted] = np.nanvar(resampled[:, counted], axis=0, ddof=1)
-    share = sum(1 / len(runs) for _, runs in groups)
-    df = sum(len(runs) - 1 for _, runs in groups)
-    seeds = sum(map(_squares, scores)) / max(df, 1) * share  # (F + 1,)
-    if known and noise.df > df:
-        seeds, df = np.fmax(seeds, noise.variance[metric] * share), noise.df
-    both = np.zeros(len(value))  # variance that patients and seeds both show
-    for _, runs in groups:
-        apart = _interaction(runs, metric) if len(runs) > 1 else noise.interaction[metric] if known else 0.0
-        both += apart / len(runs)
-    patients = np.fmax(patients - np.fmin(both, seeds), 0.0)  # with the seeds' no less than it was
-    patients[~counted] = np.nan
+    first, level = groups[0][1][0], len(groups) == 1
+    value = np.sum([sign * _points(runs, metric).mean(axis=0) for sign, runs in groups], axis=0)  # (F + 1,)
+    resampled = np.sum([sign * _resampled(runs, metric) for sign, runs in groups], axis=0)  # (RESAMPLES, F + 1)
+    same = noise if noise is not None and noise.findings == first.findings else None
+    patients, seeds, freedom, df = _variance_components(groups, resampled, same, metric)
     error = np.sqrt(patients + seeds)
-    freedom = np.array([satterthwaite(a, b, df) for a, b in zip(patients, seeds, strict=True)])
-    freedom[seeds < both] = np.inf  # all of it is known from the patients
-    reach = stats.t.ppf((1 + LEVEL) / 2, freedom) * error
-    low, high = value - reach, value + reach
+    low, high = _student_interval(value, error, freedom)
     people, others = positive_patients(first.targets, first.patients)
-    rare = np.append(np.minimum(people, others) < MIN_PATIENTS, False)
     if level:
-        low[:-1], high[:-1] = finding_interval(
-            metric, value[:-1], resampled[:, :-1], people, others, error[:-1], freedom[:-1]
-        )
+        ends = finding_interval(metric, value[:-1], resampled[:, :-1], people, others, error[:-1], freedom[:-1])
+        low[:-1], high[:-1] = ends
         if len(first.findings) == 1:
             low[-1], high[-1] = low[0], high[0]
         elif metric == "average_precision":
             shift = bias(value[-1], resampled[:, -1])
             low[-1], high[-1] = low[-1] - shift, high[-1] - shift
-    with np.errstate(invalid="ignore", divide="ignore"):
-        p = np.where(error > 0, 2 * stats.t.sf(np.abs(value) / error, freedom), np.where(value == 0, 1.0, np.nan))
+    p = _p_values(value, error, freedom)
     one_training = not level and df == 0
     if one_training:
         p = np.full(len(p), np.nan)
     if not level:
+        rare = np.append(np.minimum(people, others) < MIN_PATIENTS, False)
         low, high, p = (np.where(rare, np.nan, values) for values in (low, high, p))
     positives = (first.targets == 1).sum(axis=0)
     return pd.DataFrame(
-        {"metric": metric, "finding": [*first.findings, MACRO], "difference": value, "low": low}
-        | {"high": high, "p": p, "se_patients": np.sqrt(patients), "se_seeds": np.sqrt(seeds), "df": freedom}
+        {"metric": metric, "finding": [*first.findings, MACRO], "difference": value, "low": low, "high": high, "p": p}
+        | {"se_patients": np.sqrt(patients), "se_seeds": np.sqrt(seeds), "df": freedom}
         | {"patients": len(np.unique(first.patients)), "images": len(first.images)}
         | {"positives": [*positives, positives.sum()], "positive_patients": [*people, people.sum()]}
         | {"in_macro": [*first.counted, True], "one_training": one_training}
     )
+
+
+def _variance_components(
+    groups: Groups, resampled: np.ndarray, noise: Noise | None, metric: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """Variance from patients, from seeds, degrees of freedom of their sum, (F + 1,) each; those of the seeds' alone.
+
+    The seed-by-patient interaction shows in both and is taken from the patients' part. Where the seeds show less than
+    the interaction, no more than what they show is taken: the sum is then the variance of the patients alone, which is
+    known well.
+    """
+    patients = spread(resampled) ** 2
+    share = sum(1 / len(runs) for _, runs in groups)
+    df = sum(len(runs) - 1 for _, runs in groups)
+    seeds = np.sum([_squares(_points(runs, metric)) for _, runs in groups], axis=0) / max(df, 1) * share
+    if noise is not None and noise.df > df:
+        seeds, df = np.fmax(seeds, noise.variance[metric] * share), noise.df
+    both = np.zeros(resampled.shape[1])
+    for _, runs in groups:
+        if len(runs) > 1:
+            both += _interaction(runs, metric) / len(runs)
+        elif noise is not None:
+            both += noise.interaction[metric]
+    known = ~np.isnan(patients)
+    patients[known] = np.fmax(patients[known] - np.fmin(both, seeds)[known], 0.0)
+    freedom = np.array([satterthwaite(a, b, df) for a, b in zip(patients, seeds, strict=True)])
+    freedom[seeds < both] = np.inf
+    return patients, seeds, freedom, df
+
+
+def _student_interval(value: np.ndarray, error: np.ndarray, freedom: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """low and high (F + 1,) of the 95 % interval."""
+    reach = stats.t.ppf((1 + LEVEL) / 2, freedom) * error
+    return value - reach, value + reach
+
+
+def _p_values(value: np.ndarray, error: np.ndarray, freedom: np.ndarray) -> np.ndarray:
+    """Two-sided p-values (F + 1,) that the value is 0; 1 where it is 0 without error."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        p = 2 * stats.t.sf(np.abs(value) / error, freedom)
+    return np.where(error > 0, p, np.where(value == 0, 1.0, np.nan))
+
+
+def _points(runs: list[RunPredictions], metric: str) -> np.ndarray:
+    """The scores of the runs: (S, F + 1)."""
+    return np.array([run.points[metric] for run in runs])
 
 
 def _resampled(runs: list[RunPredictions], metric: str) -> np.ndarray:

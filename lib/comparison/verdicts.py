@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -178,7 +178,7 @@ def _median(patients: pd.Series, spread: pd.Series, known: pd.Series) -> float:
     return float(np.median([detectable(*one) for one in zip(patients, spread, known, strict=True)]))
 
 
-def _detectable(row: tuple, alpha: float) -> float:
+def _detectable(row: Any, alpha: float) -> float:
     if not np.isfinite(row.se_patients) or row.one_training:
         return np.nan
     patients, seeds = row.se_patients**2, row.se_seeds**2

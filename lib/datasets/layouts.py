@@ -99,11 +99,11 @@ def _detect(folder: Path) -> list[tuple[str, Callable[[Path, Path], Listing], Pa
     """Every layout that fits, the one to use first."""
     if not folder.is_dir():
         raise DatasetError(f"{folder}: no such folder. Set data_root and data_dir to where the dataset folders are.")
-    names = [
+    expected = [
         *folder.glob("Data_Entry_2017*.csv"),
         *(folder / name for name in ("sample_labels.csv", "14_train.csv", "train.csv")),
     ]
-    if folders := [path for path in names if path.is_dir()]:
+    if folders := [path for path in expected if path.is_dir()]:
         raise DatasetError(f"{folders[0]} is a folder, but a table of that name is expected; rename or remove it.")
     tables: list[tuple[str, Callable[[Path, Path], Listing], list[Path]]] = [
         ("NIH release", _read_nih, sorted(folder.glob("Data_Entry_2017*.csv"), reverse=True)),
@@ -203,7 +203,7 @@ def _read_classes(folder: Path, table: Path) -> Listing:
 
 def _class_folders(folder: Path) -> list[tuple[Path, bool, str | None]]:
     """(class folder, whether its name is a known finding, official part) of `folder` and its train/val/test."""
-    found = []
+    found: list[tuple[Path, bool, str | None]] = []
     for entry in _subfolders(folder):
         if part := SPLIT_FOLDERS.get(entry.name.lower()):
             found += [(sub, canonical_finding(sub.name) is not None, part) for sub in _subfolders(entry)]

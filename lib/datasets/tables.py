@@ -171,7 +171,8 @@ def _bad_head(path: str) -> tuple[str, str] | None:
 
 def _records(rows: Sequence[Row], source: str) -> tuple[list[tuple], list[str]]:
     """The text columns of the frame, and notes about values that were read as missing."""
-    records, odd, examples = [], Counter[str](), {}
+    records, odd = [], Counter[str]()
+    examples: dict[str, str] = {}
     for row in rows:
         age = _age(row.age)
         sex = {"M": "M", "MALE": "M", "F": "F", "FEMALE": "F"}.get((row.sex or "").upper())

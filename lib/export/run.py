@@ -84,7 +84,8 @@ def export_run(
         plain = Path(place) / "fp32.onnx"
         parity = _write_plain(found, plain)
         tell(f"torch and ONNX agree: probabilities differ by {parity:.1g} at most")
-        shipped, parts, own, metrics = plain, {"precision": "fp32"}, found.card, found.record.get("metrics", [])
+        shipped, own, metrics = plain, found.card, found.record.get("metrics", [])
+        parts: dict[str, Any] = {"precision": "fp32"}
         if int8:
             shipped, parts = _write_int8(found, plain, allow_drop, tell)
             own, metrics = remeasure(shipped, found.films, found.card)

@@ -145,7 +145,7 @@ def _resize(image: Image.Image, width: int, height: int) -> Image.Image:
 def _deep(image: Image.Image, width: int, height: int) -> np.ndarray:
     """16-bit, 32-bit and float images: (height, width) uint8."""
     deep = image.convert("F")
-    low, high = deep.getextrema()
+    low, high = (float(value) for value in np.asarray(deep.getextrema()))
     if not np.isfinite([low, high]).all() or low < 0:
         raise ValueError(f"grey values from {low} to {high}; they must be finite and not negative")
     share = image.mode == "F" and high <= 1  # a float image stored from 0 to 1

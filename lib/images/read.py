@@ -63,7 +63,7 @@ def _read_image(data: bytes, size: int, preview: int, turn: ExitStack) -> Radiog
     check_size(*image.size)
     if getattr(image, "is_animated", False):
         raise ImageError("holds more than one image; save the film alone")
-    if kind == "TIFF" and image.mode.startswith("I;16") and image.tag_v2.get(262) == 0:
+    if kind == "TIFF" and image.mode.startswith("I;16") and image.getexif().get(262) == 0:
         raise ImageError("is a 16-bit TIFF whose white is zero; save it with black as zero")
     _wait_turn(image.width * image.height * 4, turn)
     image, full, warnings = _load(image, 2 * size)

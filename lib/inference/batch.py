@@ -159,7 +159,7 @@ def predict_files(
                     journal.keep(job.path)
                 else:
                     journal.add(row)
-        if out is not None:
+        if out is not None and journal is not None:
             write_answers(out, journal.rows(), predictor.findings, leaderboard)
         done = True
     finally:

@@ -56,7 +56,7 @@ def fit_familiarity(train: np.ndarray, val: np.ndarray) -> dict[str, Any]:
     rest = ((centred - along @ projection.T.astype(np.float64)) ** 2).sum(1).mean()
     floor = _FLOOR * (centred**2).sum(1).mean() + np.finfo(np.float32).tiny
     scale = np.sqrt(np.maximum((along**2).mean(0), floor)).astype(np.float32)
-    statistics = {"mean": _packed(mean), "projection": _packed(projection), "scale": _packed(scale)}
+    statistics: dict[str, Any] = {"mean": _packed(mean), "projection": _packed(projection), "scale": _packed(scale)}
     statistics |= {"rest": float(max(rest, floor)), "films": len(train), "val_films": len(val)}
     scores = unlikeness(val, statistics)
     quantiles = {str(level): float(np.quantile(scores, level)) for level in QUANTILES}

@@ -62,7 +62,8 @@ class Predictor:
             raise ExportError(f"{self.path} answers with numbers that are not finite; export the run again")
         statistics, embedding = self.card.get("familiarity"), outputs[3]
         score = unlikeness(embedding, statistics) if statistics else np.full(len(images), np.nan)  # (B,)
-        return Answer(*outputs, unlikeness=np.asarray(score, dtype=np.float64))
+        logits, probs, heatmaps, embedding = outputs
+        return Answer(logits, probs, heatmaps, embedding, np.asarray(score, dtype=np.float64))
 
     def unfamiliar(self, score: np.ndarray) -> np.ndarray:
         """(B,) which films look unlike the training films: those over the card's threshold. NaN is not."""

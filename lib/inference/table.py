@@ -175,7 +175,8 @@ class Journal:
     """
 
     def __init__(self, path: Path, names: Sequence[str]):
-        self.path, self.names, self.order = path, list(names), []
+        self.path, self.names = path, list(names)
+        self.order: list[int] = []
         self.known: dict[str, tuple[str, int]] = {}  # path -> what it is known by, and where its line begins
         self.lock = FileLock(path.with_suffix(".lock"))
         try:
@@ -242,7 +243,8 @@ class Journal:
         with self.path.open("rb") as file:
             for at in self.order:
                 file.seek(at)
-                yield _parsed_line(file.readline(), self.names)
+                if row := _parsed_line(file.readline(), self.names):
+                    yield row
 
     def close(self, done: bool) -> None:
         """Lets go; deletes the files when they are no longer wanted."""

@@ -57,7 +57,7 @@ def bf16_helps(device: torch.device, model: nn.Module) -> bool:
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    features = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
+    features: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
     depthwise = any(isinstance(part, nn.Conv2d) and part.groups == part.in_channels > 1 for part in model.modules())
     return bool(features.get("avx512_bf16") or features.get("amx_bf16")) and not depthwise
 

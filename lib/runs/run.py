@@ -61,7 +61,8 @@ class Run:
 
     def release(self) -> None:
         """Ends the heartbeat and lets others use the folder."""
-        self.heart.end()
+        if self.heart:
+            self.heart.end()
         self.lock.release()
 
 
@@ -137,7 +138,8 @@ def finish_run(run: Run, *, history: pd.DataFrame, metrics: pd.DataFrame, **part
     """
     write_table(run.folder / "history.csv", history)
     write_table(run.folder / "metrics.csv", metrics)
-    run.heart.end()
+    if run.heart:
+        run.heart.end()
     record = {
         "run": run.folder.name,
         "config": run.config.model_dump(mode="json"),

@@ -188,12 +188,13 @@ class ForkedProvisioner(LocalProvisioner):
 
     forked: ForkedKernel
 
-    async def launch_kernel(self, cmd: list[str], **options: Any) -> dict[str, Any]:
+    async def launch_kernel(self, cmd: list[str], **options: Any) -> Any:
         """`cmd` is python -m ipykernel_launcher -f FILE: its arguments are the kernel's."""
         environment = {**options["env"], "JPY_PARENT_PID": str(os.getpid())}
         argv = [*cmd[2:], f"--IPKernelApp.parent_handle={os.getpid()}"]
         self.forked.begin(argv, str(options.get("cwd") or Path.cwd()), environment)
-        self.process, self.pid, self.pgid = self.forked, self.forked.pid, self.forked.pid
+        forked: Any = self.forked  # it looks like a Popen
+        self.process, self.pid, self.pgid = forked, forked.pid, forked.pid
         return self.connection_info
 
 
