@@ -107,6 +107,26 @@ def status(study: StudyRun) -> None:
         _print(status_table(study_folder(study)))
 
 
+@app.command()
+def clean(
+    study: Annotated[
+        str | None, typer.Argument(help="A study that was run; without one, all studies and the image caches.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Deletes without a question.")] = False,
+) -> None:
+    """Lists what can be deleted without losing a result, image caches and what was set aside, and asks."""
+    with _told():
+        from lib.studies import find_removable, remove, study_folder
+
+        found = find_removable(study_folder(study) if study else None)
+        for one in found:
+            typer.echo(f"{one.size / 2**20:10,.1f} MB  last used {one.days:4.0f} days ago  {one.what}  {one.paths[0]}")
+        typer.echo(f"{len(found)} things, {sum(one.size for one in found) / 2**20:,.1f} MB")
+        if found and (yes or (sys.stdin.isatty() and typer.confirm("Delete all of them?"))):
+            kept = [one for one in found if not remove(one)]
+            typer.echo(f"deleted {len(found) - len(kept)}; {len(kept)} are in use")
+
+
 @app.command("track")
 def track_runs(study: StudyRun, uri: TrackingUri = None) -> None:
     """Logs the complete runs of a study to MLflow, each once; needs the extra `track`."""

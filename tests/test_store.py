@@ -203,6 +203,19 @@ def test_all_undecodable_is_an_error(tmp_path):
         without_undecodable(frame_of([tmp_path / "a.png"]), 8, folder=tmp_path / "store", progress=False)
 
 
+def test_what_is_skipped_leaves_one_cache_and_is_known_the_next_time(tmp_path, monkeypatch):
+    good = noise(tmp_path / "good.png", 0)
+    (tmp_path / "bad.png").write_bytes(good.read_bytes()[:200])
+    frame = frame_of([good, tmp_path / "bad.png"])
+    rest, bad = without_undecodable(frame, 32, folder=tmp_path / "store", progress=False)
+    assert len(rest) == 1 and len(bad) == 1 and len(list((tmp_path / "store").glob("*.npy"))) == 1
+    monkeypatch.setattr(lib.datasets.cache, "_fill", lambda *_: pytest.fail("decoded again"))
+    again, bad_again = without_undecodable(frame, 32, folder=tmp_path / "store", progress=False)
+    pd.testing.assert_frame_equal(again, rest)
+    pd.testing.assert_frame_equal(bad_again, bad)
+    assert open_cache(again, 32, folder=tmp_path / "store", progress=False).shape == (1, 32, 32)
+
+
 # ---- kills and two builders
 
 BUILDER = """

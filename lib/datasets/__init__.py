@@ -1,5 +1,8 @@
 """Dataset folders -> one frame of images, labels and splits, and their pixels; no torch."""
 
+from lib.datasets.cache import (
+    cache_folder,
+)
 from lib.datasets.check import (
     FolderReport,
     check_folder,
@@ -26,6 +29,7 @@ __all__ = [
     "FolderReport",
     "PreparedData",
     "assign_splits",
+    "cache_folder",
     "check_folder",
     "check_overlap",
     "data_fingerprint",

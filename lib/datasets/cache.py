@@ -58,6 +58,7 @@ def open_cache(
         problems = [Problem(paths[row], 0, images[row], _KIND, why) for row, why in bad]
         text = problem_text(", ".join(frame["source"].unique()), problems, len(frame))
         raise DatasetError(f"{text}\nRepair the files, or leave these rows out and have them listed: on_bad=skip.")
+    path.with_suffix(".index.npz").touch()  # when it was last used, for `cxr clean`
     return np.load(path, mmap_mode="r")  # (N, S, S)
 
 
@@ -71,15 +72,32 @@ def without_undecodable(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """What on_bad='skip' does with broken images: (the frame without them, the bad rows), building the store.
 
-    The bad rows have the columns source, row (0), image, reason of `tables.Dataset.bad_rows`. `open_cache` of the
-    frame that is returned then copies what was decoded here. Raises DatasetError when no image is left.
+    The bad rows have the columns source, row (0), image, reason of `tables.Dataset.bad_rows`. What was decoded is then
+    the cache of the frame that is returned, and only there. Raises DatasetError when no image is left.
     """
-    _, bad = _build(frame, size, folder, workers, progress)
+    bad = _bad_of_moved(frame, size, folder)
+    path = None
+    if bad is None:
+        path, bad = _build(frame, size, folder, workers, progress)
     if len(bad) == len(frame):
         raise DatasetError(f"none of the {len(frame):,} images can be decoded; {frame['path'].iloc[0]}: {bad[0][1]}")
     kept = np.ones(len(frame), dtype=bool)
     kept[[row for row, _ in bad]] = False
-    return frame[kept].reset_index(drop=True), _bad_table(frame, bad)
+    rest = frame[kept].reset_index(drop=True)
+    if bad and path is not None:  # the pixels move to the cache that will be used; the index says what was broken
+        open_cache(rest, size, folder=folder, workers=workers, progress=progress)
+        path.unlink(missing_ok=True)
+    return rest, _bad_table(frame, bad)
+
+
+def _bad_of_moved(frame: pd.DataFrame, size: int, folder: Path | None) -> Bad | None:
+    """The broken rows of a cache whose pixels were moved to that of the others; None where there is no such cache."""
+    path = _path(_row_keys(frame, size), size, folder)
+    index = path.with_suffix(".index.npz")
+    if path.exists() or not index.exists():
+        return None
+    with np.load(index) as saved:
+        return list(zip(saved["bad_rows"].tolist(), saved["bad_reasons"].tolist(), strict=True)) or None
 
 
 def decode_problems(frame: pd.DataFrame, *, workers: int | None = None, progress: bool = True) -> pd.DataFrame:
@@ -107,16 +125,24 @@ def _build(
     """Make sure that the store is there; its path, and the rows that could not be decoded."""
     if not len(frame):
         raise ValueError("a store needs at least one image; the frame is empty")
-    folder = Path(folder or os.environ.get("CXR_STORE") or REPO_ROOT / ".store")
-    folder.mkdir(parents=True, exist_ok=True)
     keys = _row_keys(frame, size)
-    path = folder / f"{size}px-{blake2b(keys.tobytes(), digest_size=12).hexdigest()}.npy"
+    path = _path(keys, size, folder)
+    path.parent.mkdir(parents=True, exist_ok=True)
     if not _is_complete(path):
         with _locked(path.with_suffix(".lock"), progress):
             if not _is_complete(path):  # another process may have built it while this one waited
                 _fill(path, keys, frame["path"].tolist(), size, workers, progress)
     with np.load(path.with_suffix(".index.npz")) as index:
         return path, list(zip(index["bad_rows"].tolist(), index["bad_reasons"].tolist(), strict=True))
+
+
+def cache_folder() -> Path:
+    """Where image caches are, unless a call says otherwise."""
+    return Path(os.environ.get("CXR_STORE") or REPO_ROOT / ".store")
+
+
+def _path(keys: np.ndarray, size: int, folder: Path | None) -> Path:
+    return (folder or cache_folder()) / f"{size}px-{blake2b(keys.tobytes(), digest_size=12).hexdigest()}.npy"
 
 
 def _is_complete(path: Path) -> bool:

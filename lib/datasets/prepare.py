@@ -1,6 +1,7 @@
 """In: a config and its run's folder. Out: `PreparedData`: the dataset, the split of every image, the pixels."""
 
 import hashlib
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -104,7 +105,8 @@ def _drop_stale_checkpoint(folder: Path, fingerprint: str) -> None:
     """Sets aside the checkpoint of a broken run whose images, labels or splits were others: it is not continued."""
     known, checkpoint = folder / "data.json", folder / "last.ckpt"
     if known.exists() and checkpoint.exists() and read_json(known)["fingerprint"] != fingerprint:
-        aside = checkpoint.rename(checkpoint.with_suffix(".of_other_data"))
+        stamp = time.strftime("%Y%m%dT%H%M%S")
+        aside = checkpoint.rename(checkpoint.with_name(f"{checkpoint.name}.of_other_data-{stamp}"))
         print(f"the data changed since this run began: it begins anew, and its old checkpoint is kept in {aside}")
 
 

@@ -1,5 +1,9 @@
 """A study file -> a plan -> papermill -> a report."""
 
+from lib.studies.clean import (
+    find_removable,
+    remove,
+)
 from lib.studies.execute import (
     run_notebook,
 )
@@ -40,12 +44,14 @@ __all__ = [
     "PlannedRun",
     "answers_text",
     "failure_text",
+    "find_removable",
     "make_report",
     "plain_text",
     "plan_study",
     "plan_table",
     "planned_states",
     "publish",
+    "remove",
     "run_folder",
     "run_notebook",
     "run_or_study_folder",

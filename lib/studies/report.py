@@ -123,10 +123,10 @@ def table_text(folder: Path) -> str:
 
 
 def answers_text(folder: Path) -> str:
-    """The sentences of a study's report about macro AUROC; those about other metrics stand in the page."""
+    """The sentences of a study's report about its primary metric; those about the others stand in the page."""
     path = folder / "report" / "answers.md"
     lines = path.read_text().splitlines() if path.exists() else []
-    return "\n".join(line for line in lines if "average precision" not in line and "F1" not in line)
+    return "\n".join(line for line in lines if not line.startswith("- Secondary"))
 
 
 def publish(folder: Path, results_dir: Path = REPO_ROOT / "results") -> list[Path]:

@@ -1,0 +1,73 @@
+"""In: the folders of image caches and of runs. Out: what can be deleted without losing a result, and its deletion."""
+
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from lib.config import REPO_ROOT
+from lib.datasets import cache_folder
+
+CHECKPOINTS = ("*/last.ckpt.damaged-*", "*/last.ckpt.of_other_data-*")
+
+
+@dataclass(frozen=True)
+class Removable:
+    """One thing that can go: its files or folders, what it is, its size in bytes, and days since its last use."""
+
+    paths: tuple[Path, ...]
+    what: str
+    size: int
+    days: float
+
+
+def find_removable(study_folder: Path | None, runs_dir: Path = REPO_ROOT / "runs") -> list[Removable]:
+    """What one study, or all studies and the image caches, hold beside complete runs and their data.
+
+    Image caches are made again from the images when they are needed. Runs that were set aside are complete runs of
+    other parameters: `cxr run` takes them back when they match again, until they are deleted.
+    """
+    studies = [study_folder] if study_folder else sorted(path for path in runs_dir.glob("*") if path.is_dir())
+    found = [one for study in studies for one in _of_study(study)]
+    return found + ([] if study_folder else list(_caches(cache_folder())))
+
+
+def remove(found: Removable) -> bool:
+    """Deletes it; False where a cache is being built just now."""
+    if found.paths[0].suffix == ".npy" or ".partial" in found.paths[0].name:
+        lock = FileLock(found.paths[0].with_suffix(".lock"))
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            return False
+        lock.release()
+    for path in found.paths:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    return True
+
+
+def _of_study(folder: Path) -> Iterator[Removable]:
+    for path in sorted(folder.glob("*.replaced-*")):
+        yield _removable((path,), "run that was set aside")
+    for pattern in CHECKPOINTS:
+        for path in sorted(folder.glob(pattern)):
+            yield _removable((path,), "checkpoint that was set aside")
+
+
+def _caches(folder: Path) -> Iterator[Removable]:
+    for path in sorted(folder.glob("*px-*.npy")):
+        yield _removable((path, path.with_suffix(".index.npz"), path.with_suffix(".lock")), "image cache")
+    for path in sorted(folder.glob("*px-*.partial")):
+        yield _removable((path, path.with_suffix(".done.npz"), path.with_suffix(".lock")), "unfinished image cache")
+
+
+def _removable(paths: tuple[Path, ...], what: str) -> Removable:
+    files = [file for path in paths for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()]
+    used = max((file.stat().st_mtime for file in files), default=time.time())
+    return Removable(paths, what, sum(file.stat().st_size for file in files), (time.time() - used) / 86400)
