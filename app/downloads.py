@@ -16,7 +16,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet takes a text that b
 
 
 def csv_file(answers: Sequence[FilmAnswer], card: dict[str, Any]) -> bytes:
-    """One row a file; probabilities in the model's order of findings. Texts are never formulas in a spreadsheet."""
+    """One row per file; probabilities in the model's order of findings. Texts are never formulas in a spreadsheet."""
     findings = card["findings"]
     text = StringIO()
     probs = [f"prob_{finding}" for finding in findings]

@@ -74,7 +74,7 @@ class _Child:
 
 
 def _write_models(scratch: Path) -> dict[str, Path]:
-    """The backbone with random weights, exported in fp32 and int8: what time and memory need not know is the truth."""
+    """The backbone with random weights, exported in fp32 and int8: speed and memory do not depend on their values."""
     import numpy as np
     import torch
 

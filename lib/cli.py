@@ -67,7 +67,7 @@ def run(
     Complete runs are skipped and broken ones continue, so the same command resumes. The numbers of a run are the same
     bit for bit only with the same number of threads, which is the number of cores divided by --jobs.
     """
-    with _told():
+    with _errors_as_sentences():
         from rich.console import Console
 
         from lib.studies import (
@@ -101,7 +101,7 @@ def run(
 @app.command()
 def status(study: StudyRun) -> None:
     """Shows how far each run of a study is."""
-    with _told():
+    with _errors_as_sentences():
         from lib.studies import status_table, study_folder
 
         _print(status_table(study_folder(study)))
@@ -115,7 +115,7 @@ def clean(
     yes: Annotated[bool, typer.Option("--yes", help="Deletes without a question.")] = False,
 ) -> None:
     """Lists what can be deleted without losing a result, image caches and what was set aside, and asks."""
-    with _told():
+    with _errors_as_sentences():
         from lib.studies import find_removable, remove, study_folder
 
         found = find_removable(study_folder(study) if study else None)
@@ -130,7 +130,7 @@ def clean(
 @app.command("track")
 def track_runs(study: StudyRun, uri: TrackingUri = None) -> None:
     """Logs the complete runs of a study to MLflow, each once; needs the extra `track`."""
-    with _told():
+    with _errors_as_sentences():
         from lib.studies import study_folder, track_study
 
         track_study(study_folder(study), uri, typer.echo)
@@ -142,7 +142,7 @@ def report(
     publish: Annotated[bool, typer.Option("--publish", help="Copies table and figures to results/<study>/.")] = False,
 ) -> None:
     """Makes table.csv, the ablation figures (.png and .svg) and report.html of a study that was run."""
-    with _told():
+    with _errors_as_sentences():
         from lib.studies import report as reports
 
         folder = reports.study_folder(study)
@@ -164,7 +164,7 @@ def compare(
 
     A study stands for its reference arm with all its seeds; one study alone: its arms against its reference.
     """
-    with _told():
+    with _errors_as_sentences():
         from lib.comparison import compare_folders, verdict_text
         from lib.studies import run_or_study_folder
 
@@ -174,7 +174,7 @@ def compare(
 @app.command()
 def power(study: StudyRun) -> None:
     """Tells the smallest difference that a study's test images and seeds can show, per metric."""
-    with _told():
+    with _errors_as_sentences():
         from lib.comparison import compare_study, power_table, power_text
         from lib.studies import study_folder
 
@@ -196,7 +196,7 @@ def export(
     out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where to write; by default savefolder/.")] = None,
 ) -> None:
     """Writes NAME.onnx, one file that answers without torch, and NAME.md, what it can do."""
-    with _told():
+    with _errors_as_sentences():
         _need("compress", "onnx", "onnxscript", "onnxruntime")
         from lib.export import export_run
         from lib.studies import run_folder
@@ -220,7 +220,7 @@ def predict(
     threads: Annotated[int | None, typer.Option(min=1, help="Cores that read and answer; by default all.")] = None,
 ) -> None:
     """Answers films of all usual kinds, DICOM too; a bad file is a row with the reason. Not for diagnosis."""
-    with _told():
+    with _errors_as_sentences():
         _need("compress", "onnxruntime")
         from lib.inference import predict_command
 
@@ -238,7 +238,7 @@ def check(
 
     Of several folders it also prints how many images, patients and labels each adds beyond the others.
     """
-    with _told():
+    with _errors_as_sentences():
         from lib.datasets import check_folder, check_overlap
 
         reports = [check_folder(folder) for folder in folders]
@@ -258,15 +258,15 @@ def phantom(
     seed: Annotated[int, typer.Option(help="The same seed makes the same films.")] = 0,
 ) -> None:
     """Draws synthetic chest X-rays: FOLDER/dataset_full and FOLDER/dataset_cardiomegaly."""
-    with _told():
+    with _errors_as_sentences():
         from lib.phantoms import write_phantoms
 
         typer.echo(write_phantoms(folder, patients=patients, size=size, seed=seed))
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[None]:
-    """Tells the library's errors, which are sentences, without a traceback; others keep theirs."""
+def _errors_as_sentences() -> Iterator[None]:
+    """Prints expected errors as one sentence; unexpected ones keep their traceback."""
     try:
         yield
     except typer.Exit:

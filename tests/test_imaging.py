@@ -125,7 +125,7 @@ def test_a_float_image_from_0_to_1_is_not_black(highest):
         (GREY, []),
         (GREY.convert("RGB"), []),
         (COLOUR, ["in colour, where films are grey"]),
-        (Image.merge("LA", (GREY, GREY)), ["partly transparent; what lies beneath counts"]),
+        (Image.merge("LA", (GREY, GREY)), ["partly transparent; the alpha channel is ignored"]),
         (GREY.resize((40, 60)), ["only 40 x 60 px, where the model looks at 48 px"]),
         (Image.new("L", (90, 90), 77), ["almost blank"]),
     ],

@@ -209,7 +209,7 @@ def test_findings_must_match_the_columns():
 
 
 def test_thresholds_must_match_the_findings():
-    with pytest.raises(ValueError, match="one number a finding"):
+    with pytest.raises(ValueError, match="one number per finding"):
         metrics.evaluate(np.zeros((2, 2)), np.zeros((2, 2)), ["a", "b"], np.array([0.5]))
 
 

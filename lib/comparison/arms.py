@@ -206,7 +206,7 @@ def arm_scores(runs: Sequence[RunPredictions], noise: Noise | None = None) -> pd
 def differences(
     runs: Sequence[RunPredictions], reference: Sequence[RunPredictions], noise: Noise | None = None
 ) -> pd.DataFrame:
-    """How much better one arm is than another on the same test images: one row a metric and finding, macro last.
+    """How much better one arm is than another on the same test images: one row per metric and finding, macro last.
 
     Columns: metric, finding, difference, low, high (95 %), p (two-sided, not corrected), se_patients, se_seeds, df,
     patients, images, positives, positive_patients, in_macro, seeds, reference_seeds, one_training. A finding with

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Arms compared with `reference`: `scores` and `changes` have a row an arm, metric and finding, macro included.
+    """Arms compared with `reference`: `scores` and `changes` have a row per arm, metric and finding, macro included.
 
     `changes` are those of `comparisons.differences` with p_holm (corrected over the arms, per metric and finding)
     and detectable (the smallest true difference found with 80 % power when it is the first to be corrected, the
@@ -157,7 +157,7 @@ def _reference_runs(folder: Path) -> list[RunPredictions]:
 def power_table(verdicts: Comparison, seeds: Sequence[int] = (1, 2, 3, 5, 10)) -> pd.DataFrame:
     """The smallest true difference in a macro metric that this test set finds with 80 % power, by number of seeds.
 
-    One row a metric: the median over the arms, with as many seeds for either arm. Patients are those of the test set:
+    One row per metric: the median over the arms, with as many seeds for either arm. Patients are those of the test set:
     more seeds shrink only what comes from training, never what comes from few patients.
     """
     rows = {}

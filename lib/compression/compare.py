@@ -29,7 +29,7 @@ print(peak_memory_mb())
 
 
 def compare_exports(models: Mapping[str, Path], run: RunPredictions, probs: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """One row a model {name: file}, the first the reference; `probs` (N, F) are their answers to the films of `run`.
+    """One row per model {name: file}, the first the reference; `probs` (N, F) are their answers to the films of `run`.
 
     `run` gives test targets, patients and thresholds (`comparisons.read_run_predictions`). Columns: megabytes, auroc,
     low, high (macro, 95 %, patients), change, change_low, change_high (against the first, paired), prob_max (largest

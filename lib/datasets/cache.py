@@ -30,7 +30,7 @@ from lib.exceptions import DatasetError
 from lib.images.pixels import DECODE_VERSION, Bad, decode_chunk
 from lib.system import available_cores, start_worker
 
-_CHUNK = 32  # images a task
+_CHUNK = 32  # images per task
 _WORTH_SECONDS = 4.0  # with less left to decode, starting processes takes longer than it saves
 _KIND = "undecodable image"
 _SAVE_SECONDS = 2.0  # how much work a kill can cost
@@ -44,7 +44,7 @@ def open_cache(
     workers: int | None = None,
     progress: bool = True,
 ) -> np.memmap:
-    """The store of `frame` (columns image, path, source) at `size` pixels a side, built first where it is not there.
+    """The store of `frame` (columns image, path, source) at `size` pixels per side, built first where it is not there.
 
     Returns a read-only np.memmap (N, size, size) uint8, rows in the frame's order. `folder` is by default what
     CXR_STORE in the environment names, else REPO_ROOT/.store; `workers` by default one process a core. Building resumes
@@ -250,7 +250,7 @@ def _take_over(path: Path, partial: Path, keys: np.ndarray, size: int, journal: 
 
 @dataclass
 class _Journal:
-    """Which rows of a partial file are safely on disk. It is saved after the pixels, so it never promises too much."""
+    """Which rows of a partial file are safely on disk. Written after the pixels were synced."""
 
     path: Path
     partial: Path

@@ -80,7 +80,7 @@ def unit_hash(seed: int, purpose: str, unit: str) -> float:
 
 
 def split_counts(frame: pd.DataFrame, split: pd.Series, findings: Sequence[str] = FINDINGS) -> pd.DataFrame:
-    """One row a split that occurs: images, patients, then the positives of each finding."""
+    """One row per split that occurs: images, patients, then the positives of each finding."""
     rows = {}
     for part in SPLITS:
         if (here := (split == part).to_numpy()).any():

@@ -241,7 +241,7 @@ NUMBERED = re.compile(r"^(.*\d+)[_-](?:[A-Za-z]+[_-])?\d+\.\w+$")
 class Dataset:
     """What a set of folders holds.
 
-    frame: one row an image, with `image` (unique id), `path` (absolute), `patient` (population:id), `age` (years or
+    frame: one row per image, with `image` (unique id), `path` (absolute), `patient` (population:id), `age` (years or
         NaN), `sex` ('M', 'F' or missing), `view` ('PA', 'AP' or missing), `source` (folder name), `official`
         ('trainval', 'train', 'test' or missing), then a float column per finding of FINDINGS: 1 present, 0 absent,
         NaN not annotated.
@@ -340,7 +340,7 @@ def _patient_notes(frame: pd.DataFrame, source: str) -> list[str]:
 
 
 def _merge(frames: list[pd.DataFrame]) -> tuple[pd.DataFrame, list[str]]:
-    """One row an image. Per column the fullest source that knows a value wins, the first named one of equals."""
+    """One row per image. Per column the fullest source that knows a value wins, the first named one of equals."""
     frame = pd.concat([frame for frame in frames if len(frame)], ignore_index=True)
     findings = list(FINDINGS)
     test = set(frame.loc[frame["official"] == "test", "image"])

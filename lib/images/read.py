@@ -152,7 +152,7 @@ def _look(image: Image.Image) -> list[str]:
     sample = np.asarray(image.resize((64, 64), Image.Resampling.NEAREST).convert("RGBA"))  # (64, 64, 4)
     spread = np.ptp(sample[..., :3].astype(int), axis=2)  # (64, 64)
     coloured = ["in colour, where films are grey"] if spread.mean() > 8 else []
-    return coloured + (["partly transparent; what lies beneath counts"] if sample[..., 3].min() < 255 else [])
+    return coloured + (["partly transparent; the alpha channel is ignored"] if sample[..., 3].min() < 255 else [])
 
 
 def _remarks(pixels: np.ndarray, width: int, height: int) -> list[str]:

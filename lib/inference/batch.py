@@ -240,7 +240,7 @@ def _answered(found: Found, row: Row, predictor: Predictor) -> Row:
 def _told(film: Radiograph, predictor: Predictor) -> Row:
     """What the model says of a film."""
     answer = predictor.predict(film.pixels[None])
-    score = float(answer.unlikeness[0])  # NaN where the card cannot tell, infinite where nothing is alike
+    score = float(answer.unlikeness[0])  # NaN without statistics in the card; inf if the embedding is not finite
     return {
         "status": "ok",
         "warnings": escaped("; ".join(film.warnings)),

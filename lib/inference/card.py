@@ -73,7 +73,7 @@ def _of_probs(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_paths(data: dict[str, Any]) -> dict[str, Any]:
-    """Folders by their names alone: where they lay is nobody's business."""
+    """Keeps folder names and drops absolute paths, which are private."""
     layouts = {PurePath(folder).name: layout for folder, layout in data.get("layouts", {}).items()}
     return data | ({"layouts": layouts} if layouts else {})
 

@@ -1,9 +1,10 @@
 """In: embeddings of training films. Out: their statistics as JSON, and how unlike those films another is. NumPy only.
 
-The score is the Mahalanobis distance to the training embeddings (Lee et al. 2018) with the covariance of probabilistic
-PCA (Tipping and Bishop 1999): the largest principal components have a variance each, and all the others share one, so
-that what the training films never do is seen too; it is what betrays most strangers (Wang et al. 2022). Both parts are
-divided by what they are on average over the training films and weigh the same: about 1 is usual, larger is stranger.
+The score is the Mahalanobis distance to the training embeddings (Lee et al. 2018) with the covariance of
+probabilistic PCA (Tipping and Bishop 1999): the largest principal components have a variance each, and all the others
+share one, so that variation outside the principal subspace counts too; it reveals most out-of-distribution images
+(Wang et al. 2022). Both parts are divided by what they are on average over the training films and weigh the same:
+about 1 is usual, larger is stranger.
 """
 
 import base64

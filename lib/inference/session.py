@@ -28,7 +28,7 @@ def latencies_ms(paths: Mapping[str, Path], size: int, rounds: int = 20) -> dict
     seconds: dict[str, list[float]] = {name: [] for name in paths}
     for _ in range(rounds):
         for name, session in sessions.items():
-            session.run(None, {"images": film})  # what another model left in the caches is not its fault
+            session.run(None, {"images": film})  # warm-up: the previous model's data still fills the caches
             start = time.perf_counter()
             session.run(None, {"images": film})
             seconds[name].append(time.perf_counter() - start)

@@ -16,7 +16,7 @@ from lib.exceptions import CxrError
 Row = dict[str, Any]
 NO_FINDING = "No Finding"
 KNOWN_BY = ("bytes", "modified", "model")
-"""What tells that a row still holds: size, time of change in ns, and model."""
+"""Columns that identify an up-to-date row: file size, modification time (ns), model."""
 
 _TOLD = {"path": str, "status": str, "reason": str, "warnings": str, "unlikeness": float, "unfamiliar": bool}
 _KINDS = _TOLD | {"flagged": str, "bytes": int, "modified": int, "model": str}  # of the columns; prob_* are float

@@ -36,7 +36,7 @@ def bootstrap_interval(
     n: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """95 % intervals by patient: one row a finding, then `macro`, to merge with `evaluate` on `finding`.
+    """95 % intervals by patient: one row per finding, then `macro`, to merge with `evaluate` on `finding`.
 
     Columns: finding, then auroc_low, auroc_high and so on for each of `INTERVAL_METRICS`. Findings: Student's on the
     logit scale (`finding_interval`), NaN with too few patients. Macro, over `metrics.counted_findings`: see

@@ -1,4 +1,4 @@
-"""In: validation targets and probabilities (N, F). Out: a map per finding that makes probabilities mean what they say.
+"""In: validation targets and probabilities (N, F). Out: one calibration map per finding.
 
 Calibrated = sigmoid(slope * logit(p) + intercept): `none` leaves p as it is; `temperature` fits the slope alone (Guo et
 al. 2017, one over their T); `platt` fits both (Platt 1999). The map rises strictly, so no ranking and no AUROC changes.
@@ -29,7 +29,7 @@ _EPS = np.finfo(float).eps  # a log loss takes no probability nearer to 0 or 1, 
 
 
 def calibration_scores(targets: np.ndarray, probs: np.ndarray, findings: Sequence[str], bins: int = 15) -> pd.DataFrame:
-    """How far probs (N, F) mean what they say on targets (N, F) with NaN: one row a finding, then the row `macro`.
+    """How far probs (N, F) mean what they say on targets (N, F) with NaN: one row per finding, then the row `macro`.
 
     brier: mean squared error (Brier 1950); brier_reference: that of answering the share of positives to every image;
     ece: expected calibration error over `reliability`'s bins of equal counts (Nixon et al. 2019), which chance alone
@@ -109,7 +109,7 @@ class Calibration:
         """
         probs = np.asarray(probs, dtype=float)
         if probs.ndim == 0 or probs.shape[-1] != len(self.findings):
-            raise ValueError(f"probs must be (..., {len(self.findings)}), one column a finding; got {probs.shape}")
+            raise ValueError(f"probs must be (..., {len(self.findings)}), one column per finding; got {probs.shape}")
         if not ((probs >= 0) & (probs <= 1)).all():  # NaN compares false
             raise ValueError("probabilities must be finite numbers from 0 to 1; apply the sigmoid first")
         return np.where(np.array(self.method) == "none", probs, _calibrated(probs, self.slope, self.intercept))

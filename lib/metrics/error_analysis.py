@@ -113,7 +113,7 @@ def box_scores(maps: np.ndarray, boxes: np.ndarray) -> pd.DataFrame:
 def pointing_table(scores: pd.DataFrame, findings: Sequence[str], n: int = 1000, seed: int = 0) -> pd.DataFrame:
     """Means of `box_scores` per finding and over all boxes, with 95 % intervals from resampled patients.
 
-    `scores` also has the columns finding and patient. A row a finding with boxes, then `all` (no row without a box):
+    `scores` also has the columns finding and patient. A row per finding with boxes, then `all` (no row without a box):
     boxes, patients, and for each of MEASURES the mean, _low, _high, centre_ (the fixed guess), gain_low and gain_high
     (of the difference).
     """

@@ -133,7 +133,7 @@ def evaluate(
     sources: Sequence[str] | None = None,
     patients: Sequence | None = None,
 ) -> pd.DataFrame:
-    """All metrics of targets (N, F) and probs (N, F): one row a finding, in order, then the row `macro`.
+    """All metrics of targets (N, F) and probs (N, F): one row per finding, in order, then the row `macro`.
 
     `thresholds` (F,) come from validation (`thresholds.choose_thresholds`); 0.5 where they are NaN or None:
     `threshold_from` says 'validation' or 'default', or what `sources` (F,) says. sensitivity, specificity, accuracy
@@ -200,7 +200,7 @@ def cuts(thresholds: np.ndarray | None, count: int) -> tuple[np.ndarray, np.ndar
     """The thresholds in use (F,), and which of them were given (F,)."""
     cut = np.full(count, np.nan) if thresholds is None else np.asarray(thresholds, dtype=float)
     if cut.shape != (count,):
-        raise ValueError(f"thresholds must be one number a finding, shape ({count},); got shape {cut.shape}")
+        raise ValueError(f"thresholds must be one number per finding, shape ({count},); got shape {cut.shape}")
     return np.where(np.isnan(cut), HALF, cut), ~np.isnan(cut)
 
 

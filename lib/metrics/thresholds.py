@@ -32,7 +32,7 @@ TEST_METRICS = ("sensitivity", "specificity", "precision", "f1")
 def choose_thresholds(
     targets: np.ndarray, probs: np.ndarray, findings: Sequence[str], prevalence: Sequence[float]
 ) -> pd.DataFrame:
-    """Thresholds from validation targets (N, F) with NaN and probs (N, F): one row a finding and rule, in order.
+    """Thresholds from validation targets (N, F) with NaN and probs (N, F): one row per finding and rule, in order.
 
     Columns: finding, rule, threshold, source, val_positives, and val_sensitivity, val_specificity, val_f1 at that
     threshold: on the images that chose it, so a little too good. A threshold is a probability that occurs; of equally
@@ -139,7 +139,9 @@ def _without_labels(y: np.ndarray, p: np.ndarray, share: float) -> tuple[float, 
 def _checked_shares(prevalence: Sequence[float], findings: Sequence[str]) -> np.ndarray:
     shares = np.asarray(prevalence, dtype=float)
     if shares.shape != (len(findings),):
-        raise ValueError(f"prevalence must be one share a finding, shape ({len(findings)},); got shape {shares.shape}")
+        raise ValueError(
+            f"prevalence must be one share per finding, shape ({len(findings)},); got shape {shares.shape}"
+        )
     for name, share in zip(findings, shares, strict=True):
         if not (np.isnan(share) or 0 <= share <= 1):
             raise ValueError(f"prevalence of {name} is {share:g}; it must be a share from 0 to 1, or NaN where unknown")

@@ -52,9 +52,9 @@ def ablation(
     column: bool = False,
     phantom: bool = False,
 ) -> Figure:
-    """One row an arm, in order of first appearance: a dot a seed, a bar for the mean, its 95 % interval.
+    """One row per arm, in order of first appearance: a dot per seed, a bar for the mean, its 95 % interval.
 
-    `runs` has one row a run: arm, seed, backbone, is_reference, auroc, average_precision, f1 (NaN where missing).
+    `runs` has one row per run: arm, seed, backbone, is_reference, auroc, average_precision, f1 (NaN where missing).
     `scores` (arm, metric, finding, low, high) gives the arms' intervals; without it every seed shows its own, from
     auroc_low and so on where `runs` has them. `changes` (arm, metric, finding, p_holm) gives the stars: p < 0.05
     against the reference, of the study's primary metric. `name` says what was scored: macro, or one finding. The dashed

@@ -63,9 +63,9 @@ def finding_differences(
 
 
 def cost_quality(runs: pd.DataFrame, scores: pd.DataFrame, *, phantom: bool = False) -> Figure:
-    """Macro AUROC of each arm, with its 95 % interval, against what it costs: one panel a cost.
+    """Macro AUROC of each arm, with its 95 % interval, against what it costs: one panel per cost.
 
-    `runs` has a row a run with arm, backbone and the columns of COSTS (a column that is missing gets no panel);
+    `runs` has a row per run with arm, backbone and the columns of COSTS (a column that is missing gets no panel);
     an arm's cost is the median of its runs, its latency the least. `scores` as for `plots_ablation.ablation`.
     """
     costs = [name for name in COSTS if name in runs and runs[name].notna().any()]
@@ -101,7 +101,7 @@ def cost_quality(runs: pd.DataFrame, scores: pd.DataFrame, *, phantom: bool = Fa
 
 
 def subgroup_scores(table: pd.DataFrame, *, label: str = "AUROC", phantom: bool = False) -> Figure:
-    """A row a group, with its value and 95 % interval, from `subgroups.subgroup_table`; small groups are hollow.
+    """A row per group, with its value and 95 % interval, from `subgroups.subgroup_table`; small groups are hollow.
 
     Values compare within an attribute, where all groups are scored on the same findings, and not across.
     """

@@ -18,7 +18,7 @@ DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1)))
 
 
 def training_curves(histories: Mapping[str, pd.DataFrame], *, phantom: bool = False) -> Figure:
-    """Loss, validation AUROC and average precision, and learning rate per epoch, one line a run {name: history}.
+    """Loss, validation AUROC and average precision, and learning rate per epoch, one line per run {name: history}.
 
     A history has the columns epoch, train_loss, val_loss, val_auroc, val_average_precision and lr.
     """

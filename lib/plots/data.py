@@ -13,7 +13,7 @@ from lib.plots.style import BLUE, GREY, heat_map, new_figure, style, wrap
 def label_counts(frame: pd.DataFrame, findings: Sequence[str] = FINDINGS, *, phantom: bool = False) -> Figure:
     """Images with each finding, and with none of them, as bars; percentages are of the images annotated for it.
 
-    `frame` has one column a finding: 1, 0 or NaN (not annotated). No Finding counts images annotated for all.
+    `frame` has one column per finding: 1, 0 or NaN (not annotated). No Finding counts images annotated for all.
     """
     labels = frame[list(findings)]
     whole = labels.dropna()

@@ -134,7 +134,7 @@ def read_tables(study_folder: Path, name: str = "metrics.csv") -> pd.DataFrame:
 
 
 def read_config_differences(study_folder: Path) -> pd.DataFrame:
-    """The parameters in which complete runs differ, one row a run, in the plan's order; folders are left out."""
+    """The parameters in which complete runs differ, one row per run, in the plan's order; folders are left out."""
     configs = {name: read_json(study_folder / name / "config.json") for name in _complete(study_folder)}
     table = pd.DataFrame.from_dict(configs, orient="index").drop(columns=["run_dir", "seed"]).map(_short)
     return table.loc[:, table.nunique() > 1].rename_axis("run")
@@ -150,5 +150,5 @@ def _short(value: Any) -> str:
 
 
 def read_histories(study_folder: Path) -> dict[str, pd.DataFrame]:
-    """The training history of every complete run: {run: one row an epoch}."""
+    """The training history of every complete run: {run: one row per epoch}."""
     return {name: read_table(study_folder / name / "history.csv") for name in _complete(study_folder)}

@@ -210,7 +210,7 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any], kerne
             cwd=REPO_ROOT,
             progress_bar=False,
             start_timeout=300,
-            iopub_timeout=60,  # with the default of 4 seconds a run can fail on a busy machine
+            iopub_timeout=60,  # with the default of 4 seconds per run can fail on a busy machine
             km=manager,
         )
         graceful = True
@@ -271,7 +271,7 @@ def _kernel_manager(scratch: Path, kernel: Any) -> Any:
 
 
 def _end(manager: Any, scratch: Path, number: int) -> None:
-    """Ends the kernel with its children, then this process, without ado."""
+    """Kills the kernel's process group, then exits at once without cleanup handlers."""
     if manager.has_kernel:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(manager.provisioner.pid, signal.SIGKILL)
