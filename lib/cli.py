@@ -112,19 +112,24 @@ def clean(
     study: Annotated[
         str | None, typer.Argument(help="A study that was run; without one, all studies and the image caches.")
     ] = None,
+    set_aside: Annotated[
+        bool, typer.Option("--set-aside", help="Deletes runs and checkpoints that were set aside, too.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Deletes without a question.")] = False,
 ) -> None:
-    """Lists what can be deleted without losing a result, image caches and what was set aside, and asks."""
+    """Lists image caches and what was set aside, and asks before it deletes: caches, and the rest with --set-aside."""
     with _errors_as_sentences():
         from lib.studies import find_removable, remove, study_folder
 
         found = find_removable(study_folder(study) if study else None)
         for one in found:
             typer.echo(f"{one.size / 2**20:10,.1f} MB  last used {one.days:4.0f} days ago  {one.what}  {one.paths[0]}")
-        typer.echo(f"{len(found)} things, {sum(one.size for one in found) / 2**20:,.1f} MB")
-        if found and (yes or (sys.stdin.isatty() and typer.confirm("Delete all of them?"))):
-            kept = [one for one in found if not remove(one)]
-            typer.echo(f"deleted {len(found) - len(kept)}; {len(kept)} are in use")
+        chosen = [one for one in found if one.is_cache or set_aside]
+        kind = "things" if set_aside else "caches"
+        typer.echo(f"{len(chosen)} {kind} can be deleted, {sum(one.size for one in chosen) / 2**20:,.1f} MB")
+        if chosen and (yes or (sys.stdin.isatty() and typer.confirm("Delete them?"))):
+            kept = [one for one in chosen if not remove(one)]
+            typer.echo(f"deleted {len(chosen) - len(kept)}; {len(kept)} are in use")
 
 
 @app.command("track")

@@ -203,6 +203,17 @@ def test_all_undecodable_is_an_error(tmp_path):
         without_undecodable(frame_of([tmp_path / "a.png"]), 8, folder=tmp_path / "store", progress=False)
 
 
+def test_a_cache_that_can_only_be_read_opens(tmp_path, monkeypatch):
+    frame = frame_of([noise(tmp_path / "good.png", 0)])
+    open_cache(frame, 32, folder=tmp_path / "store", progress=False)
+
+    def refuse(self):
+        raise PermissionError(str(self))
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    assert open_cache(frame, 32, folder=tmp_path / "store", progress=False).shape == (1, 32, 32)
+
+
 def test_what_is_skipped_leaves_one_cache_and_is_known_the_next_time(tmp_path, monkeypatch):
     good = noise(tmp_path / "good.png", 0)
     (tmp_path / "bad.png").write_bytes(good.read_bytes()[:200])

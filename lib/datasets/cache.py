@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial as partial_call
 from hashlib import blake2b
@@ -58,7 +58,8 @@ def open_cache(
         problems = [Problem(paths[row], 0, images[row], _KIND, why) for row, why in bad]
         text = problem_text(", ".join(frame["source"].unique()), problems, len(frame))
         raise DatasetError(f"{text}\nRepair the files, or leave these rows out and have them listed: on_bad=skip.")
-    path.with_suffix(".index.npz").touch()  # when it was last used, for `cxr clean`
+    with suppress(OSError):  # a shared cache may be there to be read only
+        path.with_suffix(".index.npz").touch()  # when it was last used, for `cxr clean`
     return np.load(path, mmap_mode="r")  # (N, S, S)
 
 

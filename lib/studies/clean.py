@@ -23,6 +23,11 @@ class Removable:
     size: int
     days: float
 
+    @property
+    def is_cache(self) -> bool:
+        """Whether it is made again when it is needed."""
+        return "cache" in self.what
+
 
 def find_removable(study_folder: Path | None, runs_dir: Path = REPO_ROOT / "runs") -> list[Removable]:
     """What one study, or all studies and the image caches, hold beside complete runs and their data.
@@ -36,20 +41,26 @@ def find_removable(study_folder: Path | None, runs_dir: Path = REPO_ROOT / "runs
 
 
 def remove(found: Removable) -> bool:
-    """Deletes it; False where a cache is being built just now."""
-    if found.paths[0].suffix == ".npy" or ".partial" in found.paths[0].name:
-        lock = FileLock(found.paths[0].with_suffix(".lock"))
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            return False
-        lock.release()
-    for path in found.paths:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+    """Deletes it; False where a cache is being built just now. Lock files stay: another process may wait for them."""
+    first = found.paths[0]
+    if not found.is_cache:
+        _delete(first)
+        return True
+    lock = FileLock(first.parent / f"{first.name.partition('.')[0]}.lock")
+    try:
+        with lock.acquire(blocking=False):
+            for path in found.paths:
+                _delete(path)
+    except Timeout:
+        return False
     return True
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _of_study(folder: Path) -> Iterator[Removable]:
@@ -62,9 +73,12 @@ def _of_study(folder: Path) -> Iterator[Removable]:
 
 def _caches(folder: Path) -> Iterator[Removable]:
     for path in sorted(folder.glob("*px-*.npy")):
-        yield _removable((path, path.with_suffix(".index.npz"), path.with_suffix(".lock")), "image cache")
+        yield _removable((path, path.with_suffix(".index.npz")), "image cache")
     for path in sorted(folder.glob("*px-*.partial")):
-        yield _removable((path, path.with_suffix(".done.npz"), path.with_suffix(".lock")), "unfinished image cache")
+        yield _removable((path, path.with_suffix(".done.npz")), "unfinished image cache")
+    for path in sorted(folder.glob("*px-*.index.npz")):
+        if not path.with_name(path.name.replace(".index.npz", ".npy")).exists():
+            yield _removable((path,), "index of broken images in a cache that moved")
 
 
 def _removable(paths: tuple[Path, ...], what: str) -> Removable:
