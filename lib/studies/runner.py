@@ -78,28 +78,10 @@ def run_plan(
     chosen = select(plan, only)
     with study_lock(plan.folder):
         entries = _plan_to_write(plan, chosen)
-        _check_file(plan)
-        _check_data(plan, chosen)
-        states = planned_states(plan, chosen)
-        replaced = {
-            name: state
-            for name, state in states.items()
-            if state.name == "changed" and is_complete(plan.runs[name].folder)
-        }
-        if replaced and not (replace or (confirm and confirm(_replacing(replaced)))):
-            raise StudyError(f"{plan.file}: nothing was started\n{_replacing(replaced)}\n{REPLACE_ADVICE}")
-        incomplete = [run for run in chosen if states[run.name].name != "complete"]
-        check_runs(plan.file, incomplete)
-        check_stages(plan, incomplete)
+        states = _check(plan, chosen, replace, confirm)
         write_json(plan.folder / "plan.json", entries)
+        _make_room(plan, chosen, states, console)
         summary = Summary()
-        for run in chosen:
-            if states[run.name].name in ("changed", "damaged"):
-                aside = set_aside(run.folder)
-                console.print(f"{run.name}: {states[run.name].reason}; the old run is kept in {aside}", highlight=False)
-            if run.folder.exists() or not _take_back(plan, run, console):
-                continue
-            states[run.name] = RunState("complete")
         for run in chosen:
             if states[run.name].name == "complete":
                 summary.skipped.append(run.name)
@@ -114,6 +96,34 @@ def run_plan(
             work.progress.skip(len(summary.skipped))
             work.execute(executor, interrupted)
         return summary
+
+
+def _check(
+    plan: Plan, chosen: list[PlannedRun], replace: bool, confirm: Callable[[str], bool] | None
+) -> dict[str, RunState]:
+    """The states of the chosen runs, after all that can be known before training was checked; changes nothing."""
+    _check_file(plan)
+    _check_data(plan, chosen)
+    states = planned_states(plan, chosen)
+    replaced = {
+        name: state for name, state in states.items() if state.name == "changed" and is_complete(plan.runs[name].folder)
+    }
+    if replaced and not (replace or (confirm and confirm(_replacing(replaced)))):
+        raise StudyError(f"{plan.file}: nothing was started\n{_replacing(replaced)}\n{REPLACE_ADVICE}")
+    incomplete = [run for run in chosen if states[run.name].name != "complete"]
+    check_runs(plan.file, incomplete)
+    check_stages(plan, incomplete)
+    return states
+
+
+def _make_room(plan: Plan, chosen: list[PlannedRun], states: dict[str, RunState], console: Console) -> None:
+    """Sets aside what does not match the plan, and takes back what was set aside and matches; updates `states`."""
+    for run in chosen:
+        if states[run.name].name in ("changed", "damaged"):
+            aside = set_aside(run.folder)
+            console.print(f"{run.name}: {states[run.name].reason}; the old run is kept in {aside}", highlight=False)
+        if not run.folder.exists() and _take_back(plan, run, console):
+            states[run.name] = RunState("complete")
 
 
 def _plan_to_write(plan: Plan, chosen: list[PlannedRun]) -> dict[str, Any]:
