@@ -5,24 +5,56 @@ import re
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lib.config import REPO_ROOT, Config, config_problems, resolve
 from lib.exceptions import StudyError
 
-TOP_FIELDS = ("study", "primary", "seeds", "base", "notebooks", "runs")
-ROW_FIELDS = ("notebook", "set", "init_from", "changes", "reference", "about", "seeds")
 METRICS = ("auroc", "average_precision", "f1")
 """What can be the primary metric of a study: the one whose differences become verdicts."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+MUST_BE = {
+    "changes": "text",
+    "about": "text",
+    "init_from": "a run's name or null",
+    "reference": "true or false",
+    "primary": f"one of {', '.join(METRICS)}",
+    "study": "a name of letters, digits, '_', '.' and '-'",
+}
+"""What a field must be, for the message where it is something else."""
 ELSEWHERE = {
     "run_dir": "the runner chooses the folder of a run",
     "seed": "write `seeds` beside `base`, or in the run",
     "init_from": "write `init_from` in the run, beside `set`",
 }
+
+
+class _Fields(BaseModel):
+    """Fields as they are written; `set`, `base`, `notebooks`, notebooks and seeds have checks of their own below."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class _RowFields(_Fields):
+    notebook: Any = None
+    set: Any = {}
+    init_from: str | None = None
+    changes: str = ""
+    reference: bool = False
+    about: str = ""
+    seeds: Any = None
+
+
+class _FileFields(_Fields):
+    study: Annotated[str, Field(pattern=f"^(?:{NAME.pattern})$")]
+    primary: Literal["auroc", "average_precision", "f1"] = "auroc"
+    seeds: Any = None
+    base: Any = {}
+    notebooks: Any = {}
+    runs: Any = None
 
 
 @dataclass(frozen=True)
@@ -63,13 +95,8 @@ def read_study(file: Path, settings: Iterable[str] = ()) -> Study:
     """
     data = _read_yaml(file)
     problems: list[str] = []
-    _only_known(data, TOP_FIELDS, "the file", problems)
-    name = data.get("study")
-    if not isinstance(name, str) or not NAME.fullmatch(name):
-        problems.append(f"field 'study' is {name!r}, but must be a name of letters, digits, '_', '.' and '-'")
-    primary = data.get("primary", METRICS[0])
-    if primary not in METRICS:
-        problems.append(f"field 'primary' is {primary!r}, but must be one of {', '.join(METRICS)}")
+    problems += _field_problems(_FileFields, data, "the file", "")
+    name, primary = data.get("study"), data.get("primary", METRICS[0])
     base = check_parameters(data.get("base", {}), "base", problems)
     notebooks = {
         _notebook(path, "notebooks", problems): check_parameters(values, f"notebooks, {path}", problems)
@@ -125,7 +152,9 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise StudyError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
-        raise StudyError(f"{file} must hold the fields {', '.join(TOP_FIELDS)}; it holds {type(data).__name__}")
+        raise StudyError(
+            f"{file} must hold the fields {', '.join(_FileFields.model_fields)}; it holds {type(data).__name__}"
+        )
     return data
 
 
@@ -154,8 +183,20 @@ def _closest(name: Any, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; known are: {', '.join(known) or 'none'}"
 
 
-def _only_known(data: dict[str, Any], known: tuple[str, ...], where: str, problems: list[str]) -> None:
-    problems.extend(f"{where}: unknown field {key!r}{_closest(key, known)}" for key in data if key not in known)
+def _field_problems(model: type[_Fields], data: dict[str, Any], where: str, before: str) -> list[str]:
+    """One sentence per field that is unknown or of a wrong type, in the file's order where it can be."""
+    try:
+        model(**data)
+    except ValidationError as error:
+        return [_field_problem(one, model, data, where, before) for one in error.errors()]
+    return []
+
+
+def _field_problem(error: Any, model: type[_Fields], data: dict[str, Any], where: str, before: str) -> str:
+    name = str(error["loc"][0])
+    if error["type"] == "extra_forbidden":
+        return f"{where}: unknown field {name!r}{_closest(name, model.model_fields)}"
+    return f"{before}field {name!r} is {data.get(name)!r}, but must be {MUST_BE[name]}"
 
 
 def _mapping(value: Any, where: str, problems: list[str]) -> dict[str, Any]:
@@ -215,14 +256,7 @@ def _read_row(name: str, fields: Any, problems: list[str]) -> Row:
     if not NAME.fullmatch(name):
         problems.append(f"{where}: the name becomes a folder's: use letters, digits, '_', '.' and '-'")
     fields = _mapping(fields, where, problems)
-    _only_known(fields, ROW_FIELDS, where, problems)
-    for key in ("changes", "about"):
-        if not isinstance(fields.get(key, ""), str):
-            problems.append(f"{where}: field {key!r} is {fields[key]!r}, but must be text")
-    if not isinstance(fields.get("init_from", ""), str | None):
-        problems.append(f"{where}: field 'init_from' is {fields['init_from']!r}, but must be a run's name or null")
-    if not isinstance(fields.get("reference", False), bool):
-        problems.append(f"{where}: field 'reference' is {fields['reference']!r}, but must be true or false")
+    problems += _field_problems(_RowFields, fields, where, f"{where}: ")
     return Row(
         name=name,
         things=(*(key for key in ("notebook", "init_from") if key in fields), *map(str, fields.get("set") or ())),
