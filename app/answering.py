@@ -1,4 +1,5 @@
-"""In: the bytes of an image file and a model. Out: a `FilmAnswer`: all that the page needs, and no more than that."""
+"""In: the bytes of an image file and a model. Out: a `FilmAnswer`: all that the page needs, and no
+more than that."""
 
 import threading
 from dataclasses import dataclass
@@ -18,19 +19,23 @@ LONGEST, LONGEST_OF_MANY = 1024, 768
 """The longest side in px of a picture that is kept: of a single film, and of one among several."""
 
 LEAST_CELLS = 4
-"""A coarser heat map is not shown: it would look like a place that the model never distinguished."""
+"""A coarser heat map is not shown: it would look like a place that the model never
+distinguished."""
 
 _NAME = 60  # characters of a file's name that are kept
-_ONE_AT_A_TIME = threading.Lock()  # sessions wait for each other, so that the memory of one answer is enough for all
+_ONE_AT_A_TIME = (
+    threading.Lock()
+)  # sessions wait for each other, so that the memory of one answer is enough for all
 
 
 @dataclass(frozen=True)
 class FilmAnswer:
     """What became of one file.
 
-    `reason` is the sentence that says why it was refused, or empty; everything below is set only where it is empty.
-    `picture` and `thumbnail` are JPEG files, `overlays` (F) PNG files in the model's order of findings, none where the
-    map's `grid` (rows, columns) has fewer than LEAST_CELLS a side; `seen` (F): whether a heat map has anything over 0.
+    `reason` is the sentence that says why it was refused, or empty; everything below is set only
+    where it is empty. `picture` and `thumbnail` are JPEG files, `overlays` (F) PNG files in the
+    model's order of findings, none where the map's `grid` (rows, columns) has fewer than
+    LEAST_CELLS a side; `seen` (F): whether a heat map has anything over 0.
     """
 
     name: str
@@ -73,14 +78,17 @@ def answer_file(predictor: Predictor, data: bytes, name: str, longest: int = LON
         height=film.height,
         picture=picture(film.preview),
         thumbnail=thumbnail(film.preview),
-        overlays=tuple(overlay(heat) for heat in heatmaps) if min(heatmaps.shape[1:]) >= LEAST_CELLS else (),
+        overlays=tuple(overlay(heat) for heat in heatmaps)
+        if min(heatmaps.shape[1:]) >= LEAST_CELLS
+        else (),
         grid=heatmaps.shape[1:],
         seen=tuple(bool(heat.max() > 0) for heat in heatmaps),
     )
 
 
 def shortened(name: str) -> str:
-    """A file's name for people: what cannot be printed becomes ?, and the middle of a long name is left out."""
+    """A file's name for people: what cannot be printed becomes ?, and the middle of a long name is
+    left out."""
     plain = "".join(character if character.isprintable() else "?" for character in name)
     if len(plain) <= _NAME:
         return plain

@@ -1,7 +1,9 @@
-"""In: requests to this machine. Out: the page in `page.py`, for who asks by a name that this server is known by.
+"""In: requests to this machine. Out: the page in `page.py`, for who asks by a name that this server
+is known by.
 
-`streamlit run app/app.py` serves `savefolder/`; `streamlit run app/app.py -- FOLDER` another folder of models. A page
-of another site cannot reach the models through a name of its own that leads here (DNS rebinding): it is refused.
+`streamlit run app/app.py` serves `savefolder/`; `streamlit run app/app.py -- FOLDER` another folder
+of models. A page of another site cannot reach the models through a name of its own that leads here
+(DNS rebinding): it is refused.
 """
 
 import streamlit as st

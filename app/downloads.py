@@ -1,4 +1,5 @@
-"""In: answers and the model's card. Out: them as CSV, as JSON, and one film's as a page to print."""
+"""In: answers and the model's card. Out: them as CSV, as JSON, and one film's as a page to
+print."""
 
 import csv
 import json
@@ -12,21 +13,43 @@ from answering import FilmAnswer, by_probability
 from pictures import data_uri
 from pieces import NOT_WHERE, PHANTOM, facts, grid_text, plain, remarks
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet takes a text that begins so for a formula
+_FORMULA = (
+    "=",
+    "+",
+    "-",
+    "@",
+    "\t",
+    "\r",
+)  # a spreadsheet takes a text that begins so for a formula
 
 
 def csv_file(answers: Sequence[FilmAnswer], card: dict[str, Any]) -> bytes:
-    """One row per file; probabilities in the model's order of findings. Texts are never formulas in a spreadsheet."""
+    """One row per file; probabilities in the model's order of findings. Texts are never formulas in
+    a spreadsheet."""
     findings = card["findings"]
     text = StringIO()
     probs = [f"prob_{finding}" for finding in findings]
-    columns = ["file", "status", "reason", "warnings", "unlikeness", "unfamiliar", "flagged", *probs, "model"]
+    columns = [
+        "file",
+        "status",
+        "reason",
+        "warnings",
+        "unlikeness",
+        "unfamiliar",
+        "flagged",
+        *probs,
+        "model",
+    ]
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     for answer in answers:
         row = _row(answer, findings)
         row |= dict(zip(probs, row.pop("probs").values(), strict=False))
-        row |= {"warnings": "; ".join(row["warnings"]), "flagged": "|".join(row["flagged"]), "model": card["name"]}
+        row |= {
+            "warnings": "; ".join(row["warnings"]),
+            "flagged": "|".join(row["flagged"]),
+            "model": card["name"],
+        }
         writer.writerow({key: _not_formula(value) for key, value in row.items()})
     return text.getvalue().encode("utf-8")
 
@@ -39,11 +62,14 @@ def json_file(answers: Sequence[FilmAnswer], card: dict[str, Any]) -> bytes:
         "thresholds": dict(zip(card["findings"], card["thresholds"], strict=True)),
         "films": [_row(answer, card["findings"]) for answer in answers],
     }
-    return (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
+    return (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode(
+        "utf-8"
+    )
 
 
 def summary_file(answer: FilmAnswer, card: dict[str, Any]) -> bytes:
-    """One film's answer as an HTML page for one sheet of A4: the film, the first finding's heat map, all findings.
+    """One film's answer as an HTML page for one sheet of A4: the film, the first finding's heat
+    map, all findings.
 
     It holds its pictures and asks nobody for anything.
     """
@@ -97,7 +123,8 @@ def _summary_row(answer: FilmAnswer, card: dict[str, Any], place: int) -> str:
 <td>{"flagged" * flagged}</td><td>{facts(card, place)}</td></tr>"""
 
 
-# One sheet with any font: sizes leave a reserve for letters that are wider than DejaVu Sans, the widest common font.
+# One sheet with any font: sizes leave a reserve for letters that are wider than DejaVu Sans, the
+# widest common font.
 _SUMMARY_STYLE = """
 @page { size: A4; margin: 11mm; }
 body { font: 9pt/1.25 sans-serif; font-size-adjust: 0.52; max-width: 188mm; margin: 0 auto;

@@ -27,7 +27,8 @@ def example_path(folder: Path, label: str) -> Path:
 
 
 def draw_missing(folder: Path) -> None:
-    """Has the examples drawn when one of them is missing; takes seconds. Raises RuntimeError when that fails."""
+    """Has the examples drawn when one of them is missing; takes seconds. Raises RuntimeError when
+    that fails."""
     if all(example_path(folder, label).is_file() for label in FINDINGS):
         return
     drawn = subprocess.run([sys.executable, __file__, folder], capture_output=True, text=True)

@@ -1,4 +1,5 @@
-"""In: HTML of a film and of a table of films. Out: both on the page, with their behaviour, as Streamlit components."""
+"""In: HTML of a film and of a table of films. Out: both on the page, with their behaviour, as
+Streamlit components."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +24,8 @@ _films = st.components.v2.component(
 
 
 def show_film(html: str, said: str, identity: str, step: Callable[[int], None]) -> None:
-    """Draws `html` (see `pieces.film_html`) anew when `identity` changes, and tells screen readers what was `said`.
+    """Draws `html` (see `pieces.film_html`) anew when `identity` changes, and tells screen readers
+    what was `said`.
 
     `step` is called with -1 for the previous film and 1 for the next one.
     """
@@ -34,8 +36,11 @@ def show_film(html: str, said: str, identity: str, step: Callable[[int], None]) 
     _film(key="film", data={"html": html, "said": said, "id": identity}, on_step_change=stepped)
 
 
-def show_films(html: str, said: str, identity: str, shown: int, choose: Callable[[int], None]) -> None:
-    """Draws the table `html` (see `pieces.films_html`) with the film `shown` marked; calls `choose` with a number."""
+def show_films(
+    html: str, said: str, identity: str, shown: int, choose: Callable[[int], None]
+) -> None:
+    """Draws the table `html` (see `pieces.films_html`) with the film `shown` marked; calls `choose`
+    with a number."""
 
     def chosen() -> None:
         choose(int(st.session_state["films"]["film"]))

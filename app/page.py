@@ -1,4 +1,5 @@
-"""In: exported models, and films that somebody drops onto the page. Out: the page with the models' answers."""
+"""In: exported models, and films that somebody drops onto the page. Out: the page with the models'
+answers."""
 
 import sys
 from pathlib import Path
@@ -42,7 +43,14 @@ def main() -> None:
     if not models:
         st.info(EMPTY.format(folder=folder.name))
         return
-    for key, first in {"drops": 0, "waiting": [], "answers": [], "shown": 0, "note": "", "example": None}.items():
+    for key, first in {
+        "drops": 0,
+        "waiting": [],
+        "answers": [],
+        "shown": 0,
+        "note": "",
+        "example": None,
+    }.items():
         state.setdefault(key, first)
     left, right = st.columns([1, 2])
     with left:
@@ -58,7 +66,8 @@ def main() -> None:
 
 
 def choose_model(models: dict[str, Path]) -> Predictor | None:
-    """The chosen model, ready to answer; None, and the reason on the page, when its file is broken."""
+    """The chosen model, ready to answer; None, and the reason on the page, when its file is
+    broken."""
     path = models[st.selectbox("Model", list(models), on_change=forget)]
     try:
         predictor = load(path, path.stat().st_mtime_ns)
@@ -72,14 +81,16 @@ def choose_model(models: dict[str, Path]) -> Predictor | None:
 
 @st.cache_resource(max_entries=MODELS, show_spinner="Loading the model")
 def load(path: Path, modified: int) -> Predictor:
-    """A model for all sessions that use it; `modified` loads it anew when its file was written again."""
+    """A model for all sessions that use it; `modified` loads it anew when its file was written
+    again."""
     predictor = Predictor(path, threads=min(THREADS, available_cores()))
     predictor.warm_up()
     return predictor
 
 
 def take_films(examples: Path) -> None:
-    """The places to drop films and to choose a phantom; what is given waits in the session to be answered."""
+    """The places to drop films and to choose a phantom; what is given waits in the session to be
+    answered."""
     key = f"files-{state.drops}"
     st.file_uploader(
         f"Chest films: one image, or up to {MAX_FILMS}",
@@ -104,9 +115,11 @@ def take_films(examples: Path) -> None:
 
 
 def take_uploads(key: str) -> None:
-    """Takes the files out of the uploader, whose next key makes it empty, and out of Streamlit's memory.
+    """Takes the files out of the uploader, whose next key makes it empty, and out of Streamlit's
+    memory.
 
-    A browser that has not seen the new uploader yet gives the files of the old one again: they are known.
+    A browser that has not seen the new uploader yet gives the files of the old one again: they are
+    known.
     """
     if key != f"files-{state.drops}":
         return
@@ -143,7 +156,9 @@ def answer_waiting(predictor: Predictor) -> None:
     bar = st.progress(done / total, text=f"Answering {total} films") if total > 1 else None
     while state.waiting:
         name, data = state.waiting.pop(0)
-        state.answers.append(answer_file(predictor, data, name, LONGEST if total == 1 else LONGEST_OF_MANY))
+        state.answers.append(
+            answer_file(predictor, data, name, LONGEST if total == 1 else LONGEST_OF_MANY)
+        )
         if bar:
             bar.progress(len(state.answers) / total, text=f"Answering {total} films")
     if bar:
@@ -152,7 +167,8 @@ def answer_waiting(predictor: Predictor) -> None:
 
 
 def show_answers(card: dict) -> None:
-    """The table where there are several films, the film that is chosen, and what can be downloaded."""
+    """The table where there are several films, the film that is chosen, and what can be
+    downloaded."""
     answers: list[FilmAnswer] = state.answers
     if not answers:
         return
@@ -163,7 +179,13 @@ def show_answers(card: dict) -> None:
         if shown:
             show_one(shown, card, "")
         else:
-            show_films(films_html(answers, card["findings"]), said(answers[0], card["findings"]), "0", -1, choose)
+            show_films(
+                films_html(answers, card["findings"]),
+                said(answers[0], card["findings"]),
+                "0",
+                -1,
+                choose,
+            )
     else:
         film, table = st.columns([3, 2], gap="medium")  # on a narrow screen the film comes first
         with table:
@@ -178,14 +200,19 @@ def show_answers(card: dict) -> None:
                 show_one(shown, card, f"{known.index(state.shown) + 1} of {len(known)}", known)
     with st.container(horizontal=True):
         offer("Answers as CSV", lambda: csv_file(answers, card), "answers.csv", "text/csv")
-        offer("Answers as JSON", lambda: json_file(answers, card), "answers.json", "application/json")
+        offer(
+            "Answers as JSON", lambda: json_file(answers, card), "answers.json", "application/json"
+        )
         if shown:
-            offer("Summary to print", lambda: summary_file(shown, card), "summary.html", "text/html")
+            offer(
+                "Summary to print", lambda: summary_file(shown, card), "summary.html", "text/html"
+            )
         st.button("Forget the films", on_click=forget)
 
 
 def show_one(answer: FilmAnswer, card: dict, position: str, order: list[int] | None = None) -> None:
-    """The chosen film; of several, with what goes to the previous and to the next one of `order`."""
+    """The chosen film; of several, with what goes to the previous and to the next one of
+    `order`."""
     order = order or [state.shown]
 
     def step(by: int) -> None:

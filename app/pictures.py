@@ -1,4 +1,5 @@
-"""In: a grey film and heat maps, as arrays. Out: small JPEG and PNG files, and how a page holds them."""
+"""In: a grey film and heat maps, as arrays. Out: small JPEG and PNG files, and how a page holds
+them."""
 
 import base64
 import re
@@ -10,15 +11,19 @@ from PIL import Image
 _JPEG_QUALITY = 85
 _THUMBNAIL = 96  # px
 _INFERNO = re.findall(
-    "......",  # every eighth colour of matplotlib's perceptually uniform map (van der Walt and Smith 2015)
+    # every eighth colour of matplotlib's perceptually uniform map (van der Walt and Smith 2015)
+    "......",
     "0000040403120b0724150b37210c4a2f0a5b3d09654a0c6b57106e64156e71196e7d1e6d8a226a972766a32c61b0315b"
     "bc3754c63d4dd04545da4e3ce35933eb6429f1711ff67e14f98c0afb9b06fcaa0ffbba1ff9c932f5d949f2e865f3f586fcffa4",
 )
 
 
 def colours() -> np.ndarray:
-    """The colour map (256, 3) uint8, from 0 to the maximum; brightness rises evenly, so it also reads in grey."""
-    stops = np.array([[int(text[i : i + 2], 16) for i in (0, 2, 4)] for text in _INFERNO])  # (33, 3)
+    """The colour map (256, 3) uint8, from 0 to the maximum; brightness rises evenly, so it also
+    reads in grey."""
+    stops = np.array(
+        [[int(text[i : i + 2], 16) for i in (0, 2, 4)] for text in _INFERNO]
+    )  # (33, 3)
     places = np.linspace(0, 255, len(stops))
     channels = [np.interp(np.arange(256), places, stops[:, channel]) for channel in range(3)]
     return np.rint(np.stack(channels, axis=1)).astype(np.uint8)  # (256, 3)
@@ -27,8 +32,9 @@ def colours() -> np.ndarray:
 def overlay(heat: np.ndarray) -> bytes:
     """A heat map (h, w) >= 0 as a PNG to lay over the film.
 
-    Its maximum is opaque and in the last colour, 0 is transparent, and so is all of it without anything over 0. One
-    pixel per cell: the page enlarges them as squares, so that nobody sees a finer map than there is.
+    Its maximum is opaque and in the last colour, 0 is transparent, and so is all of it without
+    anything over 0. One pixel per cell: the page enlarges them as squares, so that nobody sees a
+    finer map than there is.
     """
     peak = float(heat.max())
     scaled = np.asarray(heat / peak if peak > 0 else np.zeros_like(heat), dtype=np.float32)
@@ -60,7 +66,11 @@ def legend_gradient() -> str:
     """The colours, each as opaque as in the overlay, as a CSS gradient from 0 to the maximum."""
     table = colours()
     stops = [(*table[i], i / 255) for i in range(0, 256, 15)]
-    return "linear-gradient(to right, " + ", ".join(f"rgba({r}, {g}, {b}, {a:.2f})" for r, g, b, a in stops) + ")"
+    return (
+        "linear-gradient(to right, "
+        + ", ".join(f"rgba({r}, {g}, {b}, {a:.2f})" for r, g, b, a in stops)
+        + ")"
+    )
 
 
 def _saved(image: Image.Image, kind: str, **options: object) -> bytes:

@@ -1,4 +1,5 @@
-"""In: answers and a model's card. Out: pieces of HTML. Whatever comes from outside is escaped here."""
+"""In: answers and a model's card. Out: pieces of HTML. Whatever comes from outside is escaped
+here."""
 
 from html import escape
 from math import isfinite
@@ -24,7 +25,8 @@ NOT_WHERE = "It shows what moved the answer, not where a disease is."
 
 
 def film_html(answer: FilmAnswer, card: dict[str, Any], position: str = "") -> str:
-    """The film with its heat maps, and its findings to choose from: what `film_view.js` brings to life.
+    """The film with its heat maps, and its findings to choose from: what `film_view.js` brings to
+    life.
 
     `position`, as "3 of 24", adds the way to the previous and to the next film.
     """
@@ -72,7 +74,8 @@ def film_html(answer: FilmAnswer, card: dict[str, Any], position: str = "") -> s
 
 
 def ordered(answers: list[FilmAnswer], by: int | None) -> list[int]:
-    """The films' numbers as given, or by falling probability of the finding at place `by`; refused ones last."""
+    """The films' numbers as given, or by falling probability of the finding at place `by`; refused
+    ones last."""
     numbers = range(len(answers))
     if by is None:
         return list(numbers)
@@ -80,9 +83,13 @@ def ordered(answers: list[FilmAnswer], by: int | None) -> list[int]:
 
 
 def films_html(
-    answers: list[FilmAnswer], findings: list[str], order: list[int] | None = None, by: int | None = None
+    answers: list[FilmAnswer],
+    findings: list[str],
+    order: list[int] | None = None,
+    by: int | None = None,
 ) -> str:
-    """Several films as a table with thumbnails, in an order; a film's name is a button that shows it.
+    """Several films as a table with thumbnails, in an order; a film's name is a button that shows
+    it.
 
     With `by` the probability of that finding stands first.
     """
@@ -99,7 +106,9 @@ def grid_text(answer: FilmAnswer) -> str:
     """How fine the heat maps are, or why there are none."""
     height, width = answer.grid
     cells = f"{height} x {width} cells"
-    return f"{cells}." if answer.overlays else f"This model's map has {cells}, too few to show where."
+    return (
+        f"{cells}." if answer.overlays else f"This model's map has {cells}, too few to show where."
+    )
 
 
 def counted(answers: list[FilmAnswer]) -> str:
@@ -114,7 +123,9 @@ def said(answer: FilmAnswer, findings: list[str]) -> str:
     if answer.reason:
         return f"{answer.name} was refused. {answer.reason}"
     flagged = [plain(findings[i]) for i in by_probability(answer) if answer.flagged[i]]
-    return f"{answer.name} is answered. " + (f"Flagged: {', '.join(flagged)}." if flagged else "Nothing is flagged.")
+    return f"{answer.name} is answered. " + (
+        f"Flagged: {', '.join(flagged)}." if flagged else "Nothing is flagged."
+    )
 
 
 def plain(finding: str) -> str:
@@ -123,12 +134,15 @@ def plain(finding: str) -> str:
 
 
 def facts(card: dict[str, Any], place: int) -> str:
-    """What the card knows of a finding: threshold and where it is from, test AUROC with its interval, positives."""
+    """What the card knows of a finding: threshold and where it is from, test AUROC with its
+    interval, positives."""
     finding = card["findings"][place]
     row = next((row for row in card.get("metrics", []) if row["finding"] == finding), {})
     parts = [f"threshold {card['thresholds'][place]:.2f}"]
     source = (card.get("thresholds_from") or ["default"] * len(card["findings"]))[place]
-    parts += {"fallback": ["few validation positives"], "default": ["not chosen on data"]}.get(source, [])
+    parts += {"fallback": ["few validation positives"], "default": ["not chosen on data"]}.get(
+        source, []
+    )
     if row.get("auroc") is not None:
         low, high = row.get("auroc_low"), row.get("auroc_high")
         interval = f" ({low:.2f} to {high:.2f})" if low is not None and high is not None else ""
@@ -176,12 +190,13 @@ def _finding_html(answer: FilmAnswer, card: dict[str, Any], place: int, chosen: 
 def _film_row(number: int, answer: FilmAnswer, findings: list[str], by: int | None = None) -> str:
     name = escape(answer.name)
     if answer.reason:
-        return (
-            f'<tr class="refused"><td></td><th scope="row">{name}</th><td colspan="2">{escape(answer.reason)}</td></tr>'
-        )
+        cells = f'<td></td><th scope="row">{name}</th><td colspan="2">{escape(answer.reason)}</td>'
+        return f'<tr class="refused">{cells}</tr>'
     order = by_probability(answer)
     told = [i for i in order if answer.flagged[i]]
-    listed = ", ".join(f"{escape(plain(findings[i]))} {answer.probs[i]:.2f}" for i in told or order[:1])
+    listed = ", ".join(
+        f"{escape(plain(findings[i]))} {answer.probs[i]:.2f}" for i in told or order[:1]
+    )
     told_text = f"<b>{listed}</b>" if told else f"nothing flagged (highest: {listed})"
     if by is not None:
         told_text = f"{escape(plain(findings[by]))} <b>{answer.probs[by]:.2f}</b><br><small>{told_text}</small>"

@@ -1,4 +1,5 @@
-"""In: savefolder/ and what was run. Out: a model in savefolder/ where there was none, and phantoms to try it with.
+"""In: savefolder/ and what was run. Out: a model in savefolder/ where there was none, and phantoms
+to try it with.
 
 `python app/prepare.py [FOLDER]` is what `make app` does before it starts the page.
 """
@@ -22,23 +23,29 @@ REFERENCE = "adaptive-s0"
 
 
 def prepare(folder: Path) -> None:
-    """Exports the demo's best model into `folder` where it holds no model, running the demo's reference if need be."""
+    """Exports the demo's best model into `folder` where it holds no model, running the demo's
+    reference if need be."""
     if models := sorted(path.name for path in folder.glob("*.onnx")):
         print(f"{folder} holds {', '.join(models)}")
     else:
         run = best_run(REPO_ROOT / "runs" / STUDY.stem) or run_reference()
-        print(f"{folder} holds no model: exporting {run.parent.name}/{run.name}, the best of the demo's complete runs")
+        print(
+            f"{folder} holds no model: exporting {run.parent.name}/{run.name}, the best of the demo's complete runs"
+        )
         print(f"exported {export(run, folder)}")
     draw_missing(folder / "examples")
 
 
 def best_run(study: Path) -> Path | None:
-    """The planned and complete run of all findings with the highest AUROC on validation; None where there is none."""
+    """The planned and complete run of all findings with the highest AUROC on validation; None where
+    there is none."""
     if not (study / "plan.json").is_file():
         return None
     scores = {}
     for run in (study / name for name in read_plan(study)["runs"]):
-        if not is_complete(run) or read_json(run / "record.json")["config"]["findings"] != list(FINDINGS):
+        if not is_complete(run) or read_json(run / "record.json")["config"]["findings"] != list(
+            FINDINGS
+        ):
             continue
         with (run / "history.csv").open(newline="", encoding="utf-8") as file:
             known = [float(row["val_auroc"]) for row in csv.DictReader(file) if row["val_auroc"]]
@@ -49,17 +56,22 @@ def best_run(study: Path) -> Path | None:
 
 def run_reference() -> Path:
     """Runs the reference of the demo and what it needs; some minutes on two cores."""
-    print(f"nothing of the demo was run yet: training {REFERENCE} on phantoms first, for some minutes")
+    print(
+        f"nothing of the demo was run yet: training {REFERENCE} on phantoms first, for some minutes"
+    )
     plan = plan_study(STUDY)
     summary = run_plan(plan, only=[REFERENCE], console=Console())
     if summary.exit_code:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in summary.failed.items())
-        raise RunError(f"{REFERENCE} of {STUDY.name} did not run to its end: {reasons or 'interrupted'}")
+        raise RunError(
+            f"{REFERENCE} of {STUDY.name} did not run to its end: {reasons or 'interrupted'}"
+        )
     return REPO_ROOT / "runs" / STUDY.stem / REFERENCE
 
 
 def export(run: Path, folder: Path) -> Path:
-    """Exports in int8 and, where that would cost too much of the scores or cannot be judged, in fp32."""
+    """Exports in int8 and, where that would cost too much of the scores or cannot be judged, in
+    fp32."""
     try:
         return export_run(run, int8=True, out=folder)
     except ExportError as error:

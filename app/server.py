@@ -1,4 +1,5 @@
-"""In: the server's process. Out: the same process, which keeps uploads off the disk and gives memory back."""
+"""In: the server's process. Out: the same process, which keeps uploads off the disk and gives
+memory back."""
 
 import ctypes
 import platform
@@ -15,8 +16,9 @@ _LARGE = 128 * 1024  # bytes
 def set_up() -> None:
     """Done once a process.
 
-    Uploads stay in memory: without this, those over 1 MB pass through a temporary file. The allocator keeps one heap
-    for all threads and asks the system for every large block, so that what a film took is given back after its answer.
+    Uploads stay in memory: without this, those over 1 MB pass through a temporary file. The
+    allocator keeps one heap for all threads and asks the system for every large block, so that what
+    a film took is given back after its answer.
     """
     MultiPartParser.spool_max_size = 2 * config.get_option("server.maxUploadSize") * 2**20
     if libc := _glibc():
@@ -26,7 +28,8 @@ def set_up() -> None:
 
 
 def known_names() -> list[str]:
-    """The host names by which this server may be asked: this machine's own, and what the user configured."""
+    """The host names by which this server may be asked: this machine's own, and what the user
+    configured."""
     names = ["localhost", "127.0.0.1", "::1", "[::1]"]
     names += [config.get_option(name) for name in ("server.address", "browser.serverAddress")]
     return ["*"] if "0.0.0.0" in names else [name for name in dict.fromkeys(names) if name]

@@ -1,8 +1,9 @@
-"""In: complete runs. Out: a table of how many films of each kind their models call unlike their training films.
+"""In: complete runs. Out: a table of how many films of each kind their models call unlike their
+training films.
 
-`python -m benchmarks.familiarity RUN [RUN ...]` exports each run and asks it for its own test films, the same films
-mirrored, turned and inverted, noise, colour photographs (scikit-learn's two, in random cuts), and the other runs' test
-films. The table goes to results/familiarity.csv.
+`python -m benchmarks.familiarity RUN [RUN ...]` exports each run and asks it for its own test
+films, the same films mirrored, turned and inverted, noise, colour photographs (scikit-learn's two,
+in random cuts), and the other runs' test films. The table goes to results/familiarity.csv.
 """
 
 import io
@@ -26,23 +27,32 @@ MADE = 100  # noises, and cuts of photographs
 
 
 def familiarity_table(runs: list[Path]) -> pd.DataFrame:
-    """Columns: model, films (whose), shown (how), count, flagged (share called unlike the training films)."""
+    """Columns: model, films (whose), shown (how), count, flagged (share called unlike the training
+    films)."""
     with tempfile.TemporaryDirectory() as place:
         models = {run: Predictor(export_run(run, out=Path(place))) for run in runs}
     paths = {run: test_films(run) for run in runs}
     rows = []
     for run, model in models.items():
         size = model.image_size
-        own = np.stack([read_radiograph(path.read_bytes(), size).pixels for path in paths[run]])  # (N, S, S)
+        own = np.stack(
+            [read_radiograph(path.read_bytes(), size).pixels for path in paths[run]]
+        )  # (N, S, S)
         shown = {("its own test films", how): films for how, films in as_shown(own).items()}
-        shown["noise", "as it is"] = np.random.default_rng(0).integers(0, 256, (MADE, size, size), dtype=np.uint8)
+        shown["noise", "as it is"] = np.random.default_rng(0).integers(
+            0, 256, (MADE, size, size), dtype=np.uint8
+        )
         shown["colour photographs", "as they are"] = photographs(size)
         for other in runs:
             if other != run:
-                films = np.stack([read_radiograph(path.read_bytes(), size).pixels for path in paths[other]])
+                films = np.stack(
+                    [read_radiograph(path.read_bytes(), size).pixels for path in paths[other]]
+                )
                 shown[f"test films of {named(other)}", "as they are"] = films
         for (whose, how), films in shown.items():
-            flagged = model.unfamiliar(np.concatenate([model.predict(part).unlikeness for part in parts(films)]))
+            flagged = model.unfamiliar(
+                np.concatenate([model.predict(part).unlikeness for part in parts(films)])
+            )
             rows.append((named(run), whose, how, len(films), float(flagged.mean())))
     return pd.DataFrame(rows, columns=["model", "films", "shown", "count", "flagged"])
 
@@ -65,7 +75,8 @@ def as_shown(films: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def photographs(size: int) -> np.ndarray:
-    """MADE random square cuts of colour photographs, read like any upload: (MADE, size, size) uint8."""
+    """MADE random square cuts of colour photographs, read like any upload: (MADE, size, size)
+    uint8."""
     rng, cuts = np.random.default_rng(0), []
     images = load_sample_images().images  # (H, W, 3) uint8 each
     for number in range(MADE):
@@ -87,4 +98,6 @@ if __name__ == "__main__":
         sys.exit("name complete runs: python -m benchmarks.familiarity runs/STUDY/RUN ...")
     table = familiarity_table([resolve(Path(name)).absolute() for name in sys.argv[1:]])
     write_table(REPO_ROOT / "results" / "familiarity.csv", table.round({"flagged": 3}))
-    print(table.assign(flagged=[f"{share:.0%}" for share in table["flagged"]]).to_string(index=False))
+    print(
+        table.assign(flagged=[f"{share:.0%}" for share in table["flagged"]]).to_string(index=False)
+    )

@@ -1,4 +1,5 @@
-"""In: nothing. Out: rows on training from disk against one constant batch, and on what papermill costs a run."""
+"""In: nothing. Out: rows on training from disk against one constant batch, and on what papermill
+costs a run."""
 
 import json
 import os
@@ -28,9 +29,19 @@ class ConstantLoader(Loader):
             yield batch
 
 
-def training_row(backbone: str, size: int, scratch: Path, images: int = 1024, rounds: int = 3) -> Row:
-    """Training images per second by `lib.models.training.fit`, from a store on disk with full augmentation."""
-    config = Config(backbone=backbone, pretrained=False, image_size=size, epochs=1, batch_size=32, augment="full")
+def training_row(
+    backbone: str, size: int, scratch: Path, images: int = 1024, rounds: int = 3
+) -> Row:
+    """Training images per second by `lib.models.training.fit`, from a store on disk with full
+    augmentation."""
+    config = Config(
+        backbone=backbone,
+        pretrained=False,
+        image_size=size,
+        epochs=1,
+        batch_size=32,
+        augment="full",
+    )
     store = np.lib.format.open_memmap(scratch / f"{size}.npy", "w+", np.uint8, (images, size, size))
     rng = np.random.default_rng(0)
     store[:] = rng.integers(0, 255, store.shape)
@@ -46,14 +57,22 @@ def training_row(backbone: str, size: int, scratch: Path, images: int = 1024, ro
             seconds[kind] += [history["seconds"].item()] if number else []
     disk, constant = (images / statistics.median(times) for times in seconds.values())
     return Row(
-        f"training {backbone} at {size} px from disk", "images/s", disk, constant, "one constant batch", ">= 0.95"
+        f"training {backbone} at {size} px from disk",
+        "images/s",
+        disk,
+        constant,
+        "one constant batch",
+        ">= 0.95",
     )
 
 
 def startup_rows(scratch: Path, rounds: int = 5) -> list[Row]:
-    """Seconds that a run takes beside its work: process, papermill, kernel, and the imports of a notebook."""
+    """Seconds that a run takes beside its work: process, papermill, kernel, and the imports of a
+    notebook."""
     imports = (
-        "from lib import plots\nfrom lib.models.training import fit\nfrom lib.datasets.prepare import prepare_data"
+        "from lib import plots\n"
+        "from lib.models.training import fit\n"
+        "from lib.datasets.prepare import prepare_data"
     )
     notebook = scratch / "start.ipynb"
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(imports)]), notebook)
@@ -64,11 +83,29 @@ def startup_rows(scratch: Path, rounds: int = 5) -> list[Row]:
         for fork in times:
             os.environ["CXR_FORK"] = fork
             folder = scratch / f"start-{fork}-{number}"
-            spec = {"notebook": str(notebook), "folder": str(folder), "parameters": {}, "lineage": "bench"}
+            spec = {
+                "notebook": str(notebook),
+                "folder": str(folder),
+                "parameters": {},
+                "lineage": "bench",
+            }
             start = time.perf_counter()
             execute_run({**spec, "environment": environment, "stop": str(scratch / "stop")})
-            times[fork] += [time.perf_counter() - start] if number else []  # the first one waits for the server
-            assert json.loads((folder / "status.json").read_text())["reason"].startswith("finished without a record")
+            times[fork] += (
+                [time.perf_counter() - start] if number else []
+            )  # the first one waits for the server
+            assert json.loads((folder / "status.json").read_text())["reason"].startswith(
+                "finished without a record"
+            )
     del os.environ["CXR_FORK"]
     forked, fresh = (statistics.median(seconds) for seconds in times.values())
-    return [Row("start-up of a run with its imports, forked", "s", forked, fresh, "fresh processes", "<= 0.5")]
+    return [
+        Row(
+            "start-up of a run with its imports, forked",
+            "s",
+            forked,
+            fresh,
+            "fresh processes",
+            "<= 0.5",
+        )
+    ]

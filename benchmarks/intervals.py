@@ -1,7 +1,8 @@
-"""In: nothing. Out: rows on the bootstrap over patients against a loop over scikit-learn, in time and memory.
+"""In: nothing. Out: rows on the bootstrap over patients against a loop over scikit-learn, in time
+and memory.
 
-Started as a script, `python -m benchmarks.intervals`, it prints the seconds and the peak memory of the bootstrap
-alone, in a process that has done nothing else.
+Started as a script, `python -m benchmarks.intervals`, it prints the seconds and the peak memory of
+the bootstrap alone, in a process that has done nothing else.
 """
 
 import os
@@ -22,13 +23,17 @@ IMAGES, PATIENTS, RESAMPLES, LOOPED = 22_433, 6_300, 1000, 3
 
 
 def interval_rows() -> list[Row]:
-    """1,000 resamples of patients, 14 findings, 22,433 images: AUROC and average precision (ours computes F1 too).
+    """1,000 resamples of patients, 14 findings, 22,433 images: AUROC and average precision (ours
+    computes F1 too).
 
-    The loop is measured on a few of the same resamples and scaled; raises ValueError where results differ by 1e-9.
+    The loop is measured on a few of the same resamples and scaled; raises ValueError where results
+    differ by 1e-9.
     """
     targets, probs, patients, kind = _answers()
     words = [sys.executable, "-m", "benchmarks.intervals"]
-    seconds, peak, before = map(float, subprocess.run(words, capture_output=True, text=True, check=True).stdout.split())
+    seconds, peak, before = map(
+        float, subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()
+    )
     scores = bootstrap_scores(targets, probs, patients, n=LOOPED)
     start = time.perf_counter()
     looped = _loop(targets, probs, patients)
@@ -41,7 +46,14 @@ def interval_rows() -> list[Row]:
     against = f"a loop over scikit-learn, {LOOPED} resamples measured and scaled; equal to 1e-9"
     return [
         Row(what, "bootstraps/s", 1 / seconds, 1 / other, against, ">= 40"),
-        Row(f"{what}: peak memory of its process", "MiB", peak, None, f"{before:.0f} MiB before it", "< 1024"),
+        Row(
+            f"{what}: peak memory of its process",
+            "MiB",
+            peak,
+            None,
+            f"{before:.0f} MiB before it",
+            "< 1024",
+        ),
     ]
 
 
@@ -60,8 +72,11 @@ def _loop(targets: np.ndarray, probs: np.ndarray, patients: np.ndarray) -> dict[
 
 
 def _answers() -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
-    """Targets and probabilities (N, 14) and patients (N,): a published model's where they are, else made up."""
-    path = Path(os.environ.get("CXR_REAL_DATA", "")) / "predictions" / "reproduce_chexnet_test.csv.gz"
+    """Targets and probabilities (N, 14) and patients (N,): a published model's where they are, else
+    made up."""
+    path = (
+        Path(os.environ.get("CXR_REAL_DATA", "")) / "predictions" / "reproduce_chexnet_test.csv.gz"
+    )
     if path.is_file():
         frame = pd.read_csv(path)
         columns = [[f"{kind}_{name}" for name in FINDINGS] for kind in ("target", "prob")]

@@ -52,7 +52,8 @@ class UsualWay(Dataset):
 
 
 def batch_row(paths: list[Path], kind: str, scratch: Path) -> Row:
-    """Augmented, normalised batches (16, 3, 224, 224): from the store, against the usual way with one worker."""
+    """Augmented, normalised batches (16, 3, 224, 224): from the store, against the usual way with
+    one worker."""
     many, few = 1536, 96
     store = open_cache(_frame(paths), SIZE, folder=scratch / "store", progress=False)
     rows = np.arange(many) % len(paths)
@@ -81,7 +82,8 @@ def batch_row(paths: list[Path], kind: str, scratch: Path) -> Row:
 
 
 def store_row(paths: list[Path], kind: str, scratch: Path, copies: int = 8) -> Row:
-    """Building the store in one process, against decoding the same files and doing nothing with them."""
+    """Building the store in one process, against decoding the same files and doing nothing with
+    them."""
     folder = scratch / "copies"
     folder.mkdir()
     files = [folder / f"{n}_{path.name}" for n in range(copies) for path in paths]
@@ -99,8 +101,17 @@ def store_row(paths: list[Path], kind: str, scratch: Path, copies: int = 8) -> R
 
     speed = rates({"build": build, "decode": decode}, {"build": len(files), "decode": len(files)})
     against = "decoding the same PNGs with Pillow, nothing else"
-    return Row(f"building the store, {kind}", "images/s/core", speed["build"], speed["decode"], against, ">= 0.8")
+    return Row(
+        f"building the store, {kind}",
+        "images/s/core",
+        speed["build"],
+        speed["decode"],
+        against,
+        ">= 0.8",
+    )
 
 
 def _frame(paths: list[Path]) -> pd.DataFrame:
-    return pd.DataFrame({"image": [p.name for p in paths], "path": [str(p) for p in paths], "source": "bench"})
+    return pd.DataFrame(
+        {"image": [p.name for p in paths], "path": [str(p) for p in paths], "source": "bench"}
+    )

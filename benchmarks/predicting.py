@@ -1,7 +1,8 @@
-"""In: films of 1024 px. Out: rows on what one answer takes, in time and memory, against torch and timm, eager.
+"""In: films of 1024 px. Out: rows on what one answer takes, in time and memory, against torch and
+timm, eager.
 
-Each way is a process of its own, which answers when it is told to, so that they take turns. Started as a script it is
-one of them: `python -m benchmarks.predicting WAY MODEL FILM`.
+Each way is a process of its own, which answers when it is told to, so that they take turns. Started
+as a script it is one of them: `python -m benchmarks.predicting WAY MODEL FILM`.
 """
 
 import statistics
@@ -25,7 +26,8 @@ FOLDER = 96  # films
 
 
 def predicting_rows(paths: list[Path], kind: str, scratch: Path) -> list[Row]:
-    """Time of an answer and of the first one, peak memory, and `cxr predict` over a folder: fp32 and int8."""
+    """Time of an answer and of the first one, peak memory, and `cxr predict` over a folder: fp32
+    and int8."""
     models = _write_models(scratch)
     children = {name: _Child("ours", model, paths[0]) for name, model in models.items()}
     children |= {way: _Child(way, models["fp32"], paths[0]) for way in WAYS}
@@ -41,7 +43,15 @@ def predicting_rows(paths: list[Path], kind: str, scratch: Path) -> list[Row]:
             rows.append(Row(f"{what}: process start to first answer", "s", *first, told, goals[1]))
             rows.append(Row(f"{what}: peak memory", "MB", peak[name], peak[way], told, goals[2]))
         folder = f"`cxr predict` over a folder of {FOLDER} ({kind}), start included, {name}, {THREADS} threads"
-        rows.append(Row(folder, "images/s", _folder_rate(models[name], paths, scratch), rate["eager"], WAYS["eager"]))
+        rows.append(
+            Row(
+                folder,
+                "images/s",
+                _folder_rate(models[name], paths, scratch),
+                rate["eager"],
+                WAYS["eager"],
+            )
+        )
     return rows
 
 
@@ -51,14 +61,18 @@ class _Child:
     def __init__(self, way: str, model: Path, film: Path):
         words = [sys.executable, "-m", "benchmarks.predicting", way, str(model), str(film)]
         start = time.perf_counter()
-        self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         self.line()
         self.first = time.perf_counter() - start
 
     def line(self) -> str:
         if text := self.process.stdout.readline():
             return text
-        raise RuntimeError(f"a process to be timed ended early, with exit code {self.process.wait()}")
+        raise RuntimeError(
+            f"a process to be timed ended early, with exit code {self.process.wait()}"
+        )
 
     def answer(self) -> None:
         self.process.stdin.write("answer\n")
@@ -74,7 +88,8 @@ class _Child:
 
 
 def _write_models(scratch: Path) -> dict[str, Path]:
-    """The backbone with random weights, exported in fp32 and int8: speed and memory do not depend on their values."""
+    """The backbone with random weights, exported in fp32 and int8: speed and memory do not depend
+    on their values."""
     import numpy as np
     import torch
 
@@ -88,15 +103,25 @@ def _write_models(scratch: Path) -> dict[str, Path]:
     torch.manual_seed(0)
     backbone = build_backbone(BACKBONE, SIZE)
     head = build_head("linear", backbone.head_hidden_size, FINDINGS, 0.0)
-    classifier = Classifier(backbone, head, backbone.pretrained_cfg["mean"], backbone.pretrained_cfg["std"])
+    classifier = Classifier(
+        backbone, head, backbone.pretrained_cfg["mean"], backbone.pretrained_cfg["std"]
+    )
     plain = scratch / "fp32.onnx"
     write_onnx(ServingModule(classifier, [1.0] * FINDINGS, [0.0] * FINDINGS, SIZE), plain)
     films = np.random.default_rng(0).integers(0, 256, (8, SIZE, SIZE), dtype=np.uint8)
     answers = run_file(plain, films)
-    wrong = (answers["logits"] < np.median(answers["logits"], axis=0)).astype(float)  # no int8 is worse: the first does
+    wrong = (answers["logits"] < np.median(answers["logits"], axis=0)).astype(
+        float
+    )  # no int8 is worse: the first does
     job = QuantizationJob(plain, films, ValidationSet(films, wrong, answers), scratch)
     trials = quantize(job, tell=lambda line: None)
-    card = {"format": 1, "name": BACKBONE, "findings": list(NAMES), "image_size": SIZE, "thresholds": [0.5] * FINDINGS}
+    card = {
+        "format": 1,
+        "name": BACKBONE,
+        "findings": list(NAMES),
+        "image_size": SIZE,
+        "thresholds": [0.5] * FINDINGS,
+    }
     models = {"fp32": plain, "int8": trials[-1].path}
     for path in models.values():
         write_card(path, card)
@@ -113,7 +138,14 @@ def _folder_rate(model: Path, paths: list[Path], scratch: Path) -> float:
     code = "import sys; from pathlib import Path; from lib.inference.batch import predict_command as, p; "
     code += f"p(Path(sys.argv[1]), [sys.argv[2]], Path(sys.argv[3]), threads={THREADS})"
     start = time.perf_counter()
-    words = [sys.executable, "-c", code, str(model), str(folder), str(scratch / f"{model.stem}.csv")]
+    words = [
+        sys.executable,
+        "-c",
+        code,
+        str(model),
+        str(folder),
+        str(scratch / f"{model.stem}.csv"),
+    ]
     subprocess.run(words, check=True, capture_output=True)
     return FOLDER / (time.perf_counter() - start)
 
@@ -125,7 +157,9 @@ def _ours(model: str, film: str) -> Callable[[], None]:
     predictor = Predictor(model, THREADS)
 
     def answer() -> None:
-        found = predictor.predict(read_radiograph(film, predictor.image_size, preview=0).pixels[None])
+        found = predictor.predict(
+            read_radiograph(film, predictor.image_size, preview=0).pixels[None]
+        )
         assert found.heatmaps.shape[:2] == (1, FINDINGS)
 
     return answer
@@ -150,7 +184,9 @@ def _theirs(way: str, film: str) -> Callable[[], None]:
         assert probs.shape == (1, FINDINGS)
 
     def gradcam() -> None:
-        features = network.forward_features(prepare(Image.open(film).convert("RGB"))[None])  # (1, K, h, w)
+        features = network.forward_features(
+            prepare(Image.open(film).convert("RGB"))[None]
+        )  # (1, K, h, w)
         features.retain_grad()
         logits = network.forward_head(features)
         logits[0, logits[0].argmax()].backward()

@@ -1,6 +1,8 @@
-"""In: this machine. Out: the table of speeds, printed and written to runs/bench/; ratios are measured in one run.
+"""In: this machine. Out: the table of speeds, printed and written to runs/bench/; ratios are
+measured in one run.
 
-`python -m benchmarks.run` measures everything, `python -m benchmarks.run intervals serving` these sections.
+`python -m benchmarks.run` measures everything, `python -m benchmarks.run intervals serving` these
+sections.
 """
 
 import os
@@ -64,7 +66,8 @@ SECTIONS: dict[str, Callable[[Path], list[Row]]] = {
 
 
 def main(names: list[str]) -> None:
-    """Measures the sections of these names, all without any; exits with a sentence for an unknown one."""
+    """Measures the sections of these names, all without any; exits with a sentence for an unknown
+    one."""
     if unknown := [name for name in names if name not in SECTIONS]:
         sys.exit(f"no section {', '.join(unknown)}; there are {', '.join(SECTIONS)}")
     rows = []
@@ -73,13 +76,22 @@ def main(names: list[str]) -> None:
         with tempfile.TemporaryDirectory() as scratch:
             rows += SECTIONS[name](Path(scratch))
     table = pd.DataFrame(
-        {"what": r.what, "value": r.ours, "unit": r.unit, "ratio": r.ratio, "goal": r.goal, "against": r.against}
+        {
+            "what": r.what,
+            "value": r.ours,
+            "unit": r.unit,
+            "ratio": r.ratio,
+            "goal": r.goal,
+            "against": r.against,
+        }
         for r in rows
     )
     now = datetime.now(UTC).strftime("%Y-%m-%d-%H%M")
     path = REPO_ROOT / "runs" / "bench" / f"{now}.csv"
     write_table(path, table.assign(commit=git_state()["commit"], torch=package_versions()["torch"]))
-    print(f"{now}, {os.cpu_count()} cores ({platform.machine()}), torch {package_versions()['torch']}\n")
+    print(
+        f"{now}, {os.cpu_count()} cores ({platform.machine()}), torch {package_versions()['torch']}\n"
+    )
     print(table.round(2).to_string(index=False, na_rep=""))
     print(f"\n{path}")
 

@@ -1,6 +1,8 @@
-"""In: the web app, served as a person would serve it, with EfficientNet-B4 int8. Out: rows on its memory and its speed.
+"""In: the web app, served as a person would serve it, with EfficientNet-B4 int8. Out: rows on its
+memory and its speed.
 
-The browser is Debian's Chromium, driven by Playwright; its own memory does not count, its work on the cores does.
+The browser is Debian's Chromium, driven by Playwright; its own memory does not count, its work on
+the cores does.
 """
 
 import contextlib
@@ -43,7 +45,8 @@ _SHOWN = "(count) => performance.getEntriesByName('film-shown').length === count
 
 
 def serving_rows(scratch: Path) -> list[Row]:
-    """Peak and growth of the server's resident memory, and the time from an upload to its picture in the browser."""
+    """Peak and growth of the server's resident memory, and the time from an upload to its picture
+    in the browser."""
     if CHROMIUM is None:
         print("no Chromium on this machine (apt install chromium): the web app was not measured")
         return []
@@ -67,22 +70,39 @@ def serving_rows(scratch: Path) -> list[Row]:
 
 
 def write_b4(folder: Path) -> Path:
-    """An EfficientNet-B4 with 14 findings and random weights in int8, as `cxr export --int8` writes it."""
+    """An EfficientNet-B4 with 14 findings and random weights in int8, as `cxr export --int8` writes
+    it."""
     torch.manual_seed(0)
     backbone = build_backbone(BACKBONE, SIZE)
     model = Classifier(
-        backbone, build_head("mlp", backbone.head_hidden_size, len(FINDINGS), 0.3), (0.5,) * 3, (0.25,) * 3
+        backbone,
+        build_head("mlp", backbone.head_hidden_size, len(FINDINGS), 0.3),
+        (0.5,) * 3,
+        (0.25,) * 3,
     )
     work = folder / "work"
     work.mkdir(parents=True)
-    write_onnx(ServingModule(model.eval(), [1.0] * len(FINDINGS), [0.0] * len(FINDINGS), SIZE), work / "fp32.onnx")
+    write_onnx(
+        ServingModule(model.eval(), [1.0] * len(FINDINGS), [0.0] * len(FINDINGS), SIZE),
+        work / "fp32.onnx",
+    )
     films = np.random.default_rng(0).integers(0, 256, (8, SIZE, SIZE), dtype=np.uint8)
     targets = np.tile([0.0, 1.0], (len(FINDINGS), len(films) // 2)).T  # (8, 14)
-    wrong = {"logits": -targets, "probs": targets}  # random weights have no score to lose: the first trial will do
+    wrong = {
+        "logits": -targets,
+        "probs": targets,
+    }  # random weights have no score to lose: the first trial will do
     trials = quantize(
-        QuantizationJob(work / "fp32.onnx", films, ValidationSet(films, targets, wrong), work), lambda line: None
+        QuantizationJob(work / "fp32.onnx", films, ValidationSet(films, targets, wrong), work),
+        lambda line: None,
     )
-    card = {"backbone": BACKBONE, "head": "mlp", "findings": FINDINGS, "image_size": SIZE, "data": {}}
+    card = {
+        "backbone": BACKBONE,
+        "head": "mlp",
+        "findings": FINDINGS,
+        "image_size": SIZE,
+        "data": {},
+    }
     path = folder / "b4-int8.onnx"
     shutil.move(best_trial(trials).path, path)
     known = {"precision": "int8", "familiarity": None, "exported": "", "versions": {}}
@@ -94,8 +114,20 @@ def write_b4(folder: Path) -> Path:
 @contextlib.contextmanager
 def served(folder: Path) -> Iterator[psutil.Process]:
     """The server of the models in `folder`, started as the README says, once it answers."""
-    command = [sys.executable, "-m", "streamlit", "run", "app/app.py", "--server.port", str(_PORT), "--", str(folder)]
-    with subprocess.Popen(command, cwd=REPO_ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+    command = [
+        sys.executable,
+        "-m",
+        "streamlit",
+        "run",
+        "app/app.py",
+        "--server.port",
+        str(_PORT),
+        "--",
+        str(folder),
+    ]
+    with subprocess.Popen(
+        command, cwd=REPO_ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    ) as process:
         try:
             wait_for_server(process)
             yield psutil.Process(process.pid)
@@ -106,14 +138,18 @@ def served(folder: Path) -> Iterator[psutil.Process]:
 def wait_for_server(process: subprocess.Popen, seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end and process.poll() is None:
-        with contextlib.suppress(OSError), urlopen(f"http://127.0.0.1:{_PORT}/_stcore/health", timeout=5):
+        with (
+            contextlib.suppress(OSError),
+            urlopen(f"http://127.0.0.1:{_PORT}/_stcore/health", timeout=5),
+        ):
             return
         time.sleep(0.1)
     raise RuntimeError(f"the web app did not start within {seconds:g} s; port {_PORT} may be taken")
 
 
 class Memory:
-    """Resident memory of a process and its children in MB: now, and its peak since the block began."""
+    """Resident memory of a process and its children in MB: now, and its peak since the block
+    began."""
 
     def __init__(self, process: psutil.Process):
         self.process, self.seen, self.going = process, 0.0, True
@@ -136,10 +172,16 @@ class Memory:
         return total / 2**20
 
     def peak(self) -> float:
-        """The highest of many samples and of what Linux knows of the process alone, which misses nothing."""
+        """The highest of many samples and of what Linux knows of the process alone, which misses
+        nothing."""
         status = Path(f"/proc/{self.process.pid}/status")
         lines = status.read_text().splitlines() if status.exists() else []
-        return max([self.seen, *(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:"))])
+        return max(
+            [
+                self.seen,
+                *(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:")),
+            ]
+        )
 
     def _watch(self) -> None:
         while self.going:
@@ -148,7 +190,8 @@ class Memory:
 
 
 def time_alone(page: Page, films: list[Path]) -> float:
-    """Median milliseconds in the browser from choosing a file to its picture on the screen, after one that warms up."""
+    """Median milliseconds in the browser from choosing a file to its picture on the screen, after
+    one that warms up."""
     open_page(page)
     taken = []
     for count in range(ALONE + 1):
@@ -160,7 +203,8 @@ def time_alone(page: Page, films: list[Path]) -> float:
 
 
 def use_together(pages: list[Page], films: list[Path], memory: Memory) -> tuple[float, float]:
-    """Every session uploads in every round, without waiting for the others; memory after 10 uploads and after all."""
+    """Every session uploads in every round, without waiting for the others; memory after 10 uploads
+    and after all."""
     after = []
     for page in pages:
         open_page(page)

@@ -1,4 +1,5 @@
-"""In: things to time. Out: medians of rounds in which each takes its turn, so that a busy machine slows all alike."""
+"""In: things to time. Out: medians of rounds in which each takes its turn, so that a busy machine
+slows all alike."""
 
 import statistics
 import time
@@ -34,6 +35,11 @@ def alternate(work: dict[str, Callable[[], None]], rounds: int = 5) -> dict[str,
     return seconds
 
 
-def rates(work: dict[str, Callable[[], None]], items: dict[str, int], rounds: int = 5) -> dict[str, float]:
+def rates(
+    work: dict[str, Callable[[], None]], items: dict[str, int], rounds: int = 5
+) -> dict[str, float]:
     """Items per second of each piece of work: the median of its rounds."""
-    return {name: items[name] / statistics.median(times) for name, times in alternate(work, rounds).items()}
+    return {
+        name: items[name] / statistics.median(times)
+        for name, times in alternate(work, rounds).items()
+    }

@@ -1,4 +1,5 @@
-"""In: a command line. Out: the library's answer on the terminal and an exit code; every decision is made elsewhere."""
+"""In: a command line. Out: the library's answer on the terminal and an exit code; every decision is
+made elsewhere."""
 
 import contextlib
 import importlib.util
@@ -15,7 +16,9 @@ from lib.exceptions import CxrError
 # What a command needs is imported in it: `cxr --help` stays quick, and nothing loads torch.
 
 if sys.platform == "win32":
-    sys.exit("cxr runs on Linux and macOS; on Windows use WSL (https://learn.microsoft.com/windows/wsl/install)")
+    sys.exit(
+        "cxr runs on Linux and macOS; on Windows use WSL (https://learn.microsoft.com/windows/wsl/install)"
+    )
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -40,9 +43,14 @@ TrackingUri = Annotated[
         "By default MLFLOW_TRACKING_URI, else runs/mlflow.db.",
     ),
 ]
-StudyFile = Annotated[Path, typer.Argument(help="A study file, for example studies/demo.yaml.", metavar="STUDY")]
+StudyFile = Annotated[
+    Path, typer.Argument(help="A study file, for example studies/demo.yaml.", metavar="STUDY")
+]
 StudyRun = Annotated[
-    str, typer.Argument(help="A study that was run: its file, its name, or its folder.", metavar="STUDY")
+    str,
+    typer.Argument(
+        help="A study that was run: its file, its name, or its folder.", metavar="STUDY"
+    ),
 ]
 Folder = Annotated[Path, typer.Argument(help="A dataset folder.")]
 
@@ -50,22 +58,35 @@ Folder = Annotated[Path, typer.Argument(help="A dataset folder.")]
 @app.command()
 def run(
     study: StudyFile,
-    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time; the cores are shared among them.")] = 1,
-    settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=SET_HELP)] = None,
-    only: Annotated[
-        list[str] | None, typer.Option(help="An arm or a run; brings what it needs. May be given again.")
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Runs at a time; the cores are shared among them.")
+    ] = 1,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=SET_HELP)
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Shows the plan and starts nothing.")] = False,
-    replace: Annotated[
-        bool, typer.Option("--replace", help="Sets complete runs of other parameters aside and makes them again.")
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="An arm or a run; brings what it needs. May be given again."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Shows the plan and starts nothing.")
     ] = False,
-    track: Annotated[bool, typer.Option("--track", help="Logs each run to MLflow when it is complete.")] = False,
+    replace: Annotated[
+        bool,
+        typer.Option(
+            "--replace", help="Sets complete runs of other parameters aside and makes them again."
+        ),
+    ] = False,
+    track: Annotated[
+        bool, typer.Option("--track", help="Logs each run to MLflow when it is complete.")
+    ] = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
     """Runs a study: checks it whole, then executes its notebooks, what is needed first.
 
-    Complete runs are skipped and broken ones continue, so the same command resumes. The numbers of a run are the same
-    bit for bit only with the same number of threads, which is the number of cores divided by --jobs.
+    Complete runs are skipped and broken ones continue, so the same command resumes. The numbers of
+    a run are the same bit for bit only with the same number of threads, which is the number of
+    cores divided by --jobs.
     """
     with _errors_as_sentences():
         from rich.console import Console
@@ -89,7 +110,9 @@ def run(
         console = Console()
         if tracking_uri and not track:
             raise CxrError("--tracking-uri says where to log, but nothing is logged: add --track")
-        on_end = track_as_they_end(plan.study, tracking_uri, plan.entry, typer.echo) if track else None
+        on_end = (
+            track_as_they_end(plan.study, tracking_uri, plan.entry, typer.echo) if track else None
+        )
         options = {"only": only or (), "jobs": jobs, "replace": replace, "confirm": _confirm}
         summary = run_plan(plan, **options, console=console, on_end=on_end)
         if summary.failed:
@@ -110,23 +133,30 @@ def status(study: StudyRun) -> None:
 @app.command()
 def clean(
     study: Annotated[
-        str | None, typer.Argument(help="A study that was run; without one, all studies and the image caches.")
+        str | None,
+        typer.Argument(help="A study that was run; without one, all studies and the image caches."),
     ] = None,
     set_aside: Annotated[
-        bool, typer.Option("--set-aside", help="Deletes runs and checkpoints that were set aside, too.")
+        bool,
+        typer.Option("--set-aside", help="Deletes runs and checkpoints that were set aside, too."),
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Deletes without a question.")] = False,
 ) -> None:
-    """Lists image caches and what was set aside, and asks before it deletes: caches, and the rest with --set-aside."""
+    """Lists image caches and what was set aside, and asks before it deletes: caches, and the rest
+    with --set-aside."""
     with _errors_as_sentences():
         from lib.studies import find_removable, remove, study_folder
 
         found = find_removable(study_folder(study) if study else None)
         for one in found:
-            typer.echo(f"{one.size / 2**20:10,.1f} MB  last used {one.days:4.0f} days ago  {one.what}  {one.paths[0]}")
+            typer.echo(
+                f"{one.size / 2**20:10,.1f} MB  last used {one.days:4.0f} days ago  {one.what}  {one.paths[0]}"
+            )
         chosen = [one for one in found if one.is_cache or set_aside]
         kind = "things" if set_aside else "caches"
-        typer.echo(f"{len(chosen)} {kind} can be deleted, {sum(one.size for one in chosen) / 2**20:,.1f} MB")
+        typer.echo(
+            f"{len(chosen)} {kind} can be deleted, {sum(one.size for one in chosen) / 2**20:,.1f} MB"
+        )
         if chosen and (yes or (sys.stdin.isatty() and typer.confirm("Delete them?"))):
             kept = [one for one in chosen if not remove(one)]
             typer.echo(f"deleted {len(chosen) - len(kept)}; {len(kept)} are in use")
@@ -144,9 +174,12 @@ def track_runs(study: StudyRun, uri: TrackingUri = None) -> None:
 @app.command()
 def report(
     study: StudyRun,
-    publish: Annotated[bool, typer.Option("--publish", help="Copies table and figures to results/<study>/.")] = False,
+    publish: Annotated[
+        bool, typer.Option("--publish", help="Copies table and figures to results/<study>/.")
+    ] = False,
 ) -> None:
-    """Makes table.csv, the ablation figures (.png and .svg) and report.html of a study that was run."""
+    """Makes table.csv, the ablation figures (.png and .svg) and report.html of a study that was
+    run."""
     with _errors_as_sentences():
         from lib.studies import report as reports
 
@@ -162,12 +195,17 @@ def report(
 def compare(
     folders: Annotated[
         list[str],
-        typer.Argument(help="Runs (runs/STUDY/RUN) or studies; the first is the reference.", metavar="RUN_OR_STUDY"),
+        typer.Argument(
+            help="Runs (runs/STUDY/RUN) or studies; the first is the reference.",
+            metavar="RUN_OR_STUDY",
+        ),
     ],
 ) -> None:
-    """Tells which of two or more complete runs is better on their shared test images, or that the data cannot tell.
+    """Tells which of two or more complete runs is better on their shared test images, or that the
+    data cannot tell.
 
-    A study stands for its reference arm with all its seeds; one study alone: its arms against its reference.
+    A study stands for its reference arm with all its seeds; one study alone: its arms against its
+    reference.
     """
     with _errors_as_sentences():
         from lib.comparison import compare_folders, verdict_text
@@ -190,15 +228,26 @@ def power(study: StudyRun) -> None:
 @app.command()
 def export(
     source: Annotated[
-        str, typer.Argument(help="A complete run (runs/STUDY/RUN), or the authors' all_14.pt or single_disease.pt.")
+        str,
+        typer.Argument(
+            help="A complete run (runs/STUDY/RUN), or the authors' all_14.pt or single_disease.pt."
+        ),
     ],
-    int8: Annotated[bool, typer.Option("--int8", help="Quantises, calibrated on training films of the run.")] = False,
-    name: Annotated[str | None, typer.Option(help="Of the file; by default the study's and the run's.")] = None,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Quantises, calibrated on training films of the run.")
+    ] = False,
+    name: Annotated[
+        str | None, typer.Option(help="Of the file; by default the study's and the run's.")
+    ] = None,
     allow_drop: Annotated[
         bool,
-        typer.Option("--allow-drop", help="Ships int8 even where it differs much from fp32, or is unjudged."),
+        typer.Option(
+            "--allow-drop", help="Ships int8 even where it differs much from fp32, or is unjudged."
+        ),
     ] = False,
-    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where to write; by default savefolder/.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where to write; by default savefolder/.")
+    ] = None,
 ) -> None:
     """Writes NAME.onnx, one file that answers without torch, and NAME.md, what it can do."""
     with _errors_as_sentences():
@@ -209,39 +258,55 @@ def export(
         path = Path(source)
         found = path if path.suffix == ".pt" else run_folder(source)
         place = {} if out is None else {"out": out.expanduser()}
-        typer.echo(export_run(found, name, int8=int8, allow_drop=allow_drop, tell=typer.echo, **place))
+        typer.echo(
+            export_run(found, name, int8=int8, allow_drop=allow_drop, tell=typer.echo, **place)
+        )
 
 
 @app.command()
 def predict(
     model: Annotated[Path, typer.Argument(help="An exported model, savefolder/NAME.onnx.")],
     paths: Annotated[
-        list[str], typer.Argument(help="Films, folders, patterns like 'films/*.png', or - for a list from stdin.")
+        list[str],
+        typer.Argument(
+            help="Films, folders, patterns like 'films/*.png', or - for a list from stdin."
+        ),
     ],
-    out: Annotated[Path | None, typer.Option(help="A .csv or .parquet file; the same command goes on with it.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="A .csv or .parquet file; the same command goes on with it.")
+    ] = None,
     leaderboard: Annotated[
-        bool, typer.Option("--leaderboard", help="Writes imageID,disease, as the challenge wants it.")
+        bool,
+        typer.Option("--leaderboard", help="Writes imageID,disease, as the challenge wants it."),
     ] = False,
-    threads: Annotated[int | None, typer.Option(min=1, help="Cores that read and answer; by default all.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Cores that read and answer; by default all.")
+    ] = None,
 ) -> None:
-    """Answers films of all usual kinds, DICOM too; a bad file is a row with the reason. Not for diagnosis."""
+    """Answers films of all usual kinds, DICOM too; a bad file is a row with the reason. Not for
+    diagnosis."""
     with _errors_as_sentences():
         _need("compress", "onnxruntime")
         from lib.inference import predict_command
 
-        raise typer.Exit(predict_command(model, paths, out, threads=threads, leaderboard=leaderboard))
+        raise typer.Exit(
+            predict_command(model, paths, out, threads=threads, leaderboard=leaderboard)
+        )
 
 
 @data.command()
 def check(
     folders: Annotated[list[Path], typer.Argument(help="Dataset folders.", metavar="FOLDER...")],
     on_bad: Annotated[
-        Literal["raise", "skip"], typer.Option(help="skip: problems are listed, but are no failure.")
+        Literal["raise", "skip"],
+        typer.Option(help="skip: problems are listed, but are no failure."),
     ] = "raise",
 ) -> None:
-    """Tells layout, images, patients, findings and every problem of dataset folders; exit code 1 if there are any.
+    """Tells layout, images, patients, findings and every problem of dataset folders; exit code 1 if
+    there are any.
 
-    Of several folders it also prints how many images, patients and labels each adds beyond the others.
+    Of several folders it also prints how many images, patients and labels each adds beyond the
+    others.
     """
     with _errors_as_sentences():
         from lib.datasets import check_folder, check_overlap

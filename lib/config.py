@@ -29,7 +29,8 @@ FINDINGS: tuple[str, ...] = (
     "Pleural_Thickening",
     "Hernia",
 )
-"""The 14 findings of NIH ChestX-ray14, in its order. This order travels with every array and saved model."""
+"""The 14 findings of NIH ChestX-ray14, in its order. This order travels with every array and saved
+model."""
 
 NO_FINDING = "No Finding"
 PHANTOMS = "dataset_phantom"
@@ -43,8 +44,9 @@ Count = Annotated[int, Field(ge=1)]
 class Config(BaseModel):
     """The parameters of one experiment; a notebook's `parameters` cell uses these names.
 
-    Relative paths are looked for below the repository's root. `init_from` names the folder of the run
-    whose backbone this run starts from. Raises pydantic's ValidationError, naming field and value.
+    Relative paths are looked for below the repository's root. `init_from` names the folder of the
+    run whose backbone this run starts from. Raises pydantic's ValidationError, naming field and
+    value.
     """
 
     model_config = ConfigDict(
@@ -59,13 +61,16 @@ class Config(BaseModel):
     data_dir: tuple[str, ...] = ("dataset_full",)
     """Dataset folders, merged: an image keeps the labels that it has."""
     on_bad: Literal["raise", "skip"] = "raise"
-    """What rows and files do that cannot be used: stop the run, or be left out and listed in bad_rows.csv."""
+    """What rows and files do that cannot be used: stop the run, or be left out and listed in
+    bad_rows.csv."""
     hold_out: tuple[str, ...] = ()
-    """Dataset folders of a later stage: what it validates or tests on does not train (or choose epochs) here."""
+    """Dataset folders of a later stage: what it validates or tests on does not train (or choose
+    epochs) here."""
     findings: tuple[str, ...] = FINDINGS
     """Findings to predict; "all" are the 14 of NIH ChestX-ray14."""
     split_by: Literal["patient", "image"] = "patient"
-    """Unit of the validation split; `image` leaks patients. An official test list is by patient either way."""
+    """Unit of the validation split; `image` leaks patients. An official test list is by patient
+    either way."""
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 1 / 7
     """Share of the patients (or images) for validation."""
     test_fraction: Fraction = 0.2
@@ -84,7 +89,8 @@ class Config(BaseModel):
     head: Literal["mlp", "linear"] = "mlp"
     """`mlp` is the method's: 625 and 256 hidden units."""
     head_bias: Literal["prior", "random"] = "prior"
-    """First value of the head's last bias; `prior` is the log-odds of each finding in the training images."""
+    """First value of the head's last bias; `prior` is the log-odds of each finding in the training
+    images."""
     dropout: Fraction = 0.3
     """Share of the head's inputs that are dropped in training."""
     drop_path: Fraction = 0.0
@@ -137,7 +143,9 @@ class Config(BaseModel):
     def _known_findings(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         unknown = [name for name in value if name not in FINDINGS]
         if unknown or not value or len(set(value)) != len(value):
-            raise ValueError(f"findings must be one or more different names of {', '.join(FINDINGS)}; got {value}")
+            raise ValueError(
+                f"findings must be one or more different names of {', '.join(FINDINGS)}; got {value}"
+            )
         return tuple(name for name in FINDINGS if name in value)
 
     @field_validator("data_dir")
@@ -150,7 +158,9 @@ class Config(BaseModel):
     @field_validator("choose_epoch_by")
     @classmethod
     def _can_be_computed(cls, value: str, info: ValidationInfo) -> str:
-        if value == "cardiomegaly_accuracy" and "Cardiomegaly" not in info.data.get("findings", FINDINGS):
+        if value == "cardiomegaly_accuracy" and "Cardiomegaly" not in info.data.get(
+            "findings", FINDINGS
+        ):
             raise ValueError("cardiomegaly_accuracy needs Cardiomegaly among the findings")
         return value
 
@@ -158,15 +168,20 @@ class Config(BaseModel):
     def from_namespace(cls, names: dict[str, Any]) -> "Config":
         """The Config of a notebook: pass `globals()`.
 
-        Names that are no parameter are left alone; one that looks like a misspelt parameter (`epoch = 3`) warns.
-        Raises StudyError with one sentence per parameter of a wrong type or value.
+        Names that are no parameter are left alone; one that looks like a misspelt parameter (`epoch
+        = 3`) warns. Raises StudyError with one sentence per parameter of a wrong type or value.
         """
         fields = cls.model_fields
         for name, value in names.items():
             close = difflib.get_close_matches(name, fields, n=1, cutoff=0.8)
-            if close and name not in fields and isinstance(value, int | float | str | list | tuple | None):
+            if (
+                close
+                and name not in fields
+                and isinstance(value, int | float | str | list | tuple | None)
+            ):
                 warnings.warn(
-                    f"{name} = {value!r} is no parameter and changes nothing: did you mean {close[0]}?", stacklevel=2
+                    f"{name} = {value!r} is no parameter and changes nothing: did you mean {close[0]}?",
+                    stacklevel=2,
                 )
         try:
             return cls(**{field: names[field] for field in fields if field in names})
@@ -190,10 +205,13 @@ class Config(BaseModel):
     def hash(self) -> str:
         """Twelve hex digits that change with any parameter that decides a run's numbers.
 
-        Left out are values that are the default, so that a new parameter changes no hash; the run's own folder; and
-        `data_root`, since a folder may be moved or mounted elsewhere: the data are known by their fingerprint.
+        Left out are values that are the default, so that a new parameter changes no hash; the run's
+        own folder; and `data_root`, since a folder may be moved or mounted elsewhere: the data are
+        known by their fingerprint.
         """
-        values = self.model_dump(mode="json", exclude={"run_dir", "data_root"}, exclude_defaults=True)
+        values = self.model_dump(
+            mode="json", exclude={"run_dir", "data_root"}, exclude_defaults=True
+        )
         text = json.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -204,20 +222,28 @@ def config_problems(error: ValidationError, values: dict[str, Any]) -> list[str]
     for one in error.errors():
         text = one["msg"].removeprefix("Value error, ").removeprefix("Input ")
         reasons.setdefault(str(one["loc"][0]), []).append(text)
-    return [f"parameter {name!r} is {values[name]!r}: it {' or '.join(texts)}" for name, texts in reasons.items()]
+    return [
+        f"parameter {name!r} is {values[name]!r}: it {' or '.join(texts)}"
+        for name, texts in reasons.items()
+    ]
 
 
 def config_changes(made: dict[str, Any], planned: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The parameters in which two configs, as JSON values, differ: {name: (made with, planned)}; `hash` decides alike.
+    """The parameters in which two configs, as JSON values, differ: {name: (made with, planned)};
+    `hash` decides alike.
 
     A parameter that one of them does not have, being of another version, counts as the default.
     """
     usual = Config().model_dump(mode="json")
     names = [name for name in {**planned, **made} if name not in ("run_dir", "data_root")]
-    pairs = {name: (made.get(name, usual.get(name)), planned.get(name, usual.get(name))) for name in names}
+    pairs = {
+        name: (made.get(name, usual.get(name)), planned.get(name, usual.get(name)))
+        for name in names
+    }
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def resolve(path: str | Path, root: str | Path = ".") -> Path:
-    """An absolute path: `path` as it is, or below `root`, which is itself below the repository's root."""
+    """An absolute path: `path` as it is, or below `root`, which is itself below the repository's
+    root."""
     return REPO_ROOT / Path(root).expanduser() / Path(path).expanduser()

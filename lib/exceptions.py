@@ -1,4 +1,5 @@
-"""Out: the errors that a user can mend. The command line prints them as sentences; all others keep their traceback."""
+"""Out: the errors that a user can mend. The command line prints them as sentences; all others keep
+their traceback."""
 
 
 class CxrError(Exception):
@@ -22,7 +23,8 @@ class ModelError(CxrError):
 
 
 class RunError(CxrError):
-    """The folder of a run or a study cannot be used: it is missing, incomplete, damaged, or in use."""
+    """The folder of a run or a study cannot be used: it is missing, incomplete, damaged, or in
+    use."""
 
 
 class StudyError(CxrError):

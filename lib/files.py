@@ -22,10 +22,13 @@ from lib.exceptions import RunError
 def atomic_write(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that becomes `path` only when the block ends without an error.
 
-    The content is on the disk before it gets its name, so that a power cut leaves the old file or the new one.
+    The content is on the disk before it gets its name, so that a power cut leaves the old file or
+    the new one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}-{threading.get_ident()}.partial{path.suffix}")
+    partial = path.with_name(
+        f".{path.stem}.{os.getpid()}-{threading.get_ident()}.partial{path.suffix}"
+    )
     try:
         yield partial
         _sync(partial)
@@ -69,7 +72,8 @@ def read_json(path: Path) -> Any:
 
 
 def json_values(value: Any) -> Any:
-    """`value` as JSON can hold it: arrays as lists, numbers of NumPy as Python's, NaN and infinity as None."""
+    """`value` as JSON can hold it: arrays as lists, numbers of NumPy as Python's, NaN and infinity
+    as None."""
     if isinstance(value, dict):
         return {str(key): json_values(item) for key, item in value.items()}
     if isinstance(value, np.ndarray):
@@ -86,9 +90,10 @@ def json_values(value: Any) -> Any:
 def acquire_lock(path: Path, what: str, wait_seconds: float = 0.0) -> FileLock:
     """A lock on the file `path` that ends with this process, however it ends.
 
-    It lies beside what it protects, never inside a folder that is renamed. Where the disk has no flock (some network
-    disks), filelock takes a soft lock instead, which outlives a machine that crashes.
-    Raises RunError, which names the process that holds it, when it is not free within `wait_seconds`.
+    It lies beside what it protects, never inside a folder that is renamed. Where the disk has no
+    flock (some network disks), filelock takes a soft lock instead, which outlives a machine that
+    crashes. Raises RunError, which names the process that holds it, when it is not free within
+    `wait_seconds`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     holder = path.with_suffix(".holder")
@@ -99,7 +104,9 @@ def acquire_lock(path: Path, what: str, wait_seconds: float = 0.0) -> FileLock:
         name = holder.read_text() if holder.exists() else "another process"
         raise RunError(f"{what} is in use by {name}; wait for it or stop it") from None
     except OSError as error:
-        raise RunError(f"{path} cannot be locked ({error}); runs need a disk that has file locks") from error
+        raise RunError(
+            f"{path} cannot be locked ({error}); runs need a disk that has file locks"
+        ) from error
     write_text(holder, f"process {os.getpid()} on {socket.gethostname()}")
     return lock
 
@@ -107,22 +114,31 @@ def acquire_lock(path: Path, what: str, wait_seconds: float = 0.0) -> FileLock:
 def write_table(path: Path, table: pd.DataFrame) -> None:
     """Writes a .csv or .parquet file, whole or not at all."""
     with atomic_write(path) as partial:
-        table.to_parquet(partial, index=False) if path.suffix == ".parquet" else table.to_csv(partial, index=False)
+        table.to_parquet(partial, index=False) if path.suffix == ".parquet" else table.to_csv(
+            partial, index=False
+        )
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """A .csv or .parquet file; raises RunError that names the file when it is missing or damaged."""
+    """A .csv or .parquet file; raises RunError that names the file when it is missing or
+    damaged."""
     try:
         return pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
     except FileNotFoundError:
         raise RunError(f"{path} is missing; run the study again to make it") from None
-    except (ValueError, pa.ArrowException) as error:  # pandas' and pyarrow's own, a parser's and a decoder's too
+    except (
+        ValueError,
+        pa.ArrowException,
+    ) as error:  # pandas' and pyarrow's own, a parser's and a decoder's too
         first = (str(error).strip() or "it ends too early").splitlines()[0]
-        raise RunError(f"{path} is damaged ({first}); set its folder aside and run the study again") from error
+        raise RunError(
+            f"{path} is damaged ({first}); set its folder aside and run the study again"
+        ) from error
 
 
 def write_figure(path: Path, figure: Any) -> None:
-    """Writes a matplotlib Figure as .png (200 dpi) or .svg, whole or not at all; the same figure, the same bytes."""
+    """Writes a matplotlib Figure as .png (200 dpi) or .svg, whole or not at all; the same figure,
+    the same bytes."""
     from matplotlib import rc_context
 
     with atomic_write(path) as partial, rc_context({"svg.hashsalt": "cxr"}):

@@ -17,13 +17,17 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 
 def available_cores(groups: Path = CGROUPS) -> int:
-    """The cores that this process may use, at least 1: its affinity, and a container's CPU quota rounded up."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The cores that this process may use, at least 1: its affinity, and a container's CPU quota
+    rounded up."""
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     return max(1, math.ceil(min(cores, _quota(groups))))
 
 
 def _quota(groups: Path) -> float:
-    """Cores that the container's control group grants (cgroup v2, then v1); infinite where there is no limit."""
+    """Cores that the container's control group grants (cgroup v2, then v1); infinite where there is
+    no limit."""
     try:
         quota, period = (groups / "cpu.max").read_text().split()
     except (OSError, ValueError):
@@ -37,33 +41,51 @@ def _quota(groups: Path) -> float:
 
 
 def peak_memory_mb(process: int | str = "self") -> float:
-    """The largest resident memory of a process (its id, or this one) so far, in MiB; other processes on Linux alone.
+    """The largest resident memory of a process (its id, or this one) so far, in MiB; other
+    processes on Linux alone.
 
-    Linux's own count begins with the program; that of getrusage may still hold the size of the process that started it.
+    Linux's own count begins with the program; that of getrusage may still hold the size of the
+    process that started it.
     """
     status = Path(f"/proc/{process}/status")
     if status.exists() and (found := re.search(r"VmHWM:\s+(\d+) kB", status.read_text())):
         return float(found[1]) / 2**10
     import resource  # not on Windows
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+        2**20 if sys.platform == "darwin" else 2**10
+    )
 
 
-PACKAGES = ("torch", "torchvision", "timm", "lightning-fabric", "numpy", "pandas", "papermill", "scikit-learn")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "lightning-fabric",
+    "numpy",
+    "pandas",
+    "papermill",
+    "scikit-learn",
+)
 
 
 def git_state() -> dict[str, Any]:
     """Commit and dirty flag of the repository; both None outside git."""
     try:
         commit = _git("rev-parse", "HEAD")
-        return {"commit": commit, "dirty": bool(_git("status", "--porcelain", "--untracked-files=no"))}
+        return {
+            "commit": commit,
+            "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        }
     except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "dirty": None}
 
 
 def _git(*words: str) -> str:
     here = Path(__file__).parent
-    return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        ["git", *words], cwd=here, capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 def package_versions() -> dict[str, str | None]:
@@ -78,7 +100,8 @@ def package_versions() -> dict[str, str | None]:
 
 
 def start_worker() -> None:
-    """Start of a worker process: Ctrl-C is its parent's affair, and it ends when the parent does, even a killed one."""
+    """Start of a worker process: Ctrl-C is its parent's affair, and it ends when the parent does,
+    even a killed one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = parent_process()
     if parent is not None:

@@ -13,18 +13,26 @@ from pydicom.encaps import encapsulate
 PLAIN = uid.ExplicitVRLittleEndian
 
 
-def dicom_bytes(pixels: np.ndarray, syntax: str = PLAIN, frame: bytes = b"", **header: Any) -> bytes:
-    """A digital chest radiograph with these pixels (H, W); `frame` is their compressed form; `header` sets elements,
-    None leaves one out.
+def dicom_bytes(
+    pixels: np.ndarray, syntax: str = PLAIN, frame: bytes = b"", **header: Any
+) -> bytes:
+    """A digital chest radiograph with these pixels (H, W); `frame` is their compressed form;
+    `header` sets elements, None leaves one out.
     """
     dataset = Dataset()
-    dataset.SOPClassUID, dataset.SOPInstanceUID = uid.DigitalXRayImageStorageForPresentation, "1.2.3"
+    dataset.SOPClassUID, dataset.SOPInstanceUID = (
+        uid.DigitalXRayImageStorageForPresentation,
+        "1.2.3",
+    )
     dataset.Modality, dataset.BodyPartExamined, dataset.ViewPosition = "DX", "CHEST", "PA"
     dataset.Rows, dataset.Columns = pixels.shape[:2]
     dataset.SamplesPerPixel = 1 if pixels.ndim == 2 else pixels.shape[2]
     dataset.PhotometricInterpretation = "MONOCHROME2" if pixels.ndim == 2 else "RGB"
     dataset.BitsAllocated = dataset.BitsStored = 8 * pixels.dtype.itemsize
-    dataset.HighBit, dataset.PixelRepresentation = dataset.BitsStored - 1, int(pixels.dtype.kind == "i")
+    dataset.HighBit, dataset.PixelRepresentation = (
+        dataset.BitsStored - 1,
+        int(pixels.dtype.kind == "i"),
+    )
     if pixels.ndim == 3:
         dataset.PlanarConfiguration = 0
     dataset.PixelData = encapsulate([frame]) if frame else pixels.tobytes()

@@ -1,4 +1,5 @@
-"""Some 200 files that a batch may meet and must survive: broken, lying, enormous, odd in name or in kind."""
+"""Some 200 files that a batch may meet and must survive: broken, lying, enormous, odd in name or in
+kind."""
 
 import os
 import socket
@@ -19,7 +20,8 @@ PNG, JPEG, TIFF = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"II*\0"
 
 
 def write_hostile(folder: Path, seed: int = 0) -> dict[bytes, str]:
-    """Fills `folder`; returns every path that wants a row, and whether it is to be answered, refused, or either."""
+    """Fills `folder`; returns every path that wants a row, and whether it is to be answered,
+    refused, or either."""
     rng = np.random.default_rng(seed)
     made: dict[bytes, str] = {}
     folder.mkdir(parents=True)
@@ -90,7 +92,10 @@ def _sound(rng: np.random.Generator) -> Iterator[tuple[str, bytes]]:
     yield "transparent.png", as_file(grey.convert("P"), "PNG", transparency=3)
     for kind in ("BMP", "GIF", "JPEG", "TIFF"):
         yield f"grey.{kind.lower()}", as_file(grey, kind)
-    yield "colour.jpg", as_file(Image.fromarray(rng.integers(0, 256, (80, 72, 3), dtype=np.uint8)), "JPEG")
+    yield (
+        "colour.jpg",
+        as_file(Image.fromarray(rng.integers(0, 256, (80, 72, 3), dtype=np.uint8)), "JPEG"),
+    )
     yield "cmyk.jpg", as_file(grey.convert("CMYK"), "JPEG")
     yield "progressive.jpg", as_file(grey, "JPEG", progressive=True)
     yield "lzw.tif", as_file(grey, "TIFF", compression="tiff_lzw")
@@ -103,7 +108,13 @@ def _sound(rng: np.random.Generator) -> Iterator[tuple[str, bytes]]:
 
 
 def _odd_names(film: bytes) -> Iterator[tuple[str | bytes, bytes]]:
-    names = ["new\nline.png", "tab\there.png", "\x1b[2J\x1b[31mred.png", "carriage\rreturn.png", "bell\x07.png"]
+    names = [
+        "new\nline.png",
+        "tab\there.png",
+        "\x1b[2J\x1b[31mred.png",
+        "carriage\rreturn.png",
+        "bell\x07.png",
+    ]
     names += [
         "-rf.png",
         "--out.png",
@@ -115,7 +126,16 @@ def _odd_names(film: bytes) -> Iterator[tuple[str | bytes, bytes]]:
         "~",
         "nul",
     ]
-    names += [".hidden.png", "*.png", "[a].png", "?.png", "%s%n.png", "$(id).png", "`id`.png", "back\\slash.png"]
+    names += [
+        ".hidden.png",
+        "*.png",
+        "[a].png",
+        "?.png",
+        "%s%n.png",
+        "$(id).png",
+        "`id`.png",
+        "back\\slash.png",
+    ]
     names += [
         "胸部.png",
         "🫁.png",
@@ -138,7 +158,13 @@ def _refused(rng: np.random.Generator, sound: dict[str, bytes]) -> Iterator[tupl
     for name, start in {"png": PNG, "jpg": JPEG, "tif": TIFF, "gif": b"GIF89a"}.items():
         yield f"magic_alone.{name}", start
         yield f"magic_and_noise.{name}", start + rng.bytes(500)
-    texts = {"text": b"a note", "html": b"<html>", "svg": b"<svg/>", "pdf": b"%PDF-1.7", "zip": b"PK\3\4" + bytes(60)}
+    texts = {
+        "text": b"a note",
+        "html": b"<html>",
+        "svg": b"<svg/>",
+        "pdf": b"%PDF-1.7",
+        "zip": b"PK\3\4" + bytes(60),
+    }
     texts |= {"ps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "zeros": bytes(5000)}
     texts["noise"] = rng.bytes(5000)
     yield from ((f"{name}.png", data) for name, data in texts.items())
@@ -148,12 +174,25 @@ def _refused(rng: np.random.Generator, sound: dict[str, bytes]) -> Iterator[tupl
     for fraction in (0.1, 0.5, 0.9):
         for name in ("grey.png", "deep.png", "grey.bmp", "grey.tiff", "deep.tiff"):
             yield f"cut{fraction:.0%}_{name}", sound[name][: int(len(sound[name]) * fraction)]
-    for width, height in ((60000, 60000), (2**31 - 1, 2**31 - 1), (9000, 9000), (8193, 8192), (12000, 12000), (0, 0)):
+    for width, height in (
+        (60000, 60000),
+        (2**31 - 1, 2**31 - 1),
+        (9000, 9000),
+        (8193, 8192),
+        (12000, 12000),
+        (0, 0),
+    ):
         yield f"claims{width}x{height}.png", png_of(width, height)
     yield "claims8000x8000.png", png_of(8000, 8000)
-    yield "text_bomb.png", png_of(64, 64, png_chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(10**8), 9)))
+    yield (
+        "text_bomb.png",
+        png_of(64, 64, png_chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(10**8), 9))),
+    )
     yield "bomb.gif", b"GIF89a" + struct.pack("<HH", 65535, 65535) + bytes(20)
-    yield "bomb.bmp", as_file(film, "BMP")[:18] + struct.pack("<ii", 60000, 60000) + as_file(film, "BMP")[26:]
+    yield (
+        "bomb.bmp",
+        as_file(film, "BMP")[:18] + struct.pack("<ii", 60000, 60000) + as_file(film, "BMP")[26:],
+    )
     jpeg = sound["grey.jpeg"]
     place = jpeg.index(b"\xff\xc0") + 5
     yield "bomb.jpg", jpeg[:place] + b"\xff\xff\xff\xff" + jpeg[place + 4 :]
@@ -206,9 +245,18 @@ def _odd_entries(folder: Path, film: bytes) -> dict[bytes, str]:
     for path in (inner / "inside.png", deep / "film.png"):
         path.write_bytes(film)
         fates[path] = OK
-    links = {"itself": "itself", "there": "back", "back": "there", "nowhere": "missing", "up": ".", "null": "/dev/null"}
+    links = {
+        "itself": "itself",
+        "there": "back",
+        "back": "there",
+        "nowhere": "missing",
+        "up": ".",
+        "null": "/dev/null",
+    }
     for name, target in links.items():
-        (folder / f"link_{name}.png").symlink_to(f"link_{target}.png" if target in links else target)
+        (folder / f"link_{name}.png").symlink_to(
+            f"link_{target}.png" if target in links else target
+        )
         fates[folder / f"link_{name}.png"] = REFUSED
     (folder / "link_film.png").symlink_to("folder.png/inside.png")
     fates[folder / "link_film.png"] = OK

@@ -1,4 +1,5 @@
-"""Small classifiers of every family, with weights that make them answer differently for different films."""
+"""Small classifiers of every family, with weights that make them answer differently for different
+films."""
 
 import timm
 import torch
@@ -7,14 +8,24 @@ from torch import nn
 
 from lib.models.classifier import Classifier, build_backbone, build_head
 
-FAMILIES = ("resnet10t", "tf_efficientnet_b0", "darknet17", "cs3darknet_s", "repvgg_a0", "vgg", "vit")
+FAMILIES = (
+    "resnet10t",
+    "tf_efficientnet_b0",
+    "darknet17",
+    "cs3darknet_s",
+    "repvgg_a0",
+    "vgg",
+    "vit",
+)
 FINDINGS = 3
 SIZE = 64
 
 
-def small_classifier(family: str, head: str = "linear", size: int = SIZE, findings: int = FINDINGS) -> Classifier:
-    """A classifier in evaluation mode; `thin` is a ResNet of few channels, `vgg` a narrow VGG with batch norm, and
-    `vit` a transformer of two blocks.
+def small_classifier(
+    family: str, head: str = "linear", size: int = SIZE, findings: int = FINDINGS
+) -> Classifier:
+    """A classifier in evaluation mode; `thin` is a ResNet of few channels, `vgg` a narrow VGG with
+    batch norm, and `vit` a transformer of two blocks.
     """
     torch.manual_seed(0)
     backbone = _backbone(family, size)
@@ -27,7 +38,9 @@ def _backbone(family: str, size: int) -> nn.Module:
     if family == "thin":
         return timm.create_model("resnet10t", num_classes=0, channels=(8, 16, 16, 32), stem_width=8)
     if family == "vgg":
-        backbone = VGG([8, "M", 8, "M", 16, "M", 16, "M", 32, "M"], num_classes=0, norm_layer=nn.BatchNorm2d)
+        backbone = VGG(
+            [8, "M", 8, "M", 16, "M", 16, "M", 32, "M"], num_classes=0, norm_layer=nn.BatchNorm2d
+        )
         backbone.pre_logits, backbone.head_hidden_size = ConvMlp(32, 48, 7), 48
         return backbone
     if family == "vit":
@@ -39,7 +52,8 @@ def _backbone(family: str, size: int) -> nn.Module:
 
 
 def settle(model: Classifier, size: int) -> Classifier:
-    """Sets the batch norms to what they meet, so that activations neither vanish nor explode in evaluation mode."""
+    """Sets the batch norms to what they meet, so that activations neither vanish nor explode in
+    evaluation mode."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)  # some start at 0, which would hide a branch

@@ -35,7 +35,8 @@ from lib.inference.predictor import Predictor
 streamlit = pytest.importorskip("streamlit", reason="streamlit is missing: pip install -e '.[app]'")
 sys.path.append(str(REPO_ROOT / "app"))  # as `streamlit run app/app.py` does
 answering, downloads, examples, pictures, pieces, prepare = (
-    importlib.import_module(name) for name in ("answering", "downloads", "examples", "pictures", "pieces", "prepare")
+    importlib.import_module(name)
+    for name in ("answering", "downloads", "examples", "pictures", "pieces", "prepare")
 )
 
 HOSTILE = "<img src=x onerror=alert(1)>.png"
@@ -54,8 +55,20 @@ HEAVY = (
 )
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 METRICS = [
-    {"finding": "Atelectasis", "auroc": 0.8125, "auroc_low": 0.75, "auroc_high": 0.875, "positives": 1234},
-    {"finding": "Cardiomegaly", "auroc": 0.9, "auroc_low": None, "auroc_high": None, "positives": 7},
+    {
+        "finding": "Atelectasis",
+        "auroc": 0.8125,
+        "auroc_low": 0.75,
+        "auroc_high": 0.875,
+        "positives": 1234,
+    },
+    {
+        "finding": "Cardiomegaly",
+        "auroc": 0.9,
+        "auroc_low": None,
+        "auroc_high": None,
+        "positives": 7,
+    },
 ]
 
 
@@ -147,13 +160,19 @@ def test_the_legend_goes_from_clear_to_opaque():
 def test_the_app_answers_as_the_predictor_does(predictor):
     data = film_file()
     np.testing.assert_allclose(
-        answering.answer_file(predictor, data, "a.png").probs, wanted_probs(predictor, data), atol=1e-6
+        answering.answer_file(predictor, data, "a.png").probs,
+        wanted_probs(predictor, data),
+        atol=1e-6,
     )
 
 
 def test_a_bad_file_is_refused_with_a_sentence(predictor):
     answer = answering.answer_file(predictor, b"no image", "a.png")
-    assert answer.reason.startswith("The file is not an image") and answer.reason.endswith(".") and not answer.probs
+    assert (
+        answer.reason.startswith("The file is not an image")
+        and answer.reason.endswith(".")
+        and not answer.probs
+    )
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data", "ignore:Image size")
@@ -161,9 +180,14 @@ def test_no_hostile_file_is_more_than_a_refusal(predictor, tmp_path):
     fates = write_hostile(tmp_path / "hostile")
     files = [path for path in map(Path, map(os.fsdecode, fates)) if path.is_file()]
     files = [path for path in files if os.access(path, os.R_OK)]
-    small = [path for path in files if path.stat().st_size <= 32 * 2**20]  # larger ones are not taken
+    small = [
+        path for path in files if path.stat().st_size <= 32 * 2**20
+    ]  # larger ones are not taken
     for path in small:
-        answer, fate = answering.answer_file(predictor, path.read_bytes(), path.name), fates[os.fsencode(path)]
+        answer, fate = (
+            answering.answer_file(predictor, path.read_bytes(), path.name),
+            fates[os.fsencode(path)],
+        )
         assert fate == EITHER or (fate == OK) == (not answer.reason), (path.name, answer.reason)
         assert not answer.reason or re.fullmatch(r"The file .+\.", answer.reason), answer.reason
     assert len(small) > 150
@@ -177,13 +201,19 @@ def test_no_more_than_small_pictures_are_kept(predictor):
 
 
 def test_flagged_findings_come_first_then_the_probable():
-    answer = answering.FilmAnswer("a", probs=(0.9, 0.2, 0.1, 0.8), flagged=(False, True, True, False))
+    answer = answering.FilmAnswer(
+        "a", probs=(0.9, 0.2, 0.1, 0.8), flagged=(False, True, True, False)
+    )
     assert answering.by_probability(answer) == [1, 2, 0, 3]
 
 
 @pytest.mark.parametrize(
     ("name", "shown"),
-    [("a.png", "a.png"), ("x" * 100 + ".png", "x" * 29 + "…" + "x" * 25 + ".png"), ("a\u202egnp.exe\n", "a?gnp.exe?")],
+    [
+        ("a.png", "a.png"),
+        ("x" * 100 + ".png", "x" * 29 + "…" + "x" * 25 + ".png"),
+        ("a\u202egnp.exe\n", "a?gnp.exe?"),
+    ],
 )
 def test_names_are_shortened_and_printable(name, shown):
     assert answering.shortened(name) == shown
@@ -194,7 +224,10 @@ def test_names_are_shortened_and_printable(name, shown):
 
 def test_facts_tell_the_threshold_and_the_test_score():
     card = full_card("a")
-    assert pieces.facts(card, 0) == "threshold 0.50; test AUROC 0.81 (0.75 to 0.88); 1,234 positive test films"
+    assert (
+        pieces.facts(card, 0)
+        == "threshold 0.50; test AUROC 0.81 (0.75 to 0.88); 1,234 positive test films"
+    )
     assert pieces.facts(card, 1) == "threshold 0.60; test AUROC 0.90; 7 positive test films"
     assert pieces.facts(card, 2) == "threshold 0.70; few validation positives; no test AUROC"
 
@@ -218,7 +251,11 @@ def test_hostile_names_are_escaped_everywhere(predictor):
 def test_a_strange_film_is_told_with_its_score(predictor):
     answer = answering.answer_file(predictor, film_file(grey=0, noise=0), "black.png")
     lines = pieces.remarks(answer, predictor.card)
-    assert answer.unfamiliar and "does not look like the chest films" in lines[0] and "almost blank" in lines[1]
+    assert (
+        answer.unfamiliar
+        and "does not look like the chest films" in lines[0]
+        and "almost blank" in lines[1]
+    )
 
 
 # ---- downloads
@@ -226,7 +263,10 @@ def test_a_strange_film_is_told_with_its_score(predictor):
 
 def test_csv_has_a_row_a_file(predictor):
     data = film_file()
-    answers = [answering.answer_file(predictor, data, "a.png"), answering.answer_file(predictor, b"?", "b.png")]
+    answers = [
+        answering.answer_file(predictor, data, "a.png"),
+        answering.answer_file(predictor, b"?", "b.png"),
+    ]
     rows = list(csv.DictReader(io.StringIO(downloads.csv_file(answers, predictor.card).decode())))
     assert [(row["file"], row["status"], row["model"]) for row in rows] == [
         ("a.png", "ok", "a-real"),
@@ -244,13 +284,17 @@ def test_no_name_is_a_formula_in_a_spreadsheet(predictor, name):
 
 
 def test_json_tells_thresholds_notice_and_what_is_missing(predictor):
-    content = json.loads(downloads.json_file([answering.FilmAnswer("a", reason="No.")], predictor.card))
+    content = json.loads(
+        downloads.json_file([answering.FilmAnswer("a", reason="No.")], predictor.card)
+    )
     assert content["notice"] == NOTICE and content["thresholds"]["Effusion"] == pytest.approx(0.7)
     assert content["films"][0]["unlikeness"] is None and content["films"][0]["probs"] == {}
 
 
 def test_the_summary_asks_nobody_for_anything(predictor):
-    page = downloads.summary_file(answering.answer_file(predictor, film_file(), "a.png"), predictor.card).decode()
+    page = downloads.summary_file(
+        answering.answer_file(predictor, film_file(), "a.png"), predictor.card
+    ).decode()
     sources = re.findall(r"""(?:src|href)=["']([^"']{0,10})""", page)
     assert sources and all(source.startswith("data:") for source in sources) and NOTICE in page
     assert "default-src 'none'" in page and "http" not in re.sub("http-equiv", "", page)
@@ -263,7 +307,9 @@ def finished(folder: Path, name: str, findings: list, scores: list) -> None:
     run = folder / name
     run.mkdir()
     (run / "record.json").write_text(json.dumps({"config": {"findings": findings}}))
-    (run / "history.csv").write_text("epoch,val_auroc\n" + "".join(f"1,{score}\n" for score in scores))
+    (run / "history.csv").write_text(
+        "epoch,val_auroc\n" + "".join(f"1,{score}\n" for score in scores)
+    )
 
 
 def test_the_best_complete_run_is_the_one_to_export(tmp_path):
@@ -282,12 +328,18 @@ def test_the_best_complete_run_is_the_one_to_export(tmp_path):
 def test_a_folder_with_a_model_is_left_as_it_is(models, capsys):
     before = sorted(models.rglob("*"))
     prepare.prepare(models)
-    assert sorted(models.rglob("*")) == before and "holds a-real.onnx, b-drawn.onnx" in capsys.readouterr().out
+    assert (
+        sorted(models.rglob("*")) == before
+        and "holds a-real.onnx, b-drawn.onnx" in capsys.readouterr().out
+    )
 
 
 def test_phantoms_are_drawn_where_they_are_missing(tmp_path):
     examples.draw_missing(tmp_path / "examples")
-    drawn = [Image.open(examples.example_path(tmp_path / "examples", label)) for label in examples.FINDINGS]
+    drawn = [
+        Image.open(examples.example_path(tmp_path / "examples", label))
+        for label in examples.FINDINGS
+    ]
     assert {(image.mode, image.size) for image in drawn} == {("L", (512, 512))}
 
 
@@ -309,7 +361,9 @@ def test_an_empty_folder_says_what_to_do(tmp_path, monkeypatch):
 def test_a_broken_model_is_told(tmp_path, monkeypatch):
     (tmp_path / "odd.onnx").write_bytes(b"no model")
     page = page_of(tmp_path, monkeypatch)
-    assert not page.exception and "odd.onnx cannot be loaded as an ONNX model" in page.error[0].value
+    assert (
+        not page.exception and "odd.onnx cannot be loaded as an ONNX model" in page.error[0].value
+    )
 
 
 # ---- the server
@@ -329,7 +383,14 @@ class Server:
 
     def __init__(self, models: Path):
         port = free_port()
-        command = [sys.executable, "-c", _START, str(REPO_ROOT / "app" / "app.py"), "--server.port", str(port)]
+        command = [
+            sys.executable,
+            "-c",
+            _START,
+            str(REPO_ROOT / "app" / "app.py"),
+            "--server.port",
+            str(port),
+        ]
         self.process = subprocess.Popen(
             [*command, "--", str(models)],
             cwd=models,  # not the repository: the settings lie beside the page
@@ -380,12 +441,18 @@ def server(models):
 
 
 def test_only_this_machine_is_listened_to(server):
-    listening = [c.laddr.ip for c in psutil.Process(server.process.pid).net_connections() if c.status == "LISTEN"]
+    listening = [
+        c.laddr.ip
+        for c in psutil.Process(server.process.pid).net_connections()
+        if c.status == "LISTEN"
+    ]
     assert listening == ["127.0.0.1"]
 
 
 def test_an_upload_without_the_token_is_refused(server):
-    request = urllib.request.Request(f"{server.url}/_stcore/upload_file/a/b", data=b"x", method="PUT")
+    request = urllib.request.Request(
+        f"{server.url}/_stcore/upload_file/a/b", data=b"x", method="PUT"
+    )
     with pytest.raises(urllib.error.HTTPError, match="403"):
         urllib.request.urlopen(request, timeout=60)
 
@@ -397,10 +464,14 @@ def test_an_upload_without_the_token_is_refused(server):
 def browser():
     if CHROMIUM is None:
         pytest.skip("Chromium is missing: apt install chromium")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is missing: pip install -e '.[dev]'")
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is missing: pip install -e '.[dev]'"
+    )
     playwright.expect.set_options(timeout=120_000)
     with playwright.sync_playwright() as driver:
-        running = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"], timeout=120_000)
+        running = driver.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox"], timeout=120_000
+        )
         yield running
         running.close()
 
@@ -413,7 +484,9 @@ def asked() -> list[str]:
 
 @pytest.fixture(scope="module")
 def only_page(browser, server, asked):
-    with browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True) as context:
+    with browser.new_context(
+        viewport={"width": 1280, "height": 900}, accept_downloads=True
+    ) as context:
         page = context.new_page()
         page.set_default_timeout(120_000)
         page.on("request", lambda request: asked.append(request.url))
@@ -472,12 +545,16 @@ def test_an_upload_is_answered_as_the_predictor_answers(page, predictor):
     give(page, ("film.png", data))
     shown(page, "film.png")
     told = json.loads(content_of(page, "Answers as JSON"))["films"][0]["probs"]
-    np.testing.assert_allclose([told[name] for name in FINDINGS], wanted_probs(predictor, data), atol=1e-4)
+    np.testing.assert_allclose(
+        [told[name] for name in FINDINGS], wanted_probs(predictor, data), atol=1e-4
+    )
     assert page.locator(".picture").evaluate("image => image.naturalWidth") == 64
 
 
 def test_flagged_findings_are_first_on_the_page(page, predictor):
-    data = film_file(grey=150)  # Atelectasis is over its threshold; Effusion, more probable than Cardiomegaly, is not
+    data = film_file(
+        grey=150
+    )  # Atelectasis is over its threshold; Effusion, more probable than Cardiomegaly, is not
     probs = dict(zip(FINDINGS, wanted_probs(predictor, data), strict=True))
     assert probs["Atelectasis"] >= 0.5 and probs["Effusion"] < 0.6
     give(page, ("film.png", data))
@@ -485,7 +562,9 @@ def test_flagged_findings_are_first_on_the_page(page, predictor):
     rest = sorted(["Cardiomegaly", "Effusion"], key=lambda name: -probs[name])
     assert shown_names(page) == ["Atelectasis", *rest]
     assert page.locator(".finding.flagged .name").all_inner_texts() == ["Atelectasis"]
-    assert page.locator(".finding .prob").all_inner_texts() == [f"{probs[name]:.2f}" for name in shown_names(page)]
+    assert page.locator(".finding .prob").all_inner_texts() == [
+        f"{probs[name]:.2f}" for name in shown_names(page)
+    ]
 
 
 def test_arrow_keys_choose_the_finding_whose_heat_map_is_shown(page):
@@ -495,7 +574,9 @@ def test_arrow_keys_choose_the_finding_whose_heat_map_is_shown(page):
     for name in shown_names(page):
         assert page.locator("[data-shown]").inner_text() == name
         place = page.locator(".finding input:checked").get_attribute("value")
-        assert page.locator(".heat:visible").evaluate_all("all => all.map(heat => heat.dataset.finding)") == [place]
+        assert page.locator(".heat:visible").evaluate_all(
+            "all => all.map(heat => heat.dataset.finding)"
+        ) == [place]
         page.keyboard.press("ArrowDown")
 
 
@@ -523,7 +604,12 @@ def test_the_film_is_zoomed_by_buttons_and_keys(page):
 
 
 def test_several_films_are_a_table_and_a_bad_one_is_a_row(page):
-    give(page, ("one.png", film_file(seed=1)), (HOSTILE, b"no image"), ("two.png", film_file(grey=0, noise=0)))
+    give(
+        page,
+        ("one.png", film_file(seed=1)),
+        (HOSTILE, b"no image"),
+        ("two.png", film_file(grey=0, noise=0)),
+    )
     rows = page.locator(".root tbody tr")
     page.locator("caption", has_text="3 files: 2 answered, 1 refused.").wait_for()
     assert rows.nth(1).inner_text().split()[: len(HOSTILE.split()) + 5] == [
@@ -560,7 +646,9 @@ def test_films_are_stepped_through_by_button_and_key_in_the_order_of_a_finding(p
     by = 1 if place + 1 < len(wanted) else -1
     page.get_by_role("button", name="Next" if by == 1 else "Previous", exact=True).click()
     shown(page, wanted[place + by])
-    assert page.get_by_role("heading", name=wanted[place + by]).bounding_box()["y"] < 600  # in sight
+    assert (
+        page.get_by_role("heading", name=wanted[place + by]).bounding_box()["y"] < 600
+    )  # in sight
 
 
 def test_a_map_of_too_few_cells_is_not_shown(predictor):
@@ -573,12 +661,18 @@ def test_a_map_of_too_few_cells_is_not_shown(predictor):
 
 def test_too_many_films_are_answered_in_part(page):
     give(page, *[(f"{i}.png", film_file(seed=i, size=40)) for i in range(answering.MAX_FILMS + 1)])
-    page.locator("caption", has_text=f"{answering.MAX_FILMS} files: {answering.MAX_FILMS} answered").wait_for()
+    page.locator(
+        "caption", has_text=f"{answering.MAX_FILMS} files: {answering.MAX_FILMS} answered"
+    ).wait_for()
     page.get_by_text("25 films were given and the first 24 are answered").wait_for()
 
 
-@pytest.mark.parametrize("wider", [0, 0.04])  # letters, in em: the page must not depend on the fonts of a machine
-def test_the_summary_is_one_printed_page_even_with_all_findings(page, browser, predictor, tmp_path, wider):
+@pytest.mark.parametrize(
+    "wider", [0, 0.04]
+)  # letters, in em: the page must not depend on the fonts of a machine
+def test_the_summary_is_one_printed_page_even_with_all_findings(
+    page, browser, predictor, tmp_path, wider
+):
     give(page, ("film.png", film_file()))
     shown(page, "film.png")
     content = content_of(page, "Summary to print").decode()
@@ -611,7 +705,9 @@ def test_another_model_forgets_the_films_and_one_of_phantoms_says_so(page):
         page.get_by_role("heading", name="film.png").wait_for(state="detached")
         page.get_by_role("heading", name=model, include_hidden=True).wait_for(state="attached")
         settle(page)
-        expect(page.get_by_text("This model was trained on drawn films (phantoms)")).to_have_count(told)
+        expect(page.get_by_text("This model was trained on drawn films (phantoms)")).to_have_count(
+            told
+        )
 
 
 def test_the_notice_is_always_in_sight(page):
@@ -628,10 +724,15 @@ def test_every_control_and_picture_has_a_name(page):
     shown(page, "one.png")
     tree = page.locator("body").aria_snapshot()
     nameless = re.findall(
-        r"^\s*- (?:button|radio|checkbox|slider|combobox|img|heading|link)(?:$|:| \[)", tree, re.MULTILINE
+        r"^\s*- (?:button|radio|checkbox|slider|combobox|img|heading|link)(?:$|:| \[)",
+        tree,
+        re.MULTILINE,
     )
     assert not nameless, tree
-    assert 'heading "Findings on chest films" [level=1]' in tree and 'heading "one.png" [level=2]' in tree
+    assert (
+        'heading "Findings on chest films" [level=1]' in tree
+        and 'heading "one.png" [level=2]' in tree
+    )
 
 
 _CONTRAST = """element => {
@@ -652,18 +753,36 @@ _CONTRAST = """element => {
 def test_text_stands_out_from_what_is_behind_it(page, scheme):
     """WCAG 2.2: a contrast of 4.5 at least."""
     page.emulate_media(color_scheme=scheme)
-    page.wait_for_function(f"getComputedStyle(document.querySelector('.stApp')).colorScheme === '{scheme}'")
-    give(page, ("black.png", film_file(grey=0, noise=0)), ("bright.png", film_file(grey=250)), ("bad.png", b"?"))
+    page.wait_for_function(
+        f"getComputedStyle(document.querySelector('.stApp')).colorScheme === '{scheme}'"
+    )
+    give(
+        page,
+        ("black.png", film_file(grey=0, noise=0)),
+        ("bright.png", film_file(grey=250)),
+        ("bad.png", b"?"),
+    )
     shown(page, "black.png")
     page.get_by_role("button", name="bright.png").click()
     shown(page, "bright.png")
-    for place in (".name", ".prob", ".facts", ".mark", "caption", ".refused td", ".legend p", "legend small", "h2"):
+    for place in (
+        ".name",
+        ".prob",
+        ".facts",
+        ".mark",
+        "caption",
+        ".refused td",
+        ".legend p",
+        "legend small",
+        "h2",
+    ):
         assert page.locator(f".root {place}").last.evaluate(_CONTRAST) >= 4.5, place
     assert page.get_by_role("note").evaluate(_CONTRAST) >= 4.5
 
 
 def test_no_upload_passes_through_the_disk(page):
-    """The server may not write to any file, and large uploads are those that would pass through one."""
+    """The server may not write to any file, and large uploads are those that would pass through
+    one."""
     data = film_file(size=1300, noise=120)
     assert len(data) > 1.5 * 2**20
     give(page, ("large.png", data))
@@ -690,7 +809,11 @@ def test_no_name_is_logged_and_nothing_went_wrong(page, server):
     give(page, ("a-name-to-look-for.png", film_file()), ("another-name.png", b"no image"))
     shown(page, "a-name-to-look-for.png")
     said = server.read()
-    assert "You can now view your Streamlit app" in said and "-name" not in said and "Traceback" not in said
+    assert (
+        "You can now view your Streamlit app" in said
+        and "-name" not in said
+        and "Traceback" not in said
+    )
 
 
 def test_the_server_stays_light(page, server):
@@ -701,10 +824,14 @@ def test_the_server_stays_light(page, server):
 
 
 def test_nobody_else_is_asked(page, server, asked):
-    assert asked and [url for url in asked if not url.startswith((server.url, "data:", "blob:"))] == []
+    assert (
+        asked and [url for url in asked if not url.startswith((server.url, "data:", "blob:"))] == []
+    )
 
 
-@pytest.mark.parametrize(("host", "status"), [("evil.example", 400), ("localhost:1", 200), ("127.0.0.1", 200)])
+@pytest.mark.parametrize(
+    ("host", "status"), [("evil.example", 400), ("localhost:1", 200), ("127.0.0.1", 200)]
+)
 def test_only_names_of_this_machine_are_answered(server, host, status):
     request = urllib.request.Request(f"{server.url}/", headers={"Host": host})
     try:

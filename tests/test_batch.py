@@ -1,4 +1,5 @@
-"""`cxr predict` over many files: a row each, in order, resumed, in every format, whatever the files are."""
+"""`cxr predict` over many files: a row each, in order, resumed, in every format, whatever the files
+are."""
 
 import csv
 import io
@@ -73,7 +74,9 @@ def test_rows_are_what_the_predictor_says(model, films, tmp_path, ending):
     images = np.stack([np.full((SIZE, SIZE), grey, np.uint8) for grey in greys])
     predictor = Predictor(model)
     probs = predictor.predict(images).probs
-    np.testing.assert_allclose([[row[f"prob_{f}"] for f in FINDINGS] for row in rows], probs, atol=1e-6)
+    np.testing.assert_allclose(
+        [[row[f"prob_{f}"] for f in FINDINGS] for row in rows], probs, atol=1e-6
+    )
     flagged = ["|".join(np.array(FINDINGS)[row]) for row in predictor.flagged(probs)]
     assert [row["flagged"] for row in rows] == flagged and {row["status"] for row in rows} == {"ok"}
 
@@ -82,7 +85,9 @@ def test_rows_are_what_the_predictor_says(model, films, tmp_path, ending):
 def test_rows_are_in_the_order_of_the_files_however_many_threads(model, films, tmp_path, threads):
     predict_files(model, [str(films)], out=tmp_path / "out.csv", threads=threads)
     rows = list(read_answers(tmp_path / "out.csv"))
-    assert names(rows) == [f"{i}.png" for i in (1, 3, 5, 7, 9, 0, 2, 4, 6, 8)]  # folder a comes before b
+    assert names(rows) == [
+        f"{i}.png" for i in (1, 3, 5, 7, 9, 0, 2, 4, 6, 8)
+    ]  # folder a comes before b
 
 
 def test_every_format_holds_the_same_rows(model, films, tmp_path):
@@ -103,8 +108,13 @@ def test_a_bad_file_is_a_row_with_its_reason_and_not_the_end(model, films, tmp_p
     (films / "a" / "0bad.png").write_text("no film")
     rows = answers(model, films, films / "none.png", out=tmp_path / "out.csv")
     refused = {Path(row["path"]).name: row["reason"] for row in rows if row["status"] == "refused"}
-    assert refused["0bad.png"].startswith("the file is not an image") and "No such file" in refused["none.png"]
-    assert len(rows) == 12 and all(row["prob_Effusion"] is None for row in rows if row["status"] == "refused")
+    assert (
+        refused["0bad.png"].startswith("the file is not an image")
+        and "No such file" in refused["none.png"]
+    )
+    assert len(rows) == 12 and all(
+        row["prob_Effusion"] is None for row in rows if row["status"] == "refused"
+    )
 
 
 def test_a_bug_while_reading_ends_the_batch_with_its_error(model, films, tmp_path, monkeypatch):
@@ -139,8 +149,13 @@ def test_warnings_stand_in_the_row(model, tmp_path):
 def test_a_film_unlike_the_others_is_told(tmp_path, films):
     pair, single = "AACAPwAAgD8=", "AACAPw=="  # 1, 1 and 1, as float32
     shapes = {"mean": ([2], pair), "projection": ([2, 1], pair), "scale": ([1], single)}
-    statistics = {k: {"dtype": "float32", "shape": shape, "base64": text} for k, (shape, text) in shapes.items()}
-    told = write_tiny_model(tmp_path / "told.onnx", familiarity=statistics | {"rest": 1.0, "threshold": 0.9})
+    statistics = {
+        k: {"dtype": "float32", "shape": shape, "base64": text}
+        for k, (shape, text) in shapes.items()
+    }
+    told = write_tiny_model(
+        tmp_path / "told.onnx", familiarity=statistics | {"rest": 1.0, "threshold": 0.9}
+    )
     rows = answers(told, films / "a", out=tmp_path / "out.csv")
     score = Predictor(told).predict(np.full((1, SIZE, SIZE), 25, np.uint8)).unlikeness[0]
     assert rows[0]["unlikeness"] == round(score, 4)
@@ -159,10 +174,18 @@ def test_without_out_a_table_is_printed(model, films, capsys):
 
 
 def test_a_line_names_the_likeliest_where_nothing_is_flagged():
-    row = {"path": "f", "status": "ok", "flagged": "", "unfamiliar": True, "unlikeness": 12.34, "warnings": "small"}
+    row = {
+        "path": "f",
+        "status": "ok",
+        "flagged": "",
+        "unfamiliar": True,
+        "unlikeness": 12.34,
+        "warnings": "small",
+    }
     told = line(row | {"prob_Mass": 0.1, "prob_Nodule": 0.25})
     assert (
-        told.split("  ")[-1].strip() == "none flagged (highest: Nodule 0.25); unlike the training films (12.3); small"
+        told.split("  ")[-1].strip()
+        == "none flagged (highest: Nodule 0.25); unlike the training films (12.3); small"
     )
 
 
@@ -187,7 +210,10 @@ def test_a_model_that_fails_ends_the_batch_with_its_error(model, films, tmp_path
 
 def test_folders_patterns_lists_and_files_are_found(films, tmp_path):
     listing = io.BytesIO(os.fsencode(films / "a") + b"\n" + os.fsencode(films / "b" / "0.png"))
-    found = [Path(path).name for path, _ in find_files(["-", str(films / "*" / "[48].png"), "x*"], listing)]
+    found = [
+        Path(path).name
+        for path, _ in find_files(["-", str(films / "*" / "[48].png"), "x*"], listing)
+    ]
     assert found == ["1.png", "3.png", "5.png", "7.png", "9.png", "0.png", "4.png", "8.png", "x*"]
 
 
@@ -210,7 +236,9 @@ def test_a_file_whose_name_is_a_pattern_is_itself(tmp_path):
 
 def test_links_in_a_circle_end(tmp_path):
     (tmp_path / "up").symlink_to(tmp_path)
-    assert [(Path(path).name, bool(refused)) for path, refused in find_files([str(tmp_path)])] == [("up", True)]
+    assert [(Path(path).name, bool(refused)) for path, refused in find_files([str(tmp_path)])] == [
+        ("up", True)
+    ]
 
 
 def test_folders_deeper_than_the_stack_are_walked(tmp_path):
@@ -236,7 +264,8 @@ def test_a_folder_that_cannot_be_listed_is_told(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "text"), [("é 胸.png", "é 胸.png"), ("a\nb\x7f", r"a\x0ab\x7f"), ("\udcff.png", r"\xff.png")]
+    ("name", "text"),
+    [("é 胸.png", "é 胸.png"), ("a\nb\x7f", r"a\x0ab\x7f"), ("\udcff.png", r"\xff.png")],
 )
 def test_a_path_is_one_line_of_text(name, text):
     assert path_text(name) == text
@@ -280,13 +309,20 @@ def test_a_refused_file_is_tried_again(model, films, tmp_path, read):
 def test_another_model_answers_everything_anew(model, films, tmp_path, read):
     answers(model, films, out=tmp_path / "out.csv")
     read.clear()
-    answers(write_tiny_model(tmp_path / "other.onnx", thresholds=[0.1, 0.1, 0.1]), films, out=tmp_path / "out.csv")
+    answers(
+        write_tiny_model(tmp_path / "other.onnx", thresholds=[0.1, 0.1, 0.1]),
+        films,
+        out=tmp_path / "out.csv",
+    )
     assert len(read) == 10
 
 
 def test_what_is_named_twice_has_one_row(model, films, tmp_path):
     named = [str(films), str(films / "a" / "1.png"), str(films / "b" / ".." / "a" / "1.png")]
-    assert predict_files(model, named, out=tmp_path / "out.csv").text() == "10 files, 10 answered, 0 refused"
+    assert (
+        predict_files(model, named, out=tmp_path / "out.csv").text()
+        == "10 files, 10 answered, 0 refused"
+    )
     assert len(list(read_answers(tmp_path / "out.csv"))) == 10
 
 
@@ -301,7 +337,9 @@ def test_nothing_is_left_beside_the_output(model, films, tmp_path):
     assert list((tmp_path / "out").iterdir()) == [tmp_path / "out" / "out.csv"]
 
 
-def test_ctrl_c_keeps_what_was_answered_and_no_half_file(model, films, tmp_path, read, monkeypatch, capsys):
+def test_ctrl_c_keeps_what_was_answered_and_no_half_file(
+    model, films, tmp_path, read, monkeypatch, capsys
+):
     predict, calls = Predictor.predict, []
 
     def interrupted(self, images):
@@ -313,7 +351,10 @@ def test_ctrl_c_keeps_what_was_answered_and_no_half_file(model, films, tmp_path,
     monkeypatch.setattr(Predictor, "predict", interrupted)
     with pytest.raises(KeyboardInterrupt):
         predict_command(model, [str(films)], tmp_path / "out.csv", threads=1)
-    assert not (tmp_path / "out.csv").exists() and "the same command goes on" in capsys.readouterr().err
+    assert (
+        not (tmp_path / "out.csv").exists()
+        and "the same command goes on" in capsys.readouterr().err
+    )
     read.clear()
     rows = answers(model, films, out=tmp_path / "out.csv")
     assert len(read) == 5 and rows == answers(model, films, out=tmp_path / "fresh.csv")
@@ -385,10 +426,22 @@ def test_a_full_disk_is_one_sentence_and_loses_no_row(model, films, tmp_path):
     """The file may not grow beyond what five rows take."""
     answers(model, films, out=tmp_path / "whole.csv")
     limit = len("".join((tmp_path / "whole.csv").read_text().splitlines(keepends=True)[:6])) + 20
-    code = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2); "
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2); "
+    )
     code += "sys.argv[1:] = sys.argv[2:]; from lib.cli import app; app()"
-    words = ["predict", str(model), str(films), "--out", str(tmp_path / "out.csv"), "--threads", "1"]
-    found = subprocess.run([sys.executable, "-c", code, str(limit), *words], cwd=REPO_ROOT, capture_output=True)
+    words = [
+        "predict",
+        str(model),
+        str(films),
+        "--out",
+        str(tmp_path / "out.csv"),
+        "--threads",
+        "1",
+    ]
+    found = subprocess.run(
+        [sys.executable, "-c", code, str(limit), *words], cwd=REPO_ROOT, capture_output=True
+    )
     assert found.returncode == 1 and b"Traceback" not in found.stderr
     assert b"cannot be written (File too large); what was answered so far is kept" in found.stderr
     assert (tmp_path / ".out.csv.partial").read_text().count("\n") == 6
@@ -413,7 +466,9 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(model, films):
         ("theirs.parquet", {}, "is there and cannot be read"),
     ],
 )
-def test_an_output_that_cannot_be_is_told_before_anything_is_read(model, films, tmp_path, read, name, options, message):
+def test_an_output_that_cannot_be_is_told_before_anything_is_read(
+    model, films, tmp_path, read, name, options, message
+):
     for ending in ENDINGS:
         (tmp_path / f"theirs{ending}").write_text("their,own\n1,2\n")
     with pytest.raises(CxrError, match=message):
@@ -454,7 +509,14 @@ def test_hostile_files_each_have_a_row_and_the_exit_code_is_0(model, tmp_path):
     code = "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30)); "
     code += "from pathlib import Path; from lib.inference.batch import predict_command as p; "
     code += "sys.exit(p(Path(sys.argv[1]), [sys.argv[2]], Path(sys.argv[3]), threads=2))"
-    words = [sys.executable, "-c", code, str(model), str(tmp_path / "hostile"), str(tmp_path / "out.csv")]
+    words = [
+        sys.executable,
+        "-c",
+        code,
+        str(model),
+        str(tmp_path / "hostile"),
+        str(tmp_path / "out.csv"),
+    ]
     found = subprocess.run(words, cwd=REPO_ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert found.returncode == 0
     status = {row["path"]: row["status"] for row in read_answers(tmp_path / "out.csv")}

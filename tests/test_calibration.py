@@ -29,18 +29,29 @@ from lib.plots.style import PHANTOM_NOTE
 
 
 def simulated(slope, intercept, images=1500, findings=12, seed=0):
-    """targets (N, F), the probs of a model whose logits are slope * truth + intercept, and 500 patients."""
+    """targets (N, F), the probs of a model whose logits are slope * truth + intercept, and 500
+    patients."""
     rng = np.random.default_rng(seed)
     truth = rng.normal(-2.5, 1.5, (images, findings))
     targets = (rng.random(truth.shape) < expit(truth)).astype(float)
-    return targets, expit(slope * truth + intercept), rng.integers(500, size=images), [f"f{j}" for j in range(findings)]
+    return (
+        targets,
+        expit(slope * truth + intercept),
+        rng.integers(500, size=images),
+        [f"f{j}" for j in range(findings)],
+    )
 
 
 def one(y, p, patients=None, **options):
-    """The calibration of one finding from (N,) targets and probs, a patient for each image unless named."""
+    """The calibration of one finding from (N,) targets and probs, a patient for each image unless
+    named."""
     y, p = np.asarray(y, dtype=float), np.asarray(p, dtype=float)
     return fit_calibration(
-        y[:, None], p[:, None], np.arange(len(y)) if patients is None else patients, ["a"], **options
+        y[:, None],
+        p[:, None],
+        np.arange(len(y)) if patients is None else patients,
+        ["a"],
+        **options,
     )
 
 
@@ -78,9 +89,13 @@ def test_held_out_losses_are_near_those_of_the_true_map_and_below_those_of_none(
     cal = fit_calibration(targets, probs, patients, names)
     truth = [log_loss(y, expit(logit(p) / 2)) for y, p in zip(targets.T, probs.T, strict=True)]
     np.testing.assert_allclose(cal.log_loss[:, 1], truth, atol=0.004)
-    assert (cal.log_loss[:, 0] > cal.log_loss[:, 1]).all() and (cal.log_loss[:, 2] < cal.log_loss[:, 0]).all()
+    assert (cal.log_loss[:, 0] > cal.log_loss[:, 1]).all() and (
+        cal.log_loss[:, 2] < cal.log_loss[:, 0]
+    ).all()
     np.testing.assert_allclose(
-        cal.log_loss[:, 0], [log_loss(y, p) for y, p in zip(targets.T, probs.T, strict=True)], atol=1e-12
+        cal.log_loss[:, 0],
+        [log_loss(y, p) for y, p in zip(targets.T, probs.T, strict=True)],
+        atol=1e-12,
     )
 
 
@@ -90,7 +105,9 @@ def test_a_platt_map_equals_scikit_learn_on_smoothed_targets():
     positives, negatives = y.sum(), (1 - y).sum()
     wanted = np.where(y == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
     model = LogisticRegression(C=np.inf, tol=1e-10, max_iter=1000)
-    model.fit(np.tile(z, 2)[:, None], np.repeat([1, 0], len(z)), np.concatenate([wanted, 1 - wanted]))
+    model.fit(
+        np.tile(z, 2)[:, None], np.repeat([1, 0], len(z)), np.concatenate([wanted, 1 - wanted])
+    )
     cal = fit_calibration(targets, probs, patients, names)
     assert cal.slope[0] == pytest.approx(model.coef_[0, 0], abs=1e-4)
     assert cal.intercept[0] == pytest.approx(model.intercept_[0], abs=1e-4)
@@ -100,8 +117,12 @@ def test_a_temperature_equals_a_search_along_the_line():
     targets, probs, patients, names = simulated(2, 0, findings=1)
     y, z = targets[:, 0], logit(probs[:, 0])
     wanted = np.where(y == 1, (y.sum() + 1) / (y.sum() + 2), 1 / ((1 - y).sum() + 2))
-    found = minimize(lambda a: np.mean(np.logaddexp(0, a * z) - wanted * a * z), 1.0, method="BFGS", tol=1e-10)
-    assert fit_calibration(targets, probs, patients, names).slope[0] == pytest.approx(found.x[0], abs=1e-6)
+    found = minimize(
+        lambda a: np.mean(np.logaddexp(0, a * z) - wanted * a * z), 1.0, method="BFGS", tol=1e-10
+    )
+    assert fit_calibration(targets, probs, patients, names).slope[0] == pytest.approx(
+        found.x[0], abs=1e-6
+    )
 
 
 def test_classes_that_separate_stay_finite():
@@ -132,10 +153,16 @@ def test_positives_of_too_few_patients_is_none():
         assert np.isfinite(one(y, p, patients).log_loss).all() == tried
 
 
-@pytest.mark.parametrize("y", [np.zeros(50), np.ones(50), np.full(50, np.nan)], ids=["absent", "present", "unknown"])
+@pytest.mark.parametrize(
+    "y", [np.zeros(50), np.ones(50), np.full(50, np.nan)], ids=["absent", "present", "unknown"]
+)
 def test_one_class_or_nothing_known_is_none(y):
     cal = one(y, np.linspace(0.1, 0.9, 50))
-    assert cal.method == ("none",) and np.isnan(cal.log_loss).all() and cal.positives[0] == (y == 1).sum()
+    assert (
+        cal.method == ("none",)
+        and np.isnan(cal.log_loss).all()
+        and cal.positives[0] == (y == 1).sum()
+    )
 
 
 def test_equal_probabilities_are_left_alone():
@@ -145,7 +172,9 @@ def test_equal_probabilities_are_left_alone():
 def test_a_falling_map_is_refused():
     targets, probs, patients, names = simulated(1, 0, findings=3)
     cal = fit_calibration(targets, 1 - probs, patients, names)
-    assert (cal.log_loss[:, 2] < cal.log_loss[:, 0] - 0.1).all()  # Platt with a negative slope would be far better
+    assert (
+        cal.log_loss[:, 2] < cal.log_loss[:, 0] - 0.1
+    ).all()  # Platt with a negative slope would be far better
     assert (cal.slope > 0).all() and "platt" not in cal.method
 
 
@@ -187,9 +216,13 @@ def test_no_patient_is_in_two_folds_and_folds_share_positives_evenly():
 
 
 def test_images_are_held_out_with_their_patient():
-    """40 images of a patient, all alike: dealt by image, the richer maps would know the patient and win."""
+    """40 images of a patient, all alike: dealt by image, the richer maps would know the patient and
+    win."""
     rng = np.random.default_rng(3)
-    y, p = np.repeat(rng.random(24) < 0.5, 40).astype(float), np.repeat(rng.uniform(0.4, 0.6, 24), 40)
+    y, p = (
+        np.repeat(rng.random(24) < 0.5, 40).astype(float),
+        np.repeat(rng.uniform(0.4, 0.6, 24), 40),
+    )
     patients = np.repeat(np.arange(24), 40)
     by_patient, by_image = one(y, p, patients), one(y, p)
     assert by_patient.log_loss[0, 2] > by_image.log_loss[0, 2] + 0.005
@@ -202,7 +235,9 @@ def test_the_standard_error_is_that_over_patients():
     error = gain.std(ddof=1) / 20
     assert calibration._clearly_positive(gain - gain.mean() + 1.001 * error, codes)
     assert not calibration._clearly_positive(gain - gain.mean() + 0.999 * error, codes)
-    copies = np.tile(gain - gain.mean() + 1.001 * error, 10)  # ten alike images of each patient tell no more
+    copies = np.tile(
+        gain - gain.mean() + 1.001 * error, 10
+    )  # ten alike images of each patient tell no more
     assert calibration._clearly_positive(copies, np.tile(codes, 10))
     assert not calibration._clearly_positive(copies - 0.002 * error, np.tile(codes, 10))
     assert not calibration._clearly_positive(np.zeros(10), np.arange(10))
@@ -235,23 +270,38 @@ def test_auroc_does_not_change():
     assert "none" not in cal.method
     probs = probs.round(2)  # with ties, 0 and 1
     for y, before, after in zip(targets.T, probs.T, cal.apply(probs).T, strict=True):
-        assert auroc(y, after) == auroc(y, before) == pytest.approx(roc_auc_score(y, after), abs=1e-12)
+        assert (
+            auroc(y, after) == auroc(y, before) == pytest.approx(roc_auc_score(y, after), abs=1e-12)
+        )
 
 
-@pytest.mark.parametrize("line", [(1, 0), (0.01, 0), (0.3, 8), (0.5, -30), (1.9, 0), (1.7, 2.5), (2, -5)], ids=str)
+@pytest.mark.parametrize(
+    "line", [(1, 0), (0.01, 0), (0.3, 8), (0.5, -30), (1.9, 0), (1.7, 2.5), (2, -5)], ids=str
+)
 def test_what_single_precision_tells_apart_stays_apart(line):
     assert keeps_order(*line)
     rng = np.random.default_rng(0)
-    low = np.nextafter(0, 1, dtype=np.float32) * np.arange(50, dtype=np.float32)  # 0 and the smallest numbers there are
-    high = np.float32(1) - np.arange(50, dtype=np.float32) * np.float32(2**-24)  # 1 and the largest below
+    low = np.nextafter(0, 1, dtype=np.float32) * np.arange(
+        50, dtype=np.float32
+    )  # 0 and the smallest numbers there are
+    high = np.float32(1) - np.arange(50, dtype=np.float32) * np.float32(
+        2**-24
+    )  # 1 and the largest below
     some = rng.random(2000).astype(np.float32) ** rng.integers(1, 30, 2000).astype(np.float32)
     middle = np.float32(0.5) + np.arange(-50, 50, dtype=np.float32) * np.float32(2**-24)
     probs = np.unique(np.concatenate([low, high, some, np.nextafter(some, np.float32(1)), middle]))
     after = with_maps(line).apply(probs[:, None])[:, 0]
-    assert after.dtype == np.float64 and (np.diff(after) > 0).all() and after[0] >= 0 and after[-1] <= 1
+    assert (
+        after.dtype == np.float64
+        and (np.diff(after) > 0).all()
+        and after[0] >= 0
+        and after[-1] <= 1
+    )
 
 
-@pytest.mark.parametrize("line", [(0, 0), (-1, 0), (3, 0), (1, 40), (1.5, 12), (np.nan, 0), (np.inf, 0)], ids=str)
+@pytest.mark.parametrize(
+    "line", [(0, 0), (-1, 0), (3, 0), (1, 40), (1.5, 12), (np.nan, 0), (np.inf, 0)], ids=str
+)
 def test_a_map_that_would_lose_the_order_is_known(line):
     assert not keeps_order(*line)
 
@@ -328,7 +378,8 @@ def test_a_broken_card_is_refused(change, message):
 
 @pytest.fixture
 def scored():
-    """targets (300, 4): NaN in the first, the third of one class, the last not annotated; probs (300, 4)."""
+    """targets (300, 4): NaN in the first, the third of one class, the last not annotated; probs
+    (300, 4)."""
     rng = np.random.default_rng(1)
     probs = rng.random((300, 4)) ** 2
     targets = (rng.random((300, 4)) < probs).astype(float)
@@ -352,13 +403,18 @@ def test_brier_and_log_loss_equal_scikit_learn(scored):
 
 def test_log_loss_of_false_certainty_is_large_and_finite_as_scikit_learns():
     y, p = np.array([1.0, 0, 1]), np.array([0.0, 1, 1])
-    assert calibration_scores(y[:, None], p[:, None], ["a"])["log_loss"][0] == pytest.approx(log_loss(y, p))
+    assert calibration_scores(y[:, None], p[:, None], ["a"])["log_loss"][0] == pytest.approx(
+        log_loss(y, p)
+    )
 
 
 def test_the_last_row_is_the_mean_of_what_is_known(scored):
     table = calibration_scores(*scored)
     columns = ["brier", "brier_reference", "ece", "log_loss"]
-    assert list(table.columns) == ["finding", *columns, "positives"] and list(table["finding"]) == [*"abcd", "macro"]
+    assert list(table.columns) == ["finding", *columns, "positives"] and list(table["finding"]) == [
+        *"abcd",
+        "macro",
+    ]
     assert table.loc[3, columns].isna().all() and table.loc[3, "positives"] == 0
     np.testing.assert_allclose(table.loc[4, columns].astype(float), table.loc[:2, columns].mean())
     assert table.loc[4, "positives"] == np.nansum(scored[0])
@@ -392,7 +448,9 @@ def test_ece_of_many_calibrated_images_is_small_and_of_shifted_ones_is_the_shift
     rng = np.random.default_rng(0)
     truth = rng.uniform(0.1, 0.5, 60_000)
     y = (rng.random(60_000) < truth).astype(float)
-    table = calibration_scores(np.stack([y, y], 1), np.stack([truth, truth + 0.3], 1), ["right", "shifted"])
+    table = calibration_scores(
+        np.stack([y, y], 1), np.stack([truth, truth + 0.3], 1), ["right", "shifted"]
+    )
     assert table["ece"][0] < 0.01 and table["ece"][1] == pytest.approx(0.3, abs=0.01)
 
 
@@ -428,7 +486,9 @@ def test_more_bins_than_images_and_no_image_at_all():
 def test_calibration_lowers_the_loss_on_new_images():
     cal = fit_calibration(*simulated(2, 1, seed=0))
     targets, probs, _, names = simulated(2, 1, seed=1)
-    before, after = (calibration_scores(targets, p, names).iloc[-1] for p in (probs, cal.apply(probs)))
+    before, after = (
+        calibration_scores(targets, p, names).iloc[-1] for p in (probs, cal.apply(probs))
+    )
     assert after["log_loss"] < before["log_loss"] - 0.03 and after["brier"] < before["brier"]
     assert after["ece"] < 0.6 * before["ece"]
 
@@ -446,7 +506,10 @@ def test_diagrams_are_drawn_without_a_warning_and_leave_no_figure_open(scored):
         warnings.simplefilter("error")
         for columns in ([3], [0, 1, 2, 3, 1, 1]):
             figure = plots_calibration.reliability_diagrams(
-                targets[:, columns], probs[:, columns], probs[:, columns] ** 0.5, [names[j] for j in columns]
+                targets[:, columns],
+                probs[:, columns],
+                probs[:, columns] ** 0.5,
+                [names[j] for j in columns],
             )
             figure.draw_without_rendering()
         certain = plots_calibration.reliability_diagrams(targets, targets == 1, probs, names)
@@ -484,7 +547,10 @@ def test_points_stand_at_the_bins_and_empty_bins_on_the_floor():
         np.testing.assert_allclose(line.get_xdata(), predicted)
         np.testing.assert_allclose(line.get_ydata(), [np.nan, np.nan, 0.6])
         np.testing.assert_allclose(hollow.get_xdata(), predicted[:2])
-        assert hollow.get_ydata().tolist() == [0.1, 0.1]  # the power of ten below 0.16, the lowest bin
+        assert hollow.get_ydata().tolist() == [
+            0.1,
+            0.1,
+        ]  # the power of ten below 0.16, the lowest bin
     assert figure.axes[0].get_xscale() == figure.axes[0].get_yscale() == "log"
 
 

@@ -1,4 +1,5 @@
-"""A study whose runner, kernel and training process are killed, run again, gives the table of one that was not."""
+"""A study whose runner, kernel and training process are killed, run again, gives the table of one
+that was not."""
 
 import contextlib
 import os
@@ -40,10 +41,18 @@ def study(tmp_path, tiny_phantoms) -> Path:
     single = {"data_dir": "dataset_cardiomegaly", "findings": "Cardiomegaly"}
     runs = {
         "first": {"notebook": "single-task/cardiomegaly.ipynb", "set": single},
-        "adaptive": {"notebook": "multi-task/fourteen_findings.ipynb", "init_from": "first", "reference": True},
+        "adaptive": {
+            "notebook": "multi-task/fourteen_findings.ipynb",
+            "init_from": "first",
+            "reference": True,
+        },
     }
     path = tmp_path / "chaos.yaml"
-    path.write_text(yaml.safe_dump({"study": "chaos", "seeds": [0], "base": base, "runs": runs}, sort_keys=False))
+    path.write_text(
+        yaml.safe_dump(
+            {"study": "chaos", "seeds": [0], "base": base, "runs": runs}, sort_keys=False
+        )
+    )
     return path
 
 
@@ -51,7 +60,9 @@ def study(tmp_path, tiny_phantoms) -> Path:
 def start(study, popen):
     """Starts the runner of the study, for a folder of runs."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO_ROOT)}
-    return lambda runs_dir: popen([sys.executable, "-c", RUN, study, runs_dir], cwd=REPO_ROOT, env=environment)
+    return lambda runs_dir: popen(
+        [sys.executable, "-c", RUN, study, runs_dir], cwd=REPO_ROOT, env=environment
+    )
 
 
 def below(runner: subprocess.Popen, name: str) -> psutil.Process | None:
@@ -67,7 +78,8 @@ def below(runner: subprocess.Popen, name: str) -> psutil.Process | None:
 
 
 def kill(runner: subprocess.Popen, what: str, folder: Path, seconds: float) -> bool:
-    """Kills the runner or a process below it after `seconds`; whether something was left to do by then.
+    """Kills the runner or a process below it after `seconds`; whether something was left to do by
+    then.
 
     "training" is the kernel, the seconds counted from the end of its first epoch.
     """
@@ -92,10 +104,14 @@ def test_killing_runner_kernel_and_process_changes_no_number(start, tmp_path):
     seed = time.time_ns() % 10**6
     rng = random.Random(seed)
     moments = [("training", rng.uniform(0, 1))]
-    moments += [(what, rng.uniform(0, stage / 2)) for what in rng.sample(["runner", "kernel", "driver"], 3)]
+    moments += [
+        (what, rng.uniform(0, stage / 2)) for what in rng.sample(["runner", "kernel", "driver"], 3)
+    ]
     told = f"seed {seed}: {moments}"
     for what, seconds in moments:
-        while not kill(start(killed), what, killed / "chaos", seconds):  # too late: the last stage once more
+        while not kill(
+            start(killed), what, killed / "chaos", seconds
+        ):  # too late: the last stage once more
             shutil.rmtree(killed / "chaos" / "adaptive-s0")
             seconds /= 2
 

@@ -10,7 +10,8 @@ from lib.studies import find_removable, remove
 
 @pytest.fixture
 def places(tmp_path, monkeypatch):
-    """A study with a complete run, one that was set aside, two old checkpoints, and two image caches."""
+    """A study with a complete run, one that was set aside, two old checkpoints, and two image
+    caches."""
     study, store = tmp_path / "runs" / "tiny", tmp_path / "store"
     for name in ("a-s0", "a-s0.replaced-20260101T000000"):
         (study / name).mkdir(parents=True)
@@ -29,7 +30,11 @@ def test_what_can_go_is_listed_with_its_size(places):
     study, _ = places
     found = find_removable(None, study.parent)
     assert [one.what for one in found] == [
-        *("run that was set aside", "checkpoint that was set aside", "checkpoint that was set aside"),
+        *(
+            "run that was set aside",
+            "checkpoint that was set aside",
+            "checkpoint that was set aside",
+        ),
         *("image cache", "unfinished image cache"),
     ]
     assert found[0].size == 200 and found[0].days < 1
@@ -38,7 +43,12 @@ def test_what_can_go_is_listed_with_its_size(places):
 def test_complete_runs_and_their_checkpoints_stay(places):
     study, store = places
     assert all(map(remove, find_removable(None, study.parent)))
-    assert {path.name for path in study.rglob("*")} == {"plan.json", "a-s0", "record.json", "last.ckpt"}
+    assert {path.name for path in study.rglob("*")} == {
+        "plan.json",
+        "a-s0",
+        "record.json",
+        "last.ckpt",
+    }
     assert {path.suffix for path in store.glob("*px-*")} <= {".lock"}
 
 
@@ -53,8 +63,13 @@ def test_a_cache_that_is_being_built_stays(places):
 def test_without_a_terminal_nothing_is_deleted_unless_yes_is_said(places):
     study, _ = places
     result = CliRunner().invoke(app, ["clean", str(study)])
-    assert result.exit_code == 0 and "0 caches" in result.output and "a-s0.replaced-" in result.output
+    assert (
+        result.exit_code == 0 and "0 caches" in result.output and "a-s0.replaced-" in result.output
+    )
     CliRunner().invoke(app, ["clean", str(study), "--yes"])
     assert len(find_removable(study)) == 3  # runs that were set aside may be wanted back
-    assert "deleted 3; 0 are in use" in CliRunner().invoke(app, ["clean", str(study), "--set-aside", "--yes"]).output
+    assert (
+        "deleted 3; 0 are in use"
+        in CliRunner().invoke(app, ["clean", str(study), "--set-aside", "--yes"]).output
+    )
     assert find_removable(study) == []

@@ -30,7 +30,8 @@ good-s0,False,True,0.123456,0.1,0.2,0.05,0.01,0.9,0.94,14,12.3,abc,2.15,cpu
 ABLATIONS = [
     "study = ''\nout = ''",
     "import pathlib\nout = pathlib.Path(out)\n(out / 'table.csv').write_text(" + repr(TABLE) + ")",
-    FIGURE + "figure.savefig(out / 'ablation.png')\nfigure.savefig(out / 'ablation.svg')\nprint('SEEN')",
+    FIGURE
+    + "figure.savefig(out / 'ablation.png')\nfigure.savefig(out / 'ablation.svg')\nprint('SEEN')",
     "figure.savefig(out / 'ablation_column.svg')",
     "from IPython.display import Image\nImage(filename=str(out / 'ablation.png'))",
 ]
@@ -45,7 +46,8 @@ def cxr(*words: object) -> tuple[int, str]:
 
 @pytest.fixture
 def file(tmp_path, monkeypatch):
-    """A study of two runs; nothing is executed: a run is complete as soon as it is started, but one with ema fails."""
+    """A study of two runs; nothing is executed: a run is complete as soon as it is started, but one
+    with ema fails."""
 
     def complete(spec: dict) -> str | None:
         folder = tmp_path / "runs" / "tiny" / spec["folder"].rsplit("/", 1)[-1]
@@ -53,10 +55,16 @@ def file(tmp_path, monkeypatch):
         if spec["parameters"]["ema"]:
             return "kernel killed"
         planned = read_json(folder.parent / "plan.json")["runs"][folder.name]
-        made = {"run": folder.name, "config": planned["config"], "config_hash": planned["config_hash"]}
+        made = {
+            "run": folder.name,
+            "config": planned["config"],
+            "config_hash": planned["config_hash"],
+        }
         return write_json(folder / "record.json", full_record(**made))
 
-    monkeypatch.setattr("lib.studies.plan_study", functools.partial(plan_study, runs_dir=tmp_path / "runs"))
+    monkeypatch.setattr(
+        "lib.studies.plan_study", functools.partial(plan_study, runs_dir=tmp_path / "runs")
+    )
     monkeypatch.setattr("lib.studies.runner.execute_run", complete)
     monkeypatch.setattr("lib.studies.runner.check_runs", lambda file, runs: None)
     (tmp_path / "n.ipynb").touch()
@@ -68,18 +76,24 @@ def file(tmp_path, monkeypatch):
     }
     path = tmp_path / "tiny.yaml"
     base = {"data_root": str(tmp_path)}
-    path.write_text(yaml.safe_dump({"study": "tiny", "seeds": [0], "base": base, "runs": rows}, sort_keys=False))
+    path.write_text(
+        yaml.safe_dump({"study": "tiny", "seeds": [0], "base": base, "runs": rows}, sort_keys=False)
+    )
     return path
 
 
 def test_help_is_quick_to_load_and_loads_nothing_heavy():
-    code = "import sys, lib.cli; sys.exit(bool({'torch', 'pandas', 'papermill'} & set(sys.modules)))"
+    code = (
+        "import sys, lib.cli; sys.exit(bool({'torch', 'pandas', 'papermill'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", code], cwd=REPO_ROOT).returncode == 0
 
 
 def test_help_says_what_an_override_beats():
     code, text = cxr("run", "--help")
-    assert code == 0 and "It beats `base` and `notebooks`" in " ".join(text.replace("│", " ").split())
+    assert code == 0 and "It beats `base` and `notebooks`" in " ".join(
+        text.replace("│", " ").split()
+    )
 
 
 # --- run
@@ -106,7 +120,11 @@ def test_a_failed_run_gives_exit_code_1_and_a_table_with_the_reason(file):
 def test_a_wrong_study_gives_exit_code_1_and_its_sentences(file):
     file.write_text(file.read_text().replace("resnet50", "[1]"))
     code, text = cxr("run", file)
-    assert code == 1 and "run 'other', field 'set': parameter 'backbone' is [1]" in text and "Traceback" not in text
+    assert (
+        code == 1
+        and "run 'other', field 'set': parameter 'backbone' is [1]" in text
+        and "Traceback" not in text
+    )
 
 
 # --- status and report
@@ -115,7 +133,9 @@ def test_a_wrong_study_gives_exit_code_1_and_its_sentences(file):
 @pytest.mark.parametrize("name", ["runs/tiny", "tiny.yaml"])
 def test_status_tells_every_run(file, tmp_path, monkeypatch, name):
     cxr("run", file, "--only", "good")
-    monkeypatch.setattr("lib.studies.report.study_folder.__defaults__", (tmp_path / "runs",), raising=False)
+    monkeypatch.setattr(
+        "lib.studies.report.study_folder.__defaults__", (tmp_path / "runs",), raising=False
+    )
     code, text = cxr("status", tmp_path / name)
     assert code == 0 and "done" in text and "new" in text
 
@@ -126,17 +146,24 @@ def test_status_of_a_study_that_never_ran_says_what_to_do():
 
 
 def test_a_report_has_table_figures_and_a_page_that_loads_nothing(file, tmp_path, monkeypatch):
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in ABLATIONS])
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(cell) for cell in ABLATIONS]
+    )
     notebook.cells[0].metadata["tags"] = ["parameters"]
     nbformat.write(notebook, tmp_path / "ablations.ipynb")
     monkeypatch.setattr("lib.studies.report.NOTEBOOK", tmp_path / "ablations.ipynb")
-    monkeypatch.setattr("lib.studies.report.publish.__defaults__", (tmp_path / "results",), raising=False)
+    monkeypatch.setattr(
+        "lib.studies.report.publish.__defaults__", (tmp_path / "results",), raising=False
+    )
     cxr("run", file)
     code, text = cxr("report", tmp_path / "runs/tiny", "--publish")
     report = tmp_path / "runs/tiny/report"
     page = (report / "report.html").read_text()
     assert code == 0 and "good-s0 *" in text and "0.100 to 0.200" in text and "first-s0" not in text
-    assert all(str(report / name) in text for name in ("table.csv", "ablation.png", "ablation.svg", "report.html"))
+    assert all(
+        str(report / name) in text
+        for name in ("table.csv", "ablation.png", "ablation.svg", "report.html")
+    )
     assert "SEEN" in page and "data:image/png;base64" in page and "savefig" not in page
     assert 'src="http' not in page and "src='http" not in page and "cdnjs" not in page
     assert (tmp_path / "results/tiny/table.csv").read_text() == (report / "table.csv").read_text()
@@ -150,7 +177,9 @@ def test_a_report_has_table_figures_and_a_page_that_loads_nothing(file, tmp_path
 
 
 def test_a_report_whose_notebook_fails_names_the_cell(file, tmp_path, monkeypatch):
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("raise ValueError('no runs')")])
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell("raise ValueError('no runs')")]
+    )
     nbformat.write(notebook, tmp_path / "ablations.ipynb")
     monkeypatch.setattr("lib.studies.report.NOTEBOOK", tmp_path / "ablations.ipynb")
     cxr("run", file)
@@ -162,16 +191,27 @@ def test_a_report_whose_notebook_fails_names_the_cell(file, tmp_path, monkeypatc
 
 
 def made_run(folder: Path, seed: int, shift: float, films: int = 120) -> None:
-    """A complete run's folder with made-up answers, better with a larger shift; a patient has two films."""
+    """A complete run's folder with made-up answers, better with a larger shift; a patient has two
+    films."""
     rng = np.random.default_rng(0)
     target = (rng.random(films) < 0.4).astype(float)
-    logit = shift * target + rng.normal(size=films) + 0.3 * np.random.default_rng([seed, 7]).normal(size=films)
-    frame = pd.DataFrame({"image": [f"{i:03d}.png" for i in range(films)], "split": "test", "target_Mass": target})
-    frame = frame.assign(patient=(np.arange(films) // 2).astype(str), prob_Mass=1 / (1 + np.exp(-logit)))
+    logit = (
+        shift * target
+        + rng.normal(size=films)
+        + 0.3 * np.random.default_rng([seed, 7]).normal(size=films)
+    )
+    frame = pd.DataFrame(
+        {"image": [f"{i:03d}.png" for i in range(films)], "split": "test", "target_Mass": target}
+    )
+    frame = frame.assign(
+        patient=(np.arange(films) // 2).astype(str), prob_Mass=1 / (1 + np.exp(-logit))
+    )
     folder.mkdir(parents=True)
     frame.to_parquet(folder / "predictions.parquet")
     threshold = {"threshold": 0.5, "threshold_from": "validation"}
-    pd.DataFrame([{"finding": name, **threshold} for name in ("Mass", "macro")]).to_csv(folder / "metrics.csv")
+    pd.DataFrame([{"finding": name, **threshold} for name in ("Mass", "macro")]).to_csv(
+        folder / "metrics.csv"
+    )
     config = {"findings": ["Mass"], "seed": seed, "backbone": "resnet50"}
     write_json(folder / "config.json", config)
     data = PARTS["data"] | {"test_fingerprint": str(films)}
@@ -187,14 +227,21 @@ def made(tmp_path) -> Path:
         made_run(study / f"{arm}-s{seed}", seed, shift)
         told = {"arm": arm, "seed": seed, "reference": arm == "good", "prerequisite": False}
         config = read_json(study / f"{arm}-s{seed}" / "config.json")
-        runs[f"{arm}-s{seed}"] = told | {"what": None, "config": config, "config_hash": "same", "lineage": ""}
+        runs[f"{arm}-s{seed}"] = told | {
+            "what": None,
+            "config": config,
+            "config_hash": "same",
+            "lineage": "",
+        }
     write_json(study / "plan.json", {"study": "made", "seeds": [0, 1], "runs": runs})
     return study
 
 
 def test_two_runs_are_compared_in_a_table_and_a_sentence(made):
     code, text = cxr("compare", made / "good-s0", made / "poor-s0")
-    assert code == 0 and "good-s0 *" in text and "poor-s0 and good-s0 have one training each" in text
+    assert (
+        code == 0 and "good-s0 *" in text and "poor-s0 and good-s0 have one training each" in text
+    )
 
 
 def test_a_study_alone_compares_its_arms(made):

@@ -1,4 +1,5 @@
-"""Comparisons: intervals that cover, no false alarms, Holm and DeLong against known answers, refusals, sentences."""
+"""Comparisons: intervals that cover, no false alarms, Holm and DeLong against known answers,
+refusals, sentences."""
 
 from dataclasses import replace
 
@@ -9,7 +10,13 @@ from delong import delong
 from scipy import stats
 
 from lib.comparison import arms as comparisons
-from lib.comparison.arms import RunPredictions, arm_scores, common_findings, differences, training_noise
+from lib.comparison.arms import (
+    RunPredictions,
+    arm_scores,
+    common_findings,
+    differences,
+    training_noise,
+)
 from lib.comparison.significance import detectable, holm
 from lib.comparison.verdicts import compare_arms, p_text, power_table, sentence, summary
 from lib.exceptions import ComparisonError
@@ -18,7 +25,9 @@ from lib.metrics.scores import auroc
 MASS = ("Mass",)
 
 
-def answers(seed=0, shift=1.0, noise=1.0, patients=60, findings=MASS, data=0, run="run") -> RunPredictions:
+def answers(
+    seed=0, shift=1.0, noise=1.0, patients=60, findings=MASS, data=0, run="run"
+) -> RunPredictions:
     """A made-up run on the films of `data`: two films a patient, answers shifted by the finding."""
     world, own = np.random.default_rng(data), np.random.default_rng([seed, 7])
     names = np.repeat([f"p{i:03d}" for i in range(patients)], 2)
@@ -39,7 +48,10 @@ def macro(table: pd.DataFrame, metric="auroc") -> pd.Series:
 @pytest.mark.parametrize(
     ("p", "expected"),
     [
-        ([0.01, 0.04, 0.03], [0.03, 0.06, 0.06]),  # 3 x 0.01, 2 x 0.03, then not below the one before
+        (
+            [0.01, 0.04, 0.03],
+            [0.03, 0.06, 0.06],
+        ),  # 3 x 0.01, 2 x 0.03, then not below the one before
         ([0.5, 0.9], [1.0, 1.0]),
         ([0.02, np.nan, 0.01], [0.02, np.nan, 0.02]),
         ([], []),
@@ -69,7 +81,9 @@ def test_an_arm_does_not_differ_from_itself():
 def test_the_same_answers_with_other_signs_differ_by_as_much():
     a, b = [answers(0, 1.5), answers(2, 1.5)], [answers(1, 0.5), answers(3, 0.5)]
     there, back = macro(differences(a, b)), macro(differences(b, a))
-    assert there["difference"] == pytest.approx(-back["difference"]) and there["p"] == pytest.approx(back["p"])
+    assert there["difference"] == pytest.approx(-back["difference"]) and there[
+        "p"
+    ] == pytest.approx(back["p"])
 
 
 def test_pairing_over_patients_narrows_the_interval():
@@ -91,7 +105,9 @@ def test_the_noise_of_training_is_pooled_over_arms():
     arms = [[answers(seed, shift) for seed in range(3)] for shift in (0.5, 1.0, 1.5)]
     scores = [[auroc(run.targets[:, 0], run.probs[:, 0]) for run in arm] for arm in arms]
     noise = training_noise(arms)
-    assert noise.df == 6 and noise.variance["auroc"][-1] == pytest.approx(np.mean([np.var(s, ddof=1) for s in scores]))
+    assert noise.df == 6 and noise.variance["auroc"][-1] == pytest.approx(
+        np.mean([np.var(s, ddof=1) for s in scores])
+    )
 
 
 def test_an_arm_of_one_seed_borrows_the_noise_of_the_others():
@@ -121,19 +137,25 @@ def test_delong_gives_the_variance_of_the_placement_values():
     q = np.array([0.6, 0.5, 0.3, 0.2, 0.7, 0.1, 0.4])
     rows = []
     for score in (p, q):
-        order = (score[y == 1][:, None] > score[y == 0]) + 0.5 * (score[y == 1][:, None] == score[y == 0])
+        order = (score[y == 1][:, None] > score[y == 0]) + 0.5 * (
+            score[y == 1][:, None] == score[y == 0]
+        )
         rows.append((order.mean(1), order.mean(0)))
     positive, negative = rows[0][0] - rows[1][0], rows[0][1] - rows[1][1]
     expected = positive.var(ddof=1) / 3 + negative.var(ddof=1) / 4
     difference, error = delong(y, p, q)
-    assert difference == pytest.approx(auroc(y, p) - auroc(y, q)) and error**2 == pytest.approx(expected)
+    assert difference == pytest.approx(auroc(y, p) - auroc(y, q)) and error**2 == pytest.approx(
+        expected
+    )
 
 
 def test_delong_agrees_with_the_bootstrap_by_patient():
     a, b = answers(0, 1.5, patients=400), answers(1, 0.8, patients=400)
     row = differences([a], [b]).iloc[0]
     difference, error = delong(a.targets[:, 0], a.probs[:, 0], b.probs[:, 0], a.patients)
-    assert difference == pytest.approx(row["difference"]) and error == pytest.approx(row["se_patients"], rel=0.1)
+    assert difference == pytest.approx(row["difference"]) and error == pytest.approx(
+        row["se_patients"], rel=0.1
+    )
 
 
 def test_delong_sees_that_copies_of_a_film_are_no_new_patients():
@@ -150,8 +172,11 @@ pytestmark = pytest.mark.timeout(1200)  # on a machine that may be busy
 SIMULATIONS = 1000
 
 
-def simulated(rng: np.random.Generator, shifts: list[float], seeds: int, spread: float) -> list[list[RunPredictions]]:
-    """Arms on one new test set: 45 patients of one to three films alike; each training has its own luck."""
+def simulated(
+    rng: np.random.Generator, shifts: list[float], seeds: int, spread: float
+) -> list[list[RunPredictions]]:
+    """Arms on one new test set: 45 patients of one to three films alike; each training has its own
+    luck."""
     count = rng.integers(1, 4, 45)
     patients = np.repeat(np.arange(45), count)
     y = (rng.random(45) < 0.4).astype(float)[patients]
@@ -163,14 +188,19 @@ def simulated(rng: np.random.Generator, shifts: list[float], seeds: int, spread:
             own = (rng.normal(size=45) * 0.4)[patients] + rng.normal(size=len(y)) * 0.4
             p = stats.norm.cdf((shift + spread * rng.normal()) * y + common + own)
             images = np.arange(len(y)).astype(str)
-            runs.append(RunPredictions(MASS, images, patients, y[:, None], p[:, None], "run", seed, np.array([0.5])))
+            runs.append(
+                RunPredictions(
+                    MASS, images, patients, y[:, None], p[:, None], "run", seed, np.array([0.5])
+                )
+            )
         arms.append(runs)
     return arms
 
 
 @pytest.fixture(scope="module")
 def simulations() -> pd.DataFrame:
-    """Differences and scores of two arms, 2 seeds each, in 1,000 simulated studies; the arms are equally good."""
+    """Differences and scores of two arms, 2 seeds each, in 1,000 simulated studies; the arms are
+    equally good."""
     rng, rows = np.random.default_rng(1), []
     before, comparisons.RESAMPLES = comparisons.RESAMPLES, 200
     try:
@@ -185,7 +215,8 @@ def simulations() -> pd.DataFrame:
 
 
 def truth(shift: float, spread: float = 0.15) -> float:
-    """AUROC of one film against another patient's: normal scores, averaged over the luck of trainings."""
+    """AUROC of one film against another patient's: normal scores, averaged over the luck of
+    trainings."""
     lucky = shift + spread * stats.norm.ppf((np.arange(2000) + 0.5) / 2000)
     return float(stats.norm.cdf(lucky / np.sqrt(2 * (2 * 0.7**2 + 2 * 0.4**2))).mean())
 
@@ -213,7 +244,9 @@ def test_equal_arms_raise_no_more_false_alarms_than_promised(simulations):
 
 def test_runs_tested_on_other_images_are_refused_with_the_reason():
     a, b = answers(run="a"), answers(run="b", patients=50)
-    with pytest.raises(ComparisonError, match=r"a and b were tested on different images \(120 and 100, 100 of them"):
+    with pytest.raises(
+        ComparisonError, match=r"a and b were tested on different images \(120 and 100, 100 of them"
+    ):
         common_findings([a, b])
 
 
@@ -239,20 +272,30 @@ def test_a_verdict_names_the_better_arm_with_its_numbers():
     arms = {"good": [answers(s, 2.5) for s in (0, 1)], "bad": [answers(s, 0.2) for s in (2, 3)]}
     (told,) = compare_arms(arms, "good").sentences()
     row = compare_arms(arms, "good").macro().iloc[0]
-    assert told.startswith(f"bad is worse than good by {-row['difference']:.3f} AUROC of one shared finding (")
-    assert f"{-row['high']:.3f} to {-row['low']:.3f}, {p_text(row['p_holm'])} corrected, 2 seeds, 60 patients" in told
+    assert told.startswith(
+        f"bad is worse than good by {-row['difference']:.3f} AUROC of one shared finding ("
+    )
+    assert (
+        f"{-row['high']:.3f} to {-row['low']:.3f}, {p_text(row['p_holm'])} corrected, 2 seeds, 60 patients"
+        in told
+    )
 
 
 def test_a_verdict_says_when_the_data_cannot_tell():
     arms = {"one": [answers(s) for s in (0, 1)], "two": [answers(s) for s in (2, 3)]}
     (told,) = compare_arms(arms, "one").sentences()
-    assert told.startswith("two and one cannot be told apart: ") and "only differences over about 0." in told
+    assert (
+        told.startswith("two and one cannot be told apart: ")
+        and "only differences over about 0." in told
+    )
 
 
 def test_a_difference_beyond_the_scale_is_not_said_to_show():
     arms = {"one": [answers(s) for s in (0, 1)], "two": [answers(s) for s in (2, 3)]}
     row = compare_arms(arms, "one").macro().iloc[0]
-    assert sentence(pd.Series({**row, "detectable": 2.35}), "one").endswith("no difference could show.")
+    assert sentence(pd.Series({**row, "detectable": 2.35}), "one").endswith(
+        "no difference could show."
+    )
 
 
 def test_a_single_training_is_said_to_be_one():
@@ -261,7 +304,11 @@ def test_a_single_training_is_said_to_be_one():
 
 
 def test_an_arm_that_does_not_compare_says_why_and_the_others_go_on():
-    arms = {"one": [answers(0)], "two": [answers(1)], "else": [answers(2, patients=50, run="else-s2")]}
+    arms = {
+        "one": [answers(0)],
+        "two": [answers(1)],
+        "else": [answers(2, patients=50, run="else-s2")],
+    }
     verdicts = compare_arms(arms, "one")
     assert list(verdicts.refused) == ["else"] and set(verdicts.changes["arm"]) == {"two"}
     assert verdicts.sentences()[-1].startswith("else is not compared: ")
@@ -274,14 +321,19 @@ def test_p_values_are_corrected_over_the_arms():
 
 
 def test_more_seeds_show_smaller_differences():
-    arms = {name: [answers(s + shift, 1.0, 2.0) for s in range(3)] for shift, name in ((0, "one"), (9, "two"))}
+    arms = {
+        name: [answers(s + shift, 1.0, 2.0) for s in range(3)]
+        for shift, name in ((0, "one"), (9, "two"))
+    }
     row = power_table(compare_arms(arms, "one")).loc["macro AUROC"]
     assert (np.diff(row) < 0).all() and (row > 0).all()
 
 
 def test_seeds_that_agree_by_chance_never_narrow_what_patients_leave_open():
     """Runs that rank patients differently, yet happen to score alike."""
-    runs = sorted((answers(s, 0.5) for s in range(40)), key=lambda run: run.points["auroc"][-1])[19:21]
+    runs = sorted((answers(s, 0.5) for s in range(40)), key=lambda run: run.points["auroc"][-1])[
+        19:21
+    ]
     assert np.ptp([run.points["auroc"][-1] for run in runs]) < 0.01
     alone = np.std(np.mean([run.resampled["auroc"][:, -1] for run in runs], axis=0), ddof=1)
     row = macro(arm_scores(runs))
@@ -306,7 +358,10 @@ def test_a_finding_without_a_positive_film_compares_by_nothing():
 def test_an_arm_whose_seeds_were_tested_on_other_films_is_refused_alone():
     arms = {"one": [answers(0)], "two": [answers(1)], "odd": [answers(2), answers(3, patients=50)]}
     verdicts = compare_arms(arms, "one")
-    assert "different images" in verdicts.refused["odd"] and set(verdicts.scores["arm"]) == {"one", "two"}
+    assert "different images" in verdicts.refused["odd"] and set(verdicts.scores["arm"]) == {
+        "one",
+        "two",
+    }
     with pytest.raises(ComparisonError, match="different images"):
         compare_arms(arms, "odd")
 
@@ -314,11 +369,24 @@ def test_an_arm_whose_seeds_were_tested_on_other_films_is_refused_alone():
 def test_the_summary_has_a_row_an_arm_with_its_verdict():
     arms = {"one": [answers(s) for s in (0, 1)], "two": [answers(s, 2.5) for s in (2, 3)]}
     runs = pd.DataFrame(
-        {"arm": ["one", "one", "two", "two"], "prerequisite": False, "what": [None, None, np.nan, np.nan]}
+        {
+            "arm": ["one", "one", "two", "two"],
+            "prerequisite": False,
+            "what": [None, None, np.nan, np.nan],
+        }
     )
-    lines = summary(runs.assign(accuracy=0.8, accuracy_all_negative=0.7), compare_arms(arms, "one")).splitlines()
-    assert len(lines) == 4 and lines[2].startswith("| one | the reference | ") and "0.800 (0.700)" in lines[2]
-    assert lines[3].startswith("| two | all its own | ") and "| **better**, on one finding: +0." in lines[3]
+    lines = summary(
+        runs.assign(accuracy=0.8, accuracy_all_negative=0.7), compare_arms(arms, "one")
+    ).splitlines()
+    assert (
+        len(lines) == 4
+        and lines[2].startswith("| one | the reference | ")
+        and "0.800 (0.700)" in lines[2]
+    )
+    assert (
+        lines[3].startswith("| two | all its own | ")
+        and "| **better**, on one finding: +0." in lines[3]
+    )
 
 
 # --- one training, one metric, few patients
@@ -326,7 +394,9 @@ def test_the_summary_has_a_row_an_arm_with_its_verdict():
 
 def test_one_training_each_has_an_interval_over_patients_but_no_p_value():
     row = macro(differences([answers(0, 1.5)], [answers(1, 0.5)]))
-    assert row["one_training"] and np.isnan(row["p"]) and row["low"] < row["difference"] < row["high"]
+    assert (
+        row["one_training"] and np.isnan(row["p"]) and row["low"] < row["difference"] < row["high"]
+    )
 
 
 def test_one_training_each_has_a_p_value_where_other_arms_show_how_trainings_differ():
@@ -337,13 +407,19 @@ def test_one_training_each_has_a_p_value_where_other_arms_show_how_trainings_dif
 
 def test_a_sentence_on_one_training_each_is_no_verdict():
     (text,) = compare_arms({"a": [answers(0, 0.2)], "b": [answers(1, 3.0)]}, "a").sentences()
-    assert "one training each" in text and "no verdict: run another seed" in text and "better" not in text
+    assert (
+        "one training each" in text
+        and "no verdict: run another seed" in text
+        and "better" not in text
+    )
 
 
 def test_only_the_primary_metric_gets_verdicts():
     arms = {"a": [answers(0, 0.2), answers(1, 0.2)], "b": [answers(2, 3.0), answers(3, 3.0)]}
     verdicts = compare_arms(arms, "a", primary="f1")
-    assert verdicts.macro()["metric"].item() == "f1" and verdicts.macro("auroc")["p_holm"].isna().all()
+    assert (
+        verdicts.macro()["metric"].item() == "f1" and verdicts.macro("auroc")["p_holm"].isna().all()
+    )
     assert verdicts.sentences("auroc")[0].startswith("Secondary, no verdict: b against a, AUROC")
     assert "b is better than a" in verdicts.sentences()[0]
 
@@ -361,7 +437,9 @@ def test_resamples_are_kept_beside_the_run_and_belong_to_its_predictions(tmp_pat
     first = run.resampled
     (kept,) = (tmp_path / "resamples").glob("*.npz")
     with monkeypatch.context() as patch:
-        patch.setattr(comparisons, "bootstrap_scores", lambda *_, **__: pytest.fail("resampled again"))
+        patch.setattr(
+            comparisons, "bootstrap_scores", lambda *_, **__: pytest.fail("resampled again")
+        )
         again = replace(run).resampled
     assert all(np.array_equal(first[metric], again[metric], equal_nan=True) for metric in first)
     _ = replace(run, probs=run.probs**2, thresholds=run.thresholds**2).resampled

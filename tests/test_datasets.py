@@ -14,8 +14,21 @@ from lib.datasets.check import check_folder, check_overlap
 from lib.datasets.tables import patient_of, read_dataset
 from lib.exceptions import DatasetError
 
-NIH_HEADER = ["Image Index", "Finding Labels", "Follow-up #", "Patient ID", "Patient Age", "Patient Gender"]
-NIH_HEADER += ["View Position", "OriginalImage[Width", "Height]", "OriginalImagePixelSpacing[x", "y]"]
+NIH_HEADER = [
+    "Image Index",
+    "Finding Labels",
+    "Follow-up #",
+    "Patient ID",
+    "Patient Age",
+    "Patient Gender",
+]
+NIH_HEADER += [
+    "View Position",
+    "OriginalImage[Width",
+    "Height]",
+    "OriginalImagePixelSpacing[x",
+    "y]",
+]
 
 
 def film(path: Path, value: int = 100) -> None:
@@ -29,12 +42,27 @@ def table(path: Path, header: list[str], rows: list[list]) -> None:
         csv.writer(file).writerows([header, *rows])
 
 
-def nih_row(image: str, labels: str, *, patient: object = None, age: object = 57, sex: str = "M", view="PA") -> list:
-    return [image, labels, 0, image[:8] if patient is None else patient, age, sex, view, 2500, 2048, 0.17, 0.17]
+def nih_row(
+    image: str, labels: str, *, patient: object = None, age: object = 57, sex: str = "M", view="PA"
+) -> list:
+    return [
+        image,
+        labels,
+        0,
+        image[:8] if patient is None else patient,
+        age,
+        sex,
+        view,
+        2500,
+        2048,
+        0.17,
+        0.17,
+    ]
 
 
 def nih(folder: Path, rows: list[list], *, test: list[str] = (), images: str = "images") -> Path:
-    """An NIH release whose files are all there; every image that is not in `test` is in train_val_list.txt."""
+    """An NIH release whose files are all there; every image that is not in `test` is in
+    train_val_list.txt."""
     table(folder / "Data_Entry_2017_v2020.csv", NIH_HEADER, rows)
     names = [row[0] for row in rows]
     for name in names:
@@ -44,7 +72,9 @@ def nih(folder: Path, rows: list[list], *, test: list[str] = (), images: str = "
     return folder
 
 
-def single(folder: Path, train: list[list], test: list[list], header: tuple = ("imageID", "disease")) -> Path:
+def single(
+    folder: Path, train: list[list], test: list[list], header: tuple = ("imageID", "disease")
+) -> Path:
     for part, rows in (("train", train), ("test", test)):
         table(folder / f"{part}.csv", list(header[: len(rows[0])] if rows else header), rows)
         for row in rows:
@@ -52,7 +82,10 @@ def single(folder: Path, train: list[list], test: list[list], header: tuple = ("
     return folder
 
 
-TWO = [nih_row("00000001_000.png", "Cardiomegaly|Effusion"), nih_row("00000002_000.png", "No Finding", sex="F")]
+TWO = [
+    nih_row("00000001_000.png", "Cardiomegaly|Effusion"),
+    nih_row("00000002_000.png", "No Finding", sex="F"),
+]
 
 
 def row_of(dataset, image: str) -> pd.Series:
@@ -66,7 +99,13 @@ def test_nih_release_is_recognised_and_read(tmp_path):
     data = read_dataset(nih(tmp_path / "full", TWO, test=["00000002_000.png"]))
     assert list(data.layouts.values()) == ["NIH release (Data_Entry_2017_v2020.csv)"]
     first = row_of(data, "00000001_000.png")
-    assert (first.patient, first.age, first.sex, first.view, first.official) == ("nih:1", 57.0, "M", "PA", "trainval")
+    assert (first.patient, first.age, first.sex, first.view, first.official) == (
+        "nih:1",
+        57.0,
+        "M",
+        "PA",
+        "trainval",
+    )
     assert [name for name in FINDINGS if first[name] == 1] == ["Cardiomegaly", "Effusion"]
     assert row_of(data, "00000002_000.png").official == "test"
     assert (row_of(data, "00000002_000.png")[list(FINDINGS)] == 0).all()
@@ -75,7 +114,16 @@ def test_nih_release_is_recognised_and_read(tmp_path):
 def test_frame_has_the_agreed_columns_in_order(tmp_path):
     frame = read_dataset(nih(tmp_path / "full", TWO)).frame
     assert list(frame.columns[8:]) == list(FINDINGS)
-    assert list(frame.columns[:8]) == ["image", "path", "patient", "age", "sex", "view", "source", "official"]
+    assert list(frame.columns[:8]) == [
+        "image",
+        "path",
+        "patient",
+        "age",
+        "sex",
+        "view",
+        "source",
+        "official",
+    ]
     assert set(frame.dtypes[list(FINDINGS)]) == {np.dtype(float)}
     assert frame.index.equals(pd.RangeIndex(2))
 
@@ -98,7 +146,11 @@ def test_kaggle_sample_is_found_in_each_of_its_places(tmp_path, images):
 
 
 def test_challenge_full_set_annotates_all_findings(tmp_path):
-    table(tmp_path / "14_train.csv", ["imageID", "disease"], [["00000009_001.png", "Mass|Pleural Thickening"]])
+    table(
+        tmp_path / "14_train.csv",
+        ["imageID", "disease"],
+        [["00000009_001.png", "Mass|Pleural Thickening"]],
+    )
     film(tmp_path / "images/00000009_001.png")
     data = read_dataset(tmp_path)
     assert list(data.layouts.values()) == ["challenge full set (14_train.csv)"]
@@ -127,7 +179,11 @@ def test_class_folders_give_one_finding_against_normal(tmp_path):
     film(tmp_path / "p/test/pneumonia/person7_virus_6.jpeg")
     data = read_dataset(tmp_path / "p")
     assert list(data.layouts.values()) == ["class folders"]
-    assert data.frame.set_index("patient")["Pneumonia"].to_dict() == {"p:IM-0115": 0, "p:person1": 1, "p:person7": 1}
+    assert data.frame.set_index("patient")["Pneumonia"].to_dict() == {
+        "p:IM-0115": 0,
+        "p:person1": 1,
+        "p:person7": 1,
+    }
     assert data.frame["official"].tolist() == ["test", "train", "train"]
     assert data.frame["Mass"].isna().all()
 
@@ -156,7 +212,14 @@ def test_boxes_are_read_with_nih_spelling(tmp_path):
     text = "Image Index,Finding Label,Bbox [x,y,w,h],,,\n00000001_000.png,Infiltrate,1.5,2,3,4,,,\n"
     (folder / "BBox_List_2017.csv").write_text(text)
     assert read_dataset(folder).boxes.to_dict("records") == [
-        {"image": "00000001_000.png", "finding": "Infiltration", "x": 1.5, "y": 2.0, "w": 3.0, "h": 4.0}
+        {
+            "image": "00000001_000.png",
+            "finding": "Infiltration",
+            "x": 1.5,
+            "y": 2.0,
+            "w": 3.0,
+            "h": 4.0,
+        }
     ]
 
 
@@ -165,7 +228,11 @@ def test_boxes_are_read_with_nih_spelling(tmp_path):
 
 def test_full_labels_win_where_both_sets_hold_an_image(tmp_path):
     full = nih(tmp_path / "full", TWO)
-    card = single(tmp_path / "card", [["00000002_000.png", "Cardiomegaly"], ["00000003_000.png", "Cardiomegaly"]], [])
+    card = single(
+        tmp_path / "card",
+        [["00000002_000.png", "Cardiomegaly"], ["00000003_000.png", "Cardiomegaly"]],
+        [],
+    )
     data = read_dataset([card, full])
     assert (row_of(data, "00000002_000.png")[list(FINDINGS)] == 0).all()
     assert row_of(data, "00000003_000.png")[list(FINDINGS)].isna().sum() == 13
@@ -181,11 +248,18 @@ def test_test_of_any_source_is_test_after_merging(tmp_path):
 
 
 def test_a_patient_has_one_id_in_every_source():
-    assert {patient_of("00000506_000.png"), patient_of("x.png", "506"), patient_of("x.png", "00506")} == {"506"}
+    assert {
+        patient_of("00000506_000.png"),
+        patient_of("x.png", "506"),
+        patient_of("x.png", "00506"),
+    } == {"506"}
 
 
 def test_a_phantom_and_a_person_with_the_same_id_are_two_patients(tmp_path):
-    people, drawings = nih(tmp_path / "full", TWO[:1]), nih(tmp_path / "drawn", [nih_row("00000001_001.png", "Mass")])
+    people, drawings = (
+        nih(tmp_path / "full", TWO[:1]),
+        nih(tmp_path / "drawn", [nih_row("00000001_001.png", "Mass")]),
+    )
     (drawings / "PHANTOM").touch()
     assert read_dataset([people, drawings]).frame["patient"].tolist() == ["nih:1", "phantom:1"]
 
@@ -202,11 +276,16 @@ def test_an_nih_name_in_a_folder_of_classes_is_the_nih_patient(tmp_path):
     assert read_dataset(tmp_path).frame["patient"].tolist() == ["nih:506"]
 
 
-def test_names_that_look_as_if_they_held_patients_are_a_warning_with_the_way_to_declare_them(tmp_path):
+def test_names_that_look_as_if_they_held_patients_are_a_warning_with_the_way_to_declare_them(
+    tmp_path,
+):
     for name in ("p012_1.png", "p012_2.png", "p013_1.png", "p013_2.png"):
         film(tmp_path / "PNEUMONIA" / name)
     (warning,) = read_dataset(tmp_path).warnings
-    assert "'p012_1.png' looks like patient 'p012'" in warning and "Patient ID in sample_labels.csv" in warning
+    assert (
+        "'p012_1.png' looks like patient 'p012'" in warning
+        and "Patient ID in sample_labels.csv" in warning
+    )
 
 
 def test_images_without_patients_are_a_warning(tmp_path):
@@ -225,7 +304,9 @@ def test_image_of_unknown_patient_is_its_own_patient(tmp_path):
     assert data.frame["patient"].tolist() == ["nih:a.png", "nih:b.png"]
 
 
-@pytest.mark.parametrize(("text", "years"), [("058Y", 58), ("018M", 1.5), ("57", 57), ("", np.nan), ("0", 0)])
+@pytest.mark.parametrize(
+    ("text", "years"), [("058Y", 58), ("018M", 1.5), ("57", 57), ("", np.nan), ("0", 0)]
+)
 def test_ages_are_years(tmp_path, text, years):
     data = read_dataset(nih(tmp_path, [nih_row("00000001_000.png", "Mass", age=text)]))
     np.testing.assert_equal(data.frame["age"].item(), float(years))
@@ -259,7 +340,11 @@ def broken(tmp_path) -> Path:
     """An NIH release with two good rows and one row of each kind of problem."""
     folder = nih(tmp_path / "full", TWO)
     names = BAD_ROWS
-    labels = {"unknown finding": "Gout", "contradictory labels": "No Finding|Mass", "no finding given": ""}
+    labels = {
+        "unknown finding": "Gout",
+        "contradictory labels": "No Finding|Mass",
+        "no finding given": "",
+    }
     rows = [nih_row(name, labels.get(kind, "Mass")) for kind, name in names.items()]
     rows[2][1] = TWO[0][1]
     rows[7][4] = "old"
@@ -303,7 +388,9 @@ def test_paths_in_a_table_are_refused(tmp_path, name):
 
 
 def test_duplicates_that_disagree_are_both_left_out(tmp_path):
-    folder = single(tmp_path / "c", [["a.png", "Mass"], ["b.png", "No Finding"]], [["a.png", "Mass"]])
+    folder = single(
+        tmp_path / "c", [["a.png", "Mass"], ["b.png", "No Finding"]], [["a.png", "Mass"]]
+    )
     assert read_dataset(folder, on_bad="skip").frame["image"].tolist() == ["b.png"]
 
 
@@ -311,7 +398,8 @@ def test_a_partly_downloaded_set_is_explained(tmp_path):
     folder = nih(tmp_path, TWO)
     (folder / "images/00000002_000.png").unlink()
     with pytest.raises(
-        DatasetError, match=r"1 of the 2 images listed in Data_Entry.* are not there \(looked in images"
+        DatasetError,
+        match=r"1 of the 2 images listed in Data_Entry.* are not there \(looked in images",
     ):
         read_dataset(folder)
 
@@ -326,7 +414,9 @@ def test_a_set_without_any_image_says_so(tmp_path):
 def test_images_that_no_table_lists_are_noted(tmp_path):
     folder = nih(tmp_path, TWO)
     film(folder / "images/00000099_000.png")
-    assert any("1 images are not listed in Data_Entry" in text for text in read_dataset(folder).warnings)
+    assert any(
+        "1 images are not listed in Data_Entry" in text for text in read_dataset(folder).warnings
+    )
 
 
 def test_image_in_both_official_lists_is_a_problem(tmp_path):
@@ -341,13 +431,16 @@ def test_an_official_list_of_other_names_is_refused_with_both_spellings(tmp_path
     folder = nih(tmp_path / "full", TWO, test=["00000002_000.png"])
     (folder / "test_list.txt").write_text(changed.format("00000002_000.png"))
     with pytest.raises(
-        DatasetError, match=r"(?s)test_list.txt: only 0 of its 1 names.*it has '.*', the table '0000000"
+        DatasetError,
+        match=r"(?s)test_list.txt: only 0 of its 1 names.*it has '.*', the table '0000000",
     ):
         read_dataset(folder, on_bad="skip")
 
 
 def test_official_lists_of_the_whole_release_beside_a_part_of_it_are_fine(tmp_path):
-    folder = nih(tmp_path / "full", TWO, test=["00000002_000.png", "00000008_000.png", "00000009_000.png"])
+    folder = nih(
+        tmp_path / "full", TWO, test=["00000002_000.png", "00000008_000.png", "00000009_000.png"]
+    )
     assert row_of(read_dataset(folder), "00000002_000.png").official == "test"
 
 
@@ -357,7 +450,9 @@ def test_official_lists_of_the_whole_release_beside_a_part_of_it_are_fine(tmp_pa
 def test_a_quote_that_is_not_closed_costs_one_row(tmp_path):
     folder = nih(tmp_path / "full", TWO)
     listed = folder / "Data_Entry_2017_v2020.csv"
-    listed.write_text(listed.read_text() + '"00000003_000.png,Mass\n' + ",".join(map(str, TWO[0])) + "\n")
+    listed.write_text(
+        listed.read_text() + '"00000003_000.png,Mass\n' + ",".join(map(str, TWO[0])) + "\n"
+    )
     data = read_dataset(folder, on_bad="skip")
     assert len(data.frame) == 2
     quote = data.bad_rows[data.bad_rows["reason"].str.startswith("broken row")]
@@ -370,7 +465,9 @@ def test_links_in_a_circle_are_one_problem(tmp_path):
     image.unlink()
     image.symlink_to(image.name)
     bad = read_dataset(folder, on_bad="skip").bad_rows
-    assert bad["image"].tolist() == [TWO[0][0]] and bad["reason"].item().startswith("unreadable file")
+    assert bad["image"].tolist() == [TWO[0][0]] and bad["reason"].item().startswith(
+        "unreadable file"
+    )
 
 
 def test_a_list_in_utf16_is_read_and_one_in_latin1_is_named(tmp_path):
@@ -400,7 +497,9 @@ def test_a_box_of_impossible_size_is_a_problem(tmp_path, box):
 
 def test_missing_column_is_named(tmp_path):
     table(tmp_path / "14_train.csv", ["imageID", "label"], [])
-    with pytest.raises(DatasetError, match=r"14_train.csv: no column 'disease'; its columns are imageID, label"):
+    with pytest.raises(
+        DatasetError, match=r"14_train.csv: no column 'disease'; its columns are imageID, label"
+    ):
         read_dataset(tmp_path)
 
 
@@ -434,7 +533,12 @@ def test_check_folder_reports_counts(tmp_path):
 
 
 def test_check_folder_names_copies(tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 255, (8, 8), dtype=np.uint8).repeat(16, 0).repeat(16, 1)
+    pixels = (
+        np.random.default_rng(0)
+        .integers(0, 255, (8, 8), dtype=np.uint8)
+        .repeat(16, 0)
+        .repeat(16, 1)
+    )
     for name in ("a.png", "b.png"):
         film(tmp_path / "Mass" / name)
         Image.fromarray(pixels).save(tmp_path / "Mass" / name)
@@ -446,7 +550,9 @@ def test_a_folder_that_adds_no_image_to_another_is_a_warning(tmp_path):
     full, part = nih(tmp_path / "full", TWO), nih(tmp_path / "part", TWO[:1])
     text = check_overlap([full, part])
     assert f"{full} adds 1 images, 1 patients and 14 labels beyond the others" in text
-    assert f"all images of {part} are in the others: a stage trained on it sees no new image" in text
+    assert (
+        f"all images of {part} are in the others: a stage trained on it sees no new image" in text
+    )
 
 
 def test_check_folder_of_nothing_is_not_ok(tmp_path):
@@ -468,7 +574,11 @@ def test_real_nih_and_cardiomegaly_sets_merge_without_a_problem():
     data = read_dataset([real("real/dataset_full"), real("real/dataset_cardiomegaly")])
     assert (len(data.frame), data.frame["patient"].nunique()) == (1496, 1196)
     assert data.frame["official"].value_counts().to_dict() == {"trainval": 1390, "test": 106}
-    assert data.frame[list(FINDINGS)].notna().all(axis=None) and not data.bad_rows.size and not data.warnings
+    assert (
+        data.frame[list(FINDINGS)].notna().all(axis=None)
+        and not data.bad_rows.size
+        and not data.warnings
+    )
 
 
 def test_real_kaggle_sample_is_read():

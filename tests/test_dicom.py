@@ -1,4 +1,5 @@
-"""DICOM films as they are meant to be seen, and refusals of everything that is no frontal chest radiograph."""
+"""DICOM films as they are meant to be seen, and refusals of everything that is no frontal chest
+radiograph."""
 
 import subprocess
 import sys
@@ -52,7 +53,9 @@ def item(**elements) -> list[Dataset]:
 @pytest.mark.parametrize("pixels", [GREY, DEEP], ids=["8 bits", "12 of 16 bits"])
 def test_without_a_window_the_pixels_are_those_of_the_same_film_as_png(tmp_path, pixels):
     Image.fromarray(pixels).save(tmp_path / "film.png")
-    np.testing.assert_array_equal(film(pixels).pixels, decode_grey(str(tmp_path / "film.png"), SIDE))
+    np.testing.assert_array_equal(
+        film(pixels).pixels, decode_grey(str(tmp_path / "film.png"), SIDE)
+    )
 
 
 def test_monochrome1_is_inverted():
@@ -61,7 +64,8 @@ def test_monochrome1_is_inverted():
 
 
 def test_a_linear_window_is_that_of_the_standard():
-    """PS3.3 C.11.2.1.2: centre 2048 and width 1025 let 1535.5 to 2559.5 rise from black to white."""
+    """PS3.3 C.11.2.1.2: centre 2048 and width 1025 let 1535.5 to 2559.5 rise from black to
+    white."""
     shown = film(RAMP, WindowCenter=2048, WindowWidth=1025).pixels.ravel()
     assert (shown[:1536] == 0).all() and (shown[2560:] == 255).all()
     assert shown[[1791, 1792, 2047, 2048]].tolist() == [64, 64, 127, 128]
@@ -82,8 +86,11 @@ def test_windows_agree_with_pydicom(function, center, width):
 
 def test_rescale_comes_before_the_window():
     plain = film(RAMP, WindowCenter=1000, WindowWidth=500).pixels
-    scaled = film(RAMP, WindowCenter=1900, WindowWidth=999, RescaleSlope=2, RescaleIntercept=-100).pixels
-    # 2 x - 100 in a window of width 2 w - 1 around 2 c - 100 is x in one of width w around c, half a level apart
+    scaled = film(
+        RAMP, WindowCenter=1900, WindowWidth=999, RescaleSlope=2, RescaleIntercept=-100
+    ).pixels
+    # 2 x - 100 in a window of width 2 w - 1 around 2 c - 100 is x in one of width w around c, half
+    # a level apart
     assert np.abs(plain.astype(int) - scaled).max() <= 1
 
 
@@ -101,15 +108,21 @@ def test_an_impossible_window_is_told_and_left_out():
 @pytest.mark.parametrize("depth", [8, 16])
 def test_a_voi_lut_is_looked_up_and_its_ends_hold_outside(depth):
     whole = 2**depth - 1
-    lut = item(LUTDescriptor=[3, 10, depth], LUTData=np.array([0, whole // 5, whole], np.uint16).tobytes())
+    lut = item(
+        LUTDescriptor=[3, 10, depth], LUTData=np.array([0, whole // 5, whole], np.uint16).tobytes()
+    )
     lut[0]["LUTData"].VR = "OW"
     pixels = np.resize(np.array([0, 9, 10, 11, 12, 13, 255], np.uint8), (SIDE, SIDE))
-    shown = film(pixels, VOILUTSequence=lut, WindowCenter=1, WindowWidth=1).pixels  # the LUT goes before the window
+    shown = film(
+        pixels, VOILUTSequence=lut, WindowCenter=1, WindowWidth=1
+    ).pixels  # the LUT goes before the window
     np.testing.assert_array_equal(shown.ravel()[:7], [0, 0, 0, 51, 255, 255, 255])
 
 
 def test_a_modality_lut_comes_first():
-    lut = item(LUTDescriptor=[256, 0, 16], LUTData=np.arange(256, dtype=np.uint16)[::-1].copy().tobytes())
+    lut = item(
+        LUTDescriptor=[256, 0, 16], LUTData=np.arange(256, dtype=np.uint16)[::-1].copy().tobytes()
+    )
     lut[0]["LUTData"].VR = "OW"
     np.testing.assert_array_equal(film(GREY, ModalityLUTSequence=lut).pixels, 255 - GREY)
 
@@ -125,7 +138,9 @@ def test_padding_is_black_and_does_not_count(kind):
     padded[:, :20] = 65535
     shown = film(padded, PhotometricInterpretation=kind, PixelPaddingValue=65535).pixels
     assert (shown[:, :20] == 0).all()
-    np.testing.assert_array_equal(shown[:, 20:], film(DEEP, PhotometricInterpretation=kind).pixels[:, 20:])
+    np.testing.assert_array_equal(
+        shown[:, 20:], film(DEEP, PhotometricInterpretation=kind).pixels[:, 20:]
+    )
 
 
 def test_padding_may_be_a_range_with_the_wrong_sign():
@@ -171,7 +186,9 @@ def test_baseline_jpeg_gives_what_pillow_gives():
 def test_a_frame_larger_than_the_header_says_is_refused_undecoded(kind):
     syntax = {"JPEG": uid.JPEGBaseline8Bit, "JPEG2000": uid.JPEG2000}[kind]
     frame = encoded(np.zeros((3000, 2000), np.uint8), kind)
-    assert "says 64 x 64 px, but its compressed image is 2000 x 3000 px" in reason(dicom_bytes(GREY, syntax, frame))
+    assert "says 64 x 64 px, but its compressed image is 2000 x 3000 px" in reason(
+        dicom_bytes(GREY, syntax, frame)
+    )
 
 
 @pytest.mark.skipif(find_spec("gdcm") is not None, reason="python-gdcm is installed")
@@ -198,11 +215,17 @@ def test_a_deflated_file_is_refused_without_inflating_it():
         ({"BodyPartExamined": "RIBCAGE"}, "is a radiograph of RIBCAGE, not of the chest"),
         ({"BodyPartExamined": "ABDOMEN"}, "is a radiograph of ABDOMEN"),
         ({"BodyPartExamined": "CHESTABDPELVIS"}, "is a radiograph of CHESTABDPELVIS"),
-        ({"BodyPartExamined": None, "AnatomicRegionSequence": item(CodeMeaning="Hand")}, "is a radiograph of HAND"),
+        (
+            {"BodyPartExamined": None, "AnatomicRegionSequence": item(CodeMeaning="Hand")},
+            "is a radiograph of HAND",
+        ),
         ({"ViewPosition": "LL"}, "is a view from LL, not a frontal one"),
         ({"ViewPosition": "LATERAL"}, "is a view from LATERAL"),
         ({"ViewPosition": "RAO"}, "is a view from RAO"),
-        ({"ViewPosition": None, "ViewCodeSequence": item(CodeMeaning="left lateral")}, "is a view from LEFT LATERAL"),
+        (
+            {"ViewPosition": None, "ViewCodeSequence": item(CodeMeaning="left lateral")},
+            "is a view from LEFT LATERAL",
+        ),
         ({"PatientOrientation": ["A", "F"]}, "is a lateral view by its PatientOrientation"),
         ({"NumberOfFrames": 3}, "holds 3 frames"),
         ({"Rows": 60000, "Columns": 60000}, "is 60000 x 60000 px"),
@@ -242,18 +265,28 @@ def test_frontal_chest_radiographs_are_read(header):
 
 
 def test_raw_and_mirrored_films_are_told():
-    told = film(GREY, PresentationIntentType="FOR PROCESSING", PatientOrientation=["R", "F"]).warnings
-    assert told == ("stored for processing, not for presentation", "mirrored, by its PatientOrientation")
+    told = film(
+        GREY, PresentationIntentType="FOR PROCESSING", PatientOrientation=["R", "F"]
+    ).warnings
+    assert told == (
+        "stored for processing, not for presentation",
+        "mirrored, by its PatientOrientation",
+    )
 
 
 def test_the_films_that_are_none_are_refused(real_data):
-    reasons = [reason((real_data / "dicom" / f"udacity_test{number}.dcm").read_bytes()) for number in (4, 5)]
+    reasons = [
+        reason((real_data / "dicom" / f"udacity_test{number}.dcm").read_bytes())
+        for number in (4, 5)
+    ]
     assert "RIBCAGE" in reasons[0] and "modality CT" in reasons[1]
 
 
 @pytest.mark.parametrize("syntax", [uid.JPEGLosslessSV1, uid.HTJ2K])
 def test_what_is_no_radiograph_is_called_so_whatever_compresses_it(syntax):
-    assert "modality MR, not a radiograph" in reason(dicom_bytes(GREY, syntax, b"\xff\xd8\xff\xd9", Modality="MR"))
+    assert "modality MR, not a radiograph" in reason(
+        dicom_bytes(GREY, syntax, b"\xff\xd8\xff\xd9", Modality="MR")
+    )
 
 
 def test_a_film_of_unknown_view_gets_a_remark():

@@ -10,7 +10,8 @@ from lib.exceptions import SplitError
 
 @pytest.fixture
 def images() -> np.ndarray:
-    """Twenty smooth images of 64 px; 19 is 3 with noise of one grey level, as of another encoding."""
+    """Twenty smooth images of 64 px; 19 is 3 with noise of one grey level, as of another
+    encoding."""
     generator = np.random.default_rng(0)
     coarse = generator.integers(20, 230, (20, 16, 16))
     images = coarse.repeat(4, axis=1).repeat(4, axis=2)

@@ -35,7 +35,9 @@ def predictions() -> pd.DataFrame:
 
 def test_the_surest_errors_come_first(predictions):
     table = confident_errors(predictions, FINDINGS, each=1).set_index(["finding", "kind"])["image"]
-    assert table["Mass", "miss"] == "1.png" and table["Mass", "false alarm"] == "2.png"  # 4.png is not annotated
+    assert (
+        table["Mass", "miss"] == "1.png" and table["Mass", "false alarm"] == "2.png"
+    )  # 4.png is not annotated
     assert table["Nodule", "miss"] == "2.png" and table["Nodule", "false alarm"] == "1.png"
 
 
@@ -46,7 +48,8 @@ def test_the_rank_is_among_annotated_films(predictions):
 
 def test_a_missed_mass_that_is_called_a_nodule_is_counted(predictions):
     targets, probs = (
-        predictions[[f"{kind}_{name}" for name in FINDINGS]].to_numpy(float) for kind in ("target", "prob")
+        predictions[[f"{kind}_{name}" for name in FINDINGS]].to_numpy(float)
+        for kind in ("target", "prob")
     )
     table = error_overlap(targets, probs, np.array([0.5, 0.5]), FINDINGS)
     assert list(table["missed"]) == [1, 1]
@@ -56,15 +59,20 @@ def test_a_missed_mass_that_is_called_a_nodule_is_counted(predictions):
 
 def test_films_where_the_other_finding_is_not_annotated_do_not_count():
     targets, probs = np.array([[1.0, np.nan], [1.0, 0.0]]), np.array([[0.1, 0.9], [0.1, 0.9]])
-    assert error_overlap(targets, probs, np.array([0.5, 0.5]), FINDINGS).loc["Mass", "Nodule"] == 100
+    assert (
+        error_overlap(targets, probs, np.array([0.5, 0.5]), FINDINGS).loc["Mass", "Nodule"] == 100
+    )
 
 
 def test_label_noise_candidates_contradict_the_mean_of_the_other_label(predictions):
     table = label_noise_candidates(predictions, ["Mass"]).set_index("image")
-    assert set(table.index) == {"1.png", "2.png"}  # 0.1 <= mean(.8, .2, .05) and 0.8 >= mean(.9, .1)
-    assert table.loc["2.png", "expected"] == pytest.approx(0.5) and table.loc["1.png", "expected"] == pytest.approx(
-        0.35
-    )
+    assert set(table.index) == {
+        "1.png",
+        "2.png",
+    }  # 0.1 <= mean(.8, .2, .05) and 0.8 >= mean(.9, .1)
+    assert table.loc["2.png", "expected"] == pytest.approx(0.5) and table.loc[
+        "1.png", "expected"
+    ] == pytest.approx(0.35)
     assert (table["margin"] > 0).all()
 
 
@@ -103,15 +111,24 @@ def test_an_empty_map_counts_as_a_miss_in_the_means():
 
 def test_the_guess_is_right_about_a_box_around_the_centre():
     row = box_scores(np.ones((1, 8, 8)), np.array([[0.25, 0.25, 0.5, 0.5]])).iloc[0]
-    assert row["centre_pointing"] == 1 and row["centre_energy"] > row["energy"] == pytest.approx(0.25)
+    assert row["centre_pointing"] == 1 and row["centre_energy"] > row["energy"] == pytest.approx(
+        0.25
+    )
 
 
 def test_a_hit_everywhere_has_a_certain_interval():
     maps = np.zeros((6, 4, 4))
     maps[:, 0, 0] = 1
-    scores = box_scores(maps, np.array([[0.0, 0.0, 0.5, 0.5]] * 6)).assign(finding="Mass", patient=list("aabbcc"))
+    scores = box_scores(maps, np.array([[0.0, 0.0, 0.5, 0.5]] * 6)).assign(
+        finding="Mass", patient=list("aabbcc")
+    )
     row = pointing_table(scores, FINDINGS).iloc[0]
-    assert (row["pointing"], row["pointing_low"], row["pointing_high"], row["patients"]) == (1, 1, 1, 3)
+    assert (row["pointing"], row["pointing_low"], row["pointing_high"], row["patients"]) == (
+        1,
+        1,
+        1,
+        3,
+    )
 
 
 def test_without_boxes_there_is_no_row():
@@ -129,21 +146,28 @@ def run(tmp_path):
     sex = np.array(["F", "M"] * (n // 2))
     target = rng.permutation(n) % 3 == 0
     prob = np.where(sex == "F", 0.2 + 0.6 * target, rng.random(n))
-    frame = pd.DataFrame({"image": np.arange(n).astype(str), "patient": np.arange(n).astype(str), "split": "test"})
+    frame = pd.DataFrame(
+        {"image": np.arange(n).astype(str), "patient": np.arange(n).astype(str), "split": "test"}
+    )
     frame = frame.assign(age=np.where(np.arange(n) < 10, np.nan, 30), sex=sex, view="PA")
-    frame.assign(target_Mass=target.astype(float), prob_Mass=prob).to_parquet(tmp_path / "predictions.parquet")
+    frame.assign(target_Mass=target.astype(float), prob_Mass=prob).to_parquet(
+        tmp_path / "predictions.parquet"
+    )
     (tmp_path / "config.json").write_text('{"findings": ["Mass"], "seed": 0}')
     (tmp_path / "record.json").write_text(json.dumps(full_record()))
-    pd.DataFrame({"finding": ["Mass"], "threshold": [0.5], "threshold_from": ["validation"]}).to_csv(
-        tmp_path / "metrics.csv", index=False
-    )
+    pd.DataFrame(
+        {"finding": ["Mass"], "threshold": [0.5], "threshold_from": ["validation"]}
+    ).to_csv(tmp_path / "metrics.csv", index=False)
     return tmp_path
 
 
 def test_groups_are_scored_apart_and_on_the_same_findings(run):
     table = subgroup_table([run]).set_index("group")
     assert table.loc["F", "value"] == 1 and 0.2 < table.loc["M", "value"] < 0.8
-    assert table.loc["F", "images"] == 40 and table.loc["F", "findings"] == table.loc["M", "findings"] == 1
+    assert (
+        table.loc["F", "images"] == 40
+        and table.loc["F", "findings"] == table.loc["M", "findings"] == 1
+    )
 
 
 def test_an_attribute_with_one_group_is_left_out_and_unknown_ages_are_told(run):

@@ -1,4 +1,5 @@
-"""Export: the same answers as torch in every family, a card that tells the truth, nothing left behind by a refusal."""
+"""Export: the same answers as torch in every family, a card that tells the truth, nothing left
+behind by a refusal."""
 
 import copy
 import io
@@ -40,13 +41,23 @@ def silent(line: str) -> None:
     """Where nothing is to be told."""
 
 
-@pytest.fixture(scope="module", params=["thin", "tf_efficientnet_b0", "cs3darknet_s", "darknet17", "vgg", "vit"])
+@pytest.fixture(
+    scope="module", params=["thin", "tf_efficientnet_b0", "cs3darknet_s", "darknet17", "vgg", "vit"]
+)
 def family(request, tmp_path_factory):
     """A served classifier and its file, of each kind of backbone; the head is the method's."""
-    net = ServingModule(small_classifier(request.param, "mlp"), [1.5] * FINDINGS, [0.1, 0.0, -0.2], SIZE).eval()
+    net = ServingModule(
+        small_classifier(request.param, "mlp"), [1.5] * FINDINGS, [0.1, 0.0, -0.2], SIZE
+    ).eval()
     path = tmp_path_factory.mktemp(request.param) / "model.onnx"
     write_onnx(net, path)
-    card = {"format": 1, "name": "small", "findings": ["a", "b", "c"], "image_size": SIZE, "thresholds": [0.5] * 3}
+    card = {
+        "format": 1,
+        "name": "small",
+        "findings": ["a", "b", "c"],
+        "image_size": SIZE,
+        "thresholds": [0.5] * 3,
+    }
     write_card(path, card)
     return net, path
 
@@ -60,7 +71,10 @@ def test_the_file_and_the_predictor_answer_as_torch_does(family):
     answer = Predictor(path, threads=1).predict(images)
     assert np.abs(answer.probs - probs.numpy()).max() <= 1e-4 and probs.std() > 0.01
     assert np.abs(answer.logits - logits.numpy()).max() <= 1e-4 * max(1.0, logits.abs().max())
-    assert np.abs(answer.heatmaps - heatmaps.numpy()).max() <= 1e-4 * heatmaps.max() and heatmaps.max() > 0
+    assert (
+        np.abs(answer.heatmaps - heatmaps.numpy()).max() <= 1e-4 * heatmaps.max()
+        and heatmaps.max() > 0
+    )
 
 
 def test_the_app_answers_a_file_as_torch_does(family, monkeypatch):
@@ -94,8 +108,15 @@ def test_batch_norms_are_folded_and_no_source_file_is_told(family):
 
 def test_the_branches_of_repvgg_become_one_convolution_each(tmp_path):
     model = small_classifier("repvgg_a0")
-    card = {"backbone": "repvgg_a0", "head": "linear", "findings": ["a", "b", "c"], "image_size": SIZE}
-    assert export._write_plain(Source("small", model, card, {}, None), tmp_path / "model.onnx") <= 1e-4
+    card = {
+        "backbone": "repvgg_a0",
+        "head": "linear",
+        "findings": ["a", "b", "c"],
+        "image_size": SIZE,
+    }
+    assert (
+        export._write_plain(Source("small", model, card, {}, None), tmp_path / "model.onnx") <= 1e-4
+    )
     kinds = [node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node]
     assert kinds.count("Conv") == 22 and "Add" not in kinds[:-5]
 
@@ -112,7 +133,12 @@ def test_a_file_that_answers_otherwise_is_refused(family):
 def run(tiny_phantoms, tmp_path_factory):
     """The folder of a complete run on phantoms whose training was skipped."""
     folder = tmp_path_factory.mktemp("study") / "arm-s0"
-    values = {"run_dir": str(folder), "data_root": str(tiny_phantoms), "backbone": "test_resnet", "pretrained": False}
+    values = {
+        "run_dir": str(folder),
+        "data_root": str(tiny_phantoms),
+        "backbone": "test_resnet",
+        "pretrained": False,
+    }
     config = Config(**values, image_size=32, val_fraction=0.4)
     films = prepare_data(config, folder)
     loaders = make_loaders(films.frame, films.store, config)
@@ -121,12 +147,19 @@ def run(tiny_phantoms, tmp_path_factory):
     card = config.model_dump(include={"backbone", "head", "dropout", "findings", "image_size"})
     card["data"] = describe_data(films, loaders)
     card["thresholds"] = [0.2] * (count - 1) + [None]
-    card["calibration"] = {"method": ["platt"] * count, "slope": [2.0] * count, "intercept": [0.5] * count}
-    card["operating_points"] = [{"finding": "Mass", "rule": "youden", "threshold": 0.3, "source": "fallback"}]
+    card["calibration"] = {
+        "method": ["platt"] * count,
+        "slope": [2.0] * count,
+        "intercept": [0.5] * count,
+    }
+    card["operating_points"] = [
+        {"finding": "Mass", "rule": "youden", "threshold": 0.3, "source": "fallback"}
+    ]
     save_model(folder, model, card)
     write_json(folder / "config.json", config.model_dump(mode="json"))
     metrics = [
-        {"finding": name, "auroc": 0.7, "threshold": 0.2, "threshold_from": "fallback"} for name in card["findings"]
+        {"finding": name, "auroc": 0.7, "threshold": 0.2, "threshold_from": "fallback"}
+        for name in card["findings"]
     ]
     metrics.append({"finding": "macro", "auroc": 0.7, "auroc_low": 0.6, "auroc_high": 0.8})
     record = full_record(run=folder.name, config_hash=config.hash(), metrics=metrics)
@@ -170,7 +203,12 @@ def test_the_card_tells_of_data_scores_and_limits_but_of_no_folder(run, exported
     card = read_card(exported)
     record = json.loads((run / "record.json").read_text())
     assert card["data"]["phantom"] is True and set(card["data"]["layouts"]) == {"dataset_full"}
-    assert card["metrics"][-1] == {"finding": "macro", "auroc": 0.7, "auroc_low": 0.6, "auroc_high": 0.8}
+    assert card["metrics"][-1] == {
+        "finding": "macro",
+        "auroc": 0.7,
+        "auroc_low": 0.6,
+        "auroc_high": 0.8,
+    }
     assert card["run"]["config_hash"] == record["config_hash"] and card["precision"] == "fp32"
     assert card["notice"].startswith("Not a medical device. Not for diagnosis.")
     text = exported.with_suffix(".md").read_text()
@@ -183,7 +221,10 @@ def test_noise_is_less_familiar_than_the_films_of_the_run(run, exported):
     val = read_run_films(run, load_model(run)[1]).val
     noise = np.random.default_rng(0).integers(0, 256, (20, 32, 32), dtype=np.uint8)
     strange = predictor.predict(noise).unlikeness
-    assert strange.min() > np.median(predictor.predict(val).unlikeness) and predictor.unfamiliar(strange).all()
+    assert (
+        strange.min() > np.median(predictor.predict(val).unlikeness)
+        and predictor.unfamiliar(strange).all()
+    )
 
 
 def test_the_command_exports_a_run_and_tells_the_path(run, tmp_path, monkeypatch):
@@ -194,7 +235,9 @@ def test_the_command_exports_a_run_and_tells_the_path(run, tmp_path, monkeypatch
 
 
 def test_the_command_exports_into_the_folder_that_is_named(run, tmp_path):
-    result = CliRunner().invoke(app, ["export", str(run), "--name", "small", "--out", str(tmp_path / "new")])
+    result = CliRunner().invoke(
+        app, ["export", str(run), "--name", "small", "--out", str(tmp_path / "new")]
+    )
     assert result.exit_code == 0
     assert {path.name for path in (tmp_path / "new").iterdir()} == {"small.onnx", "small.md"}
 
@@ -249,7 +292,9 @@ def test_int8_answers_with_its_own_calibration_and_thresholds(run, int8):
     slope, intercept = (np.array(card["calibration"][key]) for key in ("slope", "intercept"))
     assert set(slope) != {2.0}  # of fp32
     answers = run_file(int8, read_run_films(run, load_model(run)[1]).val)
-    assert np.allclose(answers["probs"], 1 / (1 + np.exp(-slope * answers["logits"] - intercept)), atol=1e-6)
+    assert np.allclose(
+        answers["probs"], 1 / (1 + np.exp(-slope * answers["logits"] - intercept)), atol=1e-6
+    )
     assert set(card["thresholds"]) != {0.2, 0.5} and "fallback" in card["thresholds_from"]
 
 
@@ -260,12 +305,16 @@ def test_a_new_calibration_changes_only_the_probabilities(exported, tmp_path):
     images = films(3).numpy()[:, :32, :32]
     before, after = run_file(exported, images), run_file(path, images)
     assert np.allclose(after["probs"], 1 / (1 + np.exp(1 - 3 * after["logits"])), atol=1e-6)
-    assert all(np.array_equal(before[name], after[name]) for name in ("logits", "heatmaps", "embedding"))
+    assert all(
+        np.array_equal(before[name], after[name]) for name in ("logits", "heatmaps", "embedding")
+    )
 
 
 def test_int8_that_cannot_be_judged_is_refused(run, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "MIN_POSITIVES", 10**6)
-    with pytest.raises(ExportError, match=r"has \d+ positive labels, and 1000000 are needed; nothing was exported"):
+    with pytest.raises(
+        ExportError, match=r"has \d+ positive labels, and 1000000 are needed; nothing was exported"
+    ):
         export_run(run, int8=True, out=tmp_path / "out", tell=silent)
 
 
@@ -280,10 +329,16 @@ def test_int8_that_changes_too_much_is_refused_and_nothing_is_left(run, tmp_path
     """The recipe was fine on the half that chose it, and is judged on the other."""
     monkeypatch.setattr(export, "MIN_POSITIVES", 0)
     monkeypatch.setattr(
-        export, "quantize", lambda bench, tell: [Trial("minmax", "layers", bench.plain, 0.6, 0.0, 0.0, 0.0)]
+        export,
+        "quantize",
+        lambda bench, tell: [Trial("minmax", "layers", bench.plain, 0.6, 0.0, 0.0, 0.0)],
     )
-    monkeypatch.setattr(export, "judged", lambda judge, *args: Trial(*args, 0.6, -0.0051, 0.1, 0.01))
-    with pytest.raises(ExportError, match=r"too differently .* AUROC \+0\.0051, .* Nothing was exported"):
+    monkeypatch.setattr(
+        export, "judged", lambda judge, *args: Trial(*args, 0.6, -0.0051, 0.1, 0.01)
+    )
+    with pytest.raises(
+        ExportError, match=r"too differently .* AUROC \+0\.0051, .* Nothing was exported"
+    ):
         export_run(run, int8=True, out=tmp_path / "out", tell=silent)
     assert not (tmp_path / "out").exists()
 
@@ -313,7 +368,8 @@ def test_without_its_films_a_run_is_exported_but_for_familiarity_and_int8(run, t
     card = read_card(export_run(folder, out=tmp_path / "out", tell=said.append))
     assert card["familiarity"] is None and any("they cannot be read" in line for line in said)
     with pytest.raises(
-        ExportError, match="int8 needs the films that the model was trained on, and they cannot be read"
+        ExportError,
+        match="int8 needs the films that the model was trained on, and they cannot be read",
     ):
         export_run(folder, int8=True, out=tmp_path / "int8", tell=silent)
 
@@ -325,7 +381,9 @@ def test_an_export_changes_nothing_in_the_run(run, exported):
 
 
 def test_what_is_no_complete_run_is_refused(tmp_path):
-    with pytest.raises(ExportError, match=r"nowhere is no complete run: there is no record\.json in it"):
+    with pytest.raises(
+        ExportError, match=r"nowhere is no complete run: there is no record\.json in it"
+    ):
         export_run(tmp_path / "nowhere", out=tmp_path)
 
 
@@ -337,10 +395,23 @@ def test_a_name_that_is_no_file_name_is_refused(run, name, tmp_path):
 
 
 def test_an_older_run_without_calibration_keeps_its_thresholds():
-    card = {"backbone": "b", "head": "linear", "findings": ["Mass", "Hernia"], "image_size": 32, "data": {}}
+    card = {
+        "backbone": "b",
+        "head": "linear",
+        "findings": ["Mass", "Hernia"],
+        "image_size": 32,
+        "data": {},
+    }
     made = make_card("old", card | {"thresholds": [0.123456789, None]}, [])
-    assert made["thresholds"] == [0.123456789, 0.5] and made["thresholds_from"] == ["validation", "default"]
-    assert made["calibration"] == {"method": ["none"] * 2, "slope": [1.0] * 2, "intercept": [0.0] * 2}
+    assert made["thresholds"] == [0.123456789, 0.5] and made["thresholds_from"] == [
+        "validation",
+        "default",
+    ]
+    assert made["calibration"] == {
+        "method": ["none"] * 2,
+        "slope": [1.0] * 2,
+        "intercept": [0.0] * 2,
+    }
     made |= {"precision": "fp32", "exported": "today", "versions": {}, "familiarity": None}
     assert "Nothing is known of how well it does." in card_text(made)
 
@@ -348,15 +419,28 @@ def test_an_older_run_without_calibration_keeps_its_thresholds():
 def test_a_hostile_card_is_shown_as_text(exported):
     card = Predictor(exported).card
     evil = "![x](https://evil.example/a.png) <img src=//evil.example> [b](//evil.example) https://evil.example :red[c]"
-    hostile = card | {"intended_use": evil, "backbone": evil, "name": evil, "data": {"layouts": {evil: evil}}}
-    text = card_text(hostile | {"versions": {evil: evil}, "thresholds_from": [evil] * len(card["findings"])})
+    hostile = card | {
+        "intended_use": evil,
+        "backbone": evil,
+        "name": evil,
+        "data": {"layouts": {evil: evil}},
+    }
+    text = card_text(
+        hostile | {"versions": {evil: evil}, "thresholds_from": [evil] * len(card["findings"])}
+    )
     assert text.count("evil") > 20
     assert not re.search(r"(?<!\\)[\[<!]|https://|(?<!\\):red", text.replace("**", ""))
 
 
 @pytest.mark.parametrize(
     ("prob", "slope", "intercept", "wanted"),
-    [(0.5, 3.0, 0.0, 0.5), (0.0, 2.0, 1.0, 0.0), (1.0, 2.0, 1.0, 1.0), (0.8, 0.5, 0.0, 2 / 3), (1e-300, 5.0, 0.0, 0.0)],
+    [
+        (0.5, 3.0, 0.0, 0.5),
+        (0.0, 2.0, 1.0, 0.0),
+        (1.0, 2.0, 1.0, 1.0),
+        (0.8, 0.5, 0.0, 2 / 3),
+        (1e-300, 5.0, 0.0, 0.0),
+    ],
 )
 def test_a_probability_through_the_calibration(prob, slope, intercept, wanted):
     assert calibrated(prob, slope, intercept) == pytest.approx(wanted, abs=1e-12)

@@ -1,4 +1,5 @@
-"""Runs that are forked from a process with its imports done: each has its own processes, environment and chance."""
+"""Runs that are forked from a process with its imports done: each has its own processes,
+environment and chance."""
 
 import json
 import sys
@@ -57,7 +58,9 @@ def test_a_forked_run_has_its_own_driver_kernel_environment_and_random_state(exe
 
 def test_a_run_with_other_settings_than_the_server_is_a_fresh_process(execute, settings):
     threads = str(1 + int(settings["OMP_NUM_THREADS"]))
-    other = {name: threads if name.endswith("_THREADS") else value for name, value in settings.items()}
+    other = {
+        name: threads if name.endswith("_THREADS") else value for name, value in settings.items()
+    }
     assert can_fork(settings) and not can_fork(other)
     told = execute("fresh", other)
     assert told["name"] != "cxr-kernel" and not told["imported"] and told["threads"] == threads

@@ -59,7 +59,9 @@ def test_pixels_of_untouched_films_are_those_of_training(real_data):
         assert (film.width, film.height, film.format, film.warnings) == (1024, 1024, "PNG", ())
 
 
-@pytest.mark.parametrize("make", [Path, str, lambda path: path.read_bytes(), lambda path: BytesIO(path.read_bytes())])
+@pytest.mark.parametrize(
+    "make", [Path, str, lambda path: path.read_bytes(), lambda path: BytesIO(path.read_bytes())]
+)
 def test_a_path_its_bytes_and_an_open_file_are_the_same(tmp_path, make):
     GREY.save(tmp_path / "film.png")
     film = read_radiograph(make(tmp_path / "film.png"), SIZE)
@@ -81,7 +83,9 @@ def test_a_turned_film_is_set_upright(orientation, kind):
         7: upright[::-1, ::-1].T,
         8: np.rot90(upright, -1),
     }[orientation]
-    film = read_radiograph(as_file(Image.fromarray(np.ascontiguousarray(stored)), kind, exif=exif(orientation)), SIZE)
+    film = read_radiograph(
+        as_file(Image.fromarray(np.ascontiguousarray(stored)), kind, exif=exif(orientation)), SIZE
+    )
     np.testing.assert_array_equal(film.pixels, read_radiograph(as_file(GREY, kind), SIZE).pixels)
     np.testing.assert_array_equal(film.preview, upright)
     assert (film.width, film.height) == (90, 120)
@@ -91,11 +95,16 @@ def test_a_turned_film_is_set_upright(orientation, kind):
 
 
 def test_a_small_film_is_shown_as_it_is():
-    np.testing.assert_array_equal(read_radiograph(as_file(GREY, "PNG"), SIZE).preview, np.asarray(GREY))
+    np.testing.assert_array_equal(
+        read_radiograph(as_file(GREY, "PNG"), SIZE).preview, np.asarray(GREY)
+    )
 
 
 def test_a_preview_keeps_the_shape_of_the_film():
-    assert read_radiograph(as_file(GREY.resize((3000, 1500)), "PNG"), SIZE).preview.shape == (512, 1024)
+    assert read_radiograph(as_file(GREY.resize((3000, 1500)), "PNG"), SIZE).preview.shape == (
+        512,
+        1024,
+    )
     assert read_radiograph(as_file(GREY, "PNG"), SIZE, preview=30).preview.shape == (30, 22)
 
 
@@ -104,7 +113,9 @@ def test_no_preview_is_made_unless_wanted():
 
 
 def test_the_preview_of_a_jpeg_is_sharp_though_the_model_needs_less():
-    fine = Image.fromarray(np.tile(np.repeat([0, 255], 2).astype(np.uint8), (800, 200)))  # stripes of 2 px
+    fine = Image.fromarray(
+        np.tile(np.repeat([0, 255], 2).astype(np.uint8), (800, 200))
+    )  # stripes of 2 px
     film = read_radiograph(as_file(fine, "JPEG", quality=95), SIZE)
     assert film.preview.shape == (800, 800) and film.preview.std() > 100 > film.pixels.std()
 
@@ -135,7 +146,11 @@ def test_warnings_name_what_is_odd(image, warnings):
 
 
 def test_colour_is_seen_in_jpeg_too():
-    assert read_radiograph(as_file(Image.new("RGB", (90, 90), "red"), "JPEG"), SIZE).warnings[0].startswith("in colour")
+    assert (
+        read_radiograph(as_file(Image.new("RGB", (90, 90), "red"), "JPEG"), SIZE)
+        .warnings[0]
+        .startswith("in colour")
+    )
 
 
 def test_plain_borders_are_told_with_their_part_of_the_film():
@@ -169,7 +184,10 @@ def test_broken_exif_is_told_and_the_film_answered():
         (as_file(GREY, "GIF", save_all=True, append_images=[COLOUR]), "holds more than one image"),
         (as_file(GREY, "TIFF", save_all=True, append_images=[GREY]), "holds more than one image"),
         (as_file(GREY, "PNG", save_all=True, append_images=[COLOUR]), "holds more than one image"),
-        (as_file(Image.fromarray(np.full((40, 40), -1, np.float32)), "TIFF"), "grey values from -1.0"),
+        (
+            as_file(Image.fromarray(np.full((40, 40), -1, np.float32)), "TIFF"),
+            "grey values from -1.0",
+        ),
         (as_file(DEEP, "TIFF", tiffinfo={262: 0}), "white is zero"),
     ],
 )
@@ -209,7 +227,8 @@ def test_messages_call_the_file_by_its_name_without_control_characters():
 
 
 def test_large_films_are_decoded_one_at_a_time(monkeypatch):
-    """Ten threads read ten films of 3000 x 3000 px: never are two of them between header and pixels."""
+    """Ten threads read ten films of 3000 x 3000 px: never are two of them between header and
+    pixels."""
     data = as_file(Image.new("L", (3000, 3000)), "PNG")
     busy, most = [], []
 
@@ -221,7 +240,10 @@ def test_large_films_are_decoded_one_at_a_time(monkeypatch):
         return GREY, GREY.size, []
 
     monkeypatch.setattr("lib.images.read._load", load)
-    threads = [threading.Thread(target=read_radiograph, args=(data, SIZE), kwargs={"preview": 0}) for _ in range(10)]
+    threads = [
+        threading.Thread(target=read_radiograph, args=(data, SIZE), kwargs={"preview": 0})
+        for _ in range(10)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -1,4 +1,5 @@
-"""The arm `method` against the published method, Ayushk4/MedImaging (2021): every parameter of every stage."""
+"""The arm `method` against the published method, Ayushk4/MedImaging (2021): every parameter of
+every stage."""
 
 import pytest
 
@@ -32,10 +33,12 @@ METHOD = {
     "val_fraction": 1 / 7,
 }
 FULL_SIZE = {"backbone": "tf_efficientnet_b4.ns_jft_in1k", "image_size": 224, "pretrained": True}
-"""In small.yaml these differ: two CPU cores train neither EfficientNet-B4 nor 224 px, and no weights are fetched."""
+"""In small.yaml these differ: two CPU cores train neither EfficientNet-B4 nor 224 px, and no
+weights are fetched."""
 
-# What differs on purpose in both studies: seeds 0, 1, 2 for 49, so that arms are compared seed by seed; one sigmoid for
-# a softmax over two classes in the stages of one finding; the test images, which are the suite's own for all arms.
+# What differs on purpose in both studies: seeds 0, 1, 2 for 49, so that arms are compared seed by
+# seed; one sigmoid for a softmax over two classes in the stages of one finding; the test images,
+# which are the suite's own for all arms.
 
 
 def stages(study: str) -> dict[str, list[Config]]:
@@ -60,24 +63,34 @@ def test_the_method_goes_through_its_three_stages(study):
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_stage_has_the_parameters_of_the_method(study, stage):
     configs = stages(study)[stage]
-    assert [{name: getattr(config, name) for name in METHOD} for config in configs] == [METHOD] * len(configs)
+    assert [{name: getattr(config, name) for name in METHOD} for config in configs] == [
+        METHOD
+    ] * len(configs)
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_at_full_size_backbone_and_image_size_are_those_of_the_method(stage):
     configs = stages("seed")[stage]
-    assert [{name: getattr(config, name) for name in FULL_SIZE} for config in configs] == [FULL_SIZE] * len(configs)
+    assert [{name: getattr(config, name) for name in FULL_SIZE} for config in configs] == [
+        FULL_SIZE
+    ] * len(configs)
 
 
 @pytest.mark.parametrize("study", ["small", "seed"])
 def test_the_stages_learn_pneumonia_then_cardiomegaly_then_all_findings(study):
     found = stages(study)
-    assert [found[stage][0].findings for stage in STAGES] == [("Pneumonia",), ("Cardiomegaly",), FINDINGS]
+    assert [found[stage][0].findings for stage in STAGES] == [
+        ("Pneumonia",),
+        ("Cardiomegaly",),
+        FINDINGS,
+    ]
 
 
 @pytest.mark.parametrize("study", ["small", "seed"])
 def test_the_epoch_of_the_last_stage_is_chosen_by_cardiomegaly_accuracy(study):
-    assert {config.choose_epoch_by for config in stages(study)["method"]} == {"cardiomegaly_accuracy"}
+    assert {config.choose_epoch_by for config in stages(study)["method"]} == {
+        "cardiomegaly_accuracy"
+    }
 
 
 def test_the_head_and_the_rotation_are_those_of_the_method():

@@ -1,6 +1,12 @@
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, average_precision_score, f1_score, recall_score, roc_auc_score
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    f1_score,
+    recall_score,
+    roc_auc_score,
+)
 
 from lib.config import FINDINGS
 from lib.metrics import bootstrap as intervals
@@ -51,7 +57,9 @@ def test_auroc_equals_scikit_learn(labelled):
 
 
 def test_average_precision_equals_scikit_learn(labelled):
-    assert metrics.average_precision(*labelled) == pytest.approx(average_precision_score(*labelled), abs=1e-12)
+    assert metrics.average_precision(*labelled) == pytest.approx(
+        average_precision_score(*labelled), abs=1e-12
+    )
 
 
 def test_f1_equals_scikit_learn(labelled):
@@ -64,7 +72,9 @@ def test_auroc_by_hand_counts_ties_one_half():
 
 
 def test_average_precision_by_hand():
-    assert metrics.average_precision([1, 0, 1], [0.9, 0.5, 0.1]) == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
+    assert metrics.average_precision([1, 0, 1], [0.9, 0.5, 0.1]) == pytest.approx(
+        0.5 * 1 + 0.5 * 2 / 3
+    )
 
 
 def test_constant_probabilities_score_chance():
@@ -105,16 +115,22 @@ def test_operating_points_count_each_distinct_probability_once():
 def test_threshold_is_the_best_of_all_that_occur(labelled):
     y, p = labelled
     (best,) = metrics.best_f1_thresholds(y[:, None], p[:, None])
-    assert f1_score(y, p >= best) == pytest.approx(max(f1_score(y, p >= cut) for cut in p), abs=1e-12)
+    assert f1_score(y, p >= best) == pytest.approx(
+        max(f1_score(y, p >= cut) for cut in p), abs=1e-12
+    )
 
 
 def test_threshold_ties_take_the_highest():
     # 0.8 calls 1 of 2 right (F1 2/3); 0.2 calls 2 of 4 right (F1 2/3)
-    assert metrics.best_f1_thresholds([[1], [0], [0], [1]], [[0.8], [0.5], [0.4], [0.2]]).tolist() == [0.8]
+    assert metrics.best_f1_thresholds(
+        [[1], [0], [0], [1]], [[0.8], [0.5], [0.4], [0.2]]
+    ).tolist() == [0.8]
 
 
 def test_threshold_of_a_finding_without_positives_is_nan():
-    best = metrics.best_f1_thresholds([[0, 1, np.nan], [0, 0, np.nan]], [[0.9, 0.7, 0.1], [0.1, 0.2, 0.3]])
+    best = metrics.best_f1_thresholds(
+        [[0, 1, np.nan], [0, 0, np.nan]], [[0.9, 0.7, 0.1], [0.1, 0.2, 0.3]]
+    )
     np.testing.assert_array_equal(best, [np.nan, 0.7, np.nan])
 
 
@@ -148,10 +164,18 @@ def test_evaluate_equals_scikit_learn_under_a_mask(study):
 
 def test_macro_is_the_mean_of_the_findings_that_have_a_value():
     table = metrics.evaluate(
-        [[1, 0, 1], [0, 0, 0], [0, 0, 1]], [[0.9, 0.1, 0.6], [0.1, 0.2, 0.7], [0.3, 0.4, 0.8]], NAMES
+        [[1, 0, 1], [0, 0, 0], [0, 0, 1]],
+        [[0.9, 0.1, 0.6], [0.1, 0.2, 0.7], [0.3, 0.4, 0.8]],
+        NAMES,
     )
     macro = table.iloc[-1]
-    assert (macro.finding, macro.auroc, macro.n_auroc, macro.n_f1, macro.n_accuracy) == ("macro", 0.75, 2, 2, 3)
+    assert (macro.finding, macro.auroc, macro.n_auroc, macro.n_f1, macro.n_accuracy) == (
+        "macro",
+        0.75,
+        2,
+        2,
+        3,
+    )
 
 
 def test_macro_counts_all_labels():
@@ -160,8 +184,13 @@ def test_macro_counts_all_labels():
 
 
 def test_evaluate_says_where_thresholds_come_from():
-    table = metrics.evaluate([[1, 0], [0, 1]], [[0.9, 0.1], [0.1, 0.2]], ["a", "b"], np.array([0.2, np.nan]))
-    assert table[["threshold", "threshold_from"]].iloc[:2].values.tolist() == [[0.2, "validation"], [0.5, "default"]]
+    table = metrics.evaluate(
+        [[1, 0], [0, 1]], [[0.9, 0.1], [0.1, 0.2]], ["a", "b"], np.array([0.2, np.nan])
+    )
+    assert table[["threshold", "threshold_from"]].iloc[:2].values.tolist() == [
+        [0.2, "validation"],
+        [0.5, "default"],
+    ]
 
 
 def test_without_thresholds_all_are_one_half():
@@ -172,7 +201,9 @@ def test_without_thresholds_all_are_one_half():
 @pytest.mark.parametrize("size", [0, 4])
 def test_nothing_annotated_gives_nan_everywhere(size):
     table = metrics.evaluate(np.full((size, 2), np.nan), np.full((size, 2), 0.5), ["a", "b"])
-    numbers = table.drop(columns=["finding", "threshold", "threshold_from", "in_macro", "positive_patients"])
+    numbers = table.drop(
+        columns=["finding", "threshold", "threshold_from", "in_macro", "positive_patients"]
+    )
     assert numbers.filter(regex="^(n_|positives|negatives)").eq(0).all(axis=None)
     assert numbers.filter(regex="^(?!n_|positives|negatives)").isna().all(axis=None)
 
@@ -224,7 +255,11 @@ def test_resamples_equal_scikit_learn_on_repeated_images(study):
         for j, threshold in enumerate([0.3, 0.5, 0.5]):
             known = rows[~np.isnan(targets[rows, j])]
             y, p = targets[known, j], probs[known, j]
-            expected = roc_auc_score(y, p), average_precision_score(y, p), f1_score(y, p >= threshold)
+            expected = (
+                roc_auc_score(y, p),
+                average_precision_score(y, p),
+                f1_score(y, p >= threshold),
+            )
             assert [scores[m][i, j] for m in scores] == pytest.approx(expected, abs=1e-9)
 
 
@@ -246,14 +281,18 @@ def test_blocks_of_resamples_do_not_change_the_scores(study, monkeypatch):
 def test_a_resample_without_positives_is_nan_and_left_out():
     targets, probs = np.array([[1.0], [0], [0]]), np.array([[0.9], [0.4], [0.1]])
     scores = intervals.bootstrap_scores(targets, probs, ["x", "y", "z"], n=200)
-    assert {m: set(np.unique(s[~np.isnan(s)])) for m, s in scores.items()} == {m: {1.0} for m in scores}
+    assert {m: set(np.unique(s[~np.isnan(s)])) for m, s in scores.items()} == {
+        m: {1.0} for m in scores
+    }
     assert np.isnan(scores["f1"]).sum() == pytest.approx(200 * (2 / 3) ** 3, abs=25)
 
 
 def test_interval_rows_match_evaluate_and_hold_its_values(study):
     targets, probs, patients = study
     table = metrics.evaluate(targets, probs, NAMES)
-    both = table.merge(intervals.bootstrap_interval(targets, probs, patients, NAMES), on="finding", validate="1:1")
+    both = table.merge(
+        intervals.bootstrap_interval(targets, probs, patients, NAMES), on="finding", validate="1:1"
+    )
     for metric in intervals.INTERVAL_METRICS:
         assert both[metric].between(both[f"{metric}_low"], both[f"{metric}_high"]).all()
 
@@ -262,17 +301,24 @@ def test_interval_is_the_percentiles_of_the_scores(study):
     targets, probs, patients = study
     table = intervals.bootstrap_interval(targets, probs, patients, NAMES, n=300)
     macro = intervals.bootstrap_scores(targets, probs, patients, n=300)["auroc"].mean(axis=1)
-    assert table.iloc[-1][["auroc_low", "auroc_high"]].tolist() == pytest.approx(np.quantile(macro, [0.025, 0.975]))
+    assert table.iloc[-1][["auroc_low", "auroc_high"]].tolist() == pytest.approx(
+        np.quantile(macro, [0.025, 0.975])
+    )
 
 
 def test_a_seed_fixes_the_interval(study):
-    first, second, other = (intervals.bootstrap_interval(*study, NAMES, n=50, seed=seed) for seed in (0, 0, 1))
+    first, second, other = (
+        intervals.bootstrap_interval(*study, NAMES, n=50, seed=seed) for seed in (0, 0, 1)
+    )
     assert first.equals(second) and not first.equals(other)
 
 
 @pytest.mark.parametrize("patients", [[], ["p"], ["p", "p"]], ids=len)
 def test_fewer_than_two_patients_give_no_interval(patients):
-    targets, probs = np.array([[1.0], [0]])[: len(patients)], np.array([[0.9], [0.2]])[: len(patients)]
+    targets, probs = (
+        np.array([[1.0], [0]])[: len(patients)],
+        np.array([[0.9], [0.2]])[: len(patients)],
+    )
     table = intervals.bootstrap_interval(targets, probs, patients, ["a"], n=5)
     assert table.drop(columns="finding").isna().all(axis=None)
 
@@ -297,7 +343,9 @@ def test_published_f1_at_half_is_poor_although_accuracy_is_high(published):
 def test_published_patient_interval_is_wider_than_the_image_interval(published):
     targets, probs, patients = published
     by_patient, by_image = (
-        intervals.bootstrap_interval(targets, probs, units, FINDINGS, n=500).iloc[-1][["auroc_low", "auroc_high"]]
+        intervals.bootstrap_interval(targets, probs, units, FINDINGS, n=500).iloc[-1][
+            ["auroc_low", "auroc_high"]
+        ]
         for units in (patients, np.arange(len(targets)))
     )
     assert by_patient.tolist() == pytest.approx([0.8305, 0.8437], abs=2e-3)
@@ -316,7 +364,9 @@ def test_a_finding_counts_in_the_mean_from_five_positive_patients_on():
     table = metrics.evaluate(targets, probs, list("abc"), patients=patients).set_index("finding")
     assert table.auroc["macro"] == table.auroc["b"] and table.n_auroc["macro"] == 1
     assert table.positive_patients.tolist() == [4, 5, 17, 26]
-    limits = intervals.bootstrap_interval(targets, probs, patients, list("abc"), n=50).set_index("finding")
+    limits = intervals.bootstrap_interval(targets, probs, patients, list("abc"), n=50).set_index(
+        "finding"
+    )
     assert limits.auroc_low.isna().tolist() == [True, False, True, False]
 
 

@@ -1,4 +1,5 @@
-"""Models: the method's backbones and heads, freezing, transfer between stages, weights from files."""
+"""Models: the method's backbones and heads, freezing, transfer between stages, weights from
+files."""
 
 import pytest
 import timm
@@ -19,7 +20,8 @@ from lib.models.classifier import (
 
 SMALL = Config(backbone="resnet10t", pretrained=False, image_size=32, findings=("Mass", "Nodule"))
 
-# features in front of the head, millions of backbone parameters (timm's published sizes less the classifier)
+# features in front of the head, millions of backbone parameters (timm's published sizes less the
+# classifier)
 METHOD = {
     "tf_efficientnet_b4.ns_jft_in1k": (1792, 17.5),
     "vgg16_bn": (4096, 134.3),
@@ -31,7 +33,10 @@ METHOD = {
 
 
 def card(config: Config) -> dict:
-    return {key: getattr(config, key) for key in ("backbone", "head", "dropout", "findings", "image_size")}
+    return {
+        key: getattr(config, key)
+        for key in ("backbone", "head", "dropout", "findings", "image_size")
+    }
 
 
 def small(**changes) -> Config:
@@ -66,7 +71,9 @@ def test_initial_weights_are_a_function_of_the_seed():
 def test_grey_films_are_normalised_as_the_backbone_expects():
     model = build_model(SMALL).eval()
     film = torch.rand(2, 1, 32, 32)
-    mean, std = (torch.tensor(model.backbone.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
+    mean, std = (
+        torch.tensor(model.backbone.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std")
+    )
     by_hand = model.head(model.backbone((film.expand(-1, 3, -1, -1) - mean) / std))
     assert torch.allclose(model(film), by_hand)
 
@@ -83,17 +90,25 @@ def test_frozen_weights_and_batch_norm_stay_as_they_are(what):
     model = build_model(small(freeze=what))
     names = [name for name, _ in model.backbone.named_parameters()]
     stages = backbone_stages(model.backbone)
-    frozen = {name for stage in stages[: {"none": 0, "backbone": len(stages)}.get(what, what)] for name in stage}
+    frozen = {
+        name
+        for stage in stages[: {"none": 0, "backbone": len(stages)}.get(what, what)]
+        for name in stage
+    }
     before = {key: value.clone() for key, value in model.backbone.state_dict().items()}
     model.train()
-    optimizer = torch.optim.SGD([weight for weight in model.parameters() if weight.requires_grad], lr=0.1)
+    optimizer = torch.optim.SGD(
+        [weight for weight in model.parameters() if weight.requires_grad], lr=0.1
+    )
     model(torch.rand(4, 1, 32, 32)).square().sum().backward()
     optimizer.step()
     after = model.backbone.state_dict()
     moved = {name for name in names if not torch.equal(before[name], after[name])}
     assert moved.isdisjoint(frozen) and bool(moved) == (what != "backbone")
     norms = {key for key in before if "running" in key and not torch.equal(before[key], after[key])}
-    assert norms.isdisjoint({key.replace("weight", part) for key in frozen for part in ("running_mean", "running_var")})
+    assert norms.isdisjoint(
+        {key.replace("weight", part) for key in frozen for part in ("running_mean", "running_var")}
+    )
     assert bool(norms) == (what != "backbone")
 
 

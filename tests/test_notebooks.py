@@ -1,4 +1,5 @@
-"""Notebooks: the skeleton, checked without a kernel; every one of them run by papermill on tiny phantoms."""
+"""Notebooks: the skeleton, checked without a kernel; every one of them run by papermill on tiny
+phantoms."""
 
 import ast
 import json
@@ -22,13 +23,28 @@ from lib.studies.runner import run_plan
 pytestmark = pytest.mark.timeout(1200)  # a study is run, on a machine that may be busy
 
 EXPERIMENTS = (
-    *("single-task/cardiomegaly.ipynb", "multi-task/fourteen_findings.ipynb", "transformer/vit.ipynb"),
+    *(
+        "single-task/cardiomegaly.ipynb",
+        "multi-task/fourteen_findings.ipynb",
+        "transformer/vit.ipynb",
+    ),
     "single-task/pneumonia.ipynb",
 )
-OTHERS = ("notebooks/explore_data.ipynb", "notebooks/ablations.ipynb", "notebooks/errors_and_heatmaps.ipynb")
+OTHERS = (
+    "notebooks/explore_data.ipynb",
+    "notebooks/ablations.ipynb",
+    "notebooks/errors_and_heatmaps.ipynb",
+)
 OTHERS += ("notebooks/compress_and_export.ipynb",)
 SECTIONS = ["Setup", "Data", "Model", "Training", "Evaluation", "Record", "Notes"]
-TINY = {"image_size": 64, "val_fraction": 0.3, "epochs": 1, "batch_size": 16, "pretrained": False, "accelerator": "cpu"}
+TINY = {
+    "image_size": 64,
+    "val_fraction": 0.3,
+    "epochs": 1,
+    "batch_size": 16,
+    "pretrained": False,
+    "accelerator": "cpu",
+}
 
 
 def read(path: str) -> nbformat.NotebookNode:
@@ -62,7 +78,9 @@ class TestSkeleton:
         assert all(f"**{word}:**" in first.source for word in ("Data", "Time", "Expect"))
 
     def test_has_one_parameters_cell_of_commented_literals(self, path):
-        tagged = [cell for cell in code_cells(path) if "parameters" in cell.metadata.get("tags", [])]
+        tagged = [
+            cell for cell in code_cells(path) if "parameters" in cell.metadata.get("tags", [])
+        ]
         assert len(tagged) == 1 and tagged[0] == code_cells(path)[0]
         for statement in ast.parse(tagged[0].source).body:
             assert isinstance(statement, ast.Assign) and len(statement.targets) == 1
@@ -73,19 +91,27 @@ class TestSkeleton:
     def test_defines_nothing_and_installs_nothing(self, path):
         for cell in code_cells(path):
             nodes = list(ast.walk(ast.parse(cell.source)))
-            assert not [n for n in nodes if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)]
+            assert not [
+                n
+                for n in nodes
+                if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+            ]
             assert not re.search(r"sys\.path|\bpip\b|^[!%]", cell.source, flags=re.MULTILINE)
 
     def test_cells_are_short_and_hold_no_output(self, path):
         for cell in code_cells(path):
-            assert len(cell.source.splitlines()) <= 25 or "parameters" in cell.metadata.get("tags", [])
+            assert len(cell.source.splitlines()) <= 25 or "parameters" in cell.metadata.get(
+                "tags", []
+            )
             assert cell.outputs == [] and cell.execution_count is None
 
     def test_ends_with_notes(self, path):
         assert headings(path, 2)[0] == "Setup" and headings(path, 2)[-1] == "Notes"
 
 
-@pytest.mark.parametrize("path", [*EXPERIMENTS, OTHERS[0]])  # the others read records, which have a Config of their own
+@pytest.mark.parametrize(
+    "path", [*EXPERIMENTS, OTHERS[0]]
+)  # the others read records, which have a Config of their own
 def test_parameters_are_fields_of_the_config(path):
     values: dict = {}
     exec(code_cells(path)[0].source, values)
@@ -113,15 +139,29 @@ def test_an_experiment_is_about_fifty_lines_of_code(path):
 
 @pytest.fixture(scope="module")
 def studied(tmp_path_factory, tiny_phantoms) -> Path:
-    """The folder of a tiny study that ran every experiment notebook, stage after stage, and its report."""
+    """The folder of a tiny study that ran every experiment notebook, stage after stage, and its
+    report."""
     folder = tmp_path_factory.mktemp("study")
-    base = {**TINY, "data_root": str(tiny_phantoms), "data_dir": ["dataset_full", "dataset_cardiomegaly"]}
-    single = {"notebook": EXPERIMENTS[0], "set": {"data_dir": "dataset_cardiomegaly", "findings": "Cardiomegaly"}}
+    base = {
+        **TINY,
+        "data_root": str(tiny_phantoms),
+        "data_dir": ["dataset_full", "dataset_cardiomegaly"],
+    }
+    single = {
+        "notebook": EXPERIMENTS[0],
+        "set": {"data_dir": "dataset_cardiomegaly", "findings": "Cardiomegaly"},
+    }
     study = {
         "study": "tiny",
         "seeds": [0],
         "base": {**base, "backbone": "resnet10t"},
-        "notebooks": {EXPERIMENTS[2]: {"backbone": "vit_tiny_patch16_224", "layer_decay": 0.8, "drop_path": 0.1}},
+        "notebooks": {
+            EXPERIMENTS[2]: {
+                "backbone": "vit_tiny_patch16_224",
+                "layer_decay": 0.8,
+                "drop_path": 0.1,
+            }
+        },
         "runs": {
             "first": single,
             "adaptive": {"notebook": EXPERIMENTS[1], "init_from": "first", "reference": True},
@@ -144,22 +184,42 @@ def test_a_run_leaves_everything_that_the_design_promises(studied, run):
     folder = studied / run
     record = json.loads((folder / "record.json").read_text())
     names = {path.name for path in folder.iterdir()}
-    promised = {"config.json", "notebook.ipynb", "history.csv", "predictions.parquet", "metrics.csv", "status.json"}
-    assert promised | {"model.safetensors", "card.json", "splits.csv"} <= names and "last.ckpt" not in names
+    promised = {
+        "config.json",
+        "notebook.ipynb",
+        "history.csv",
+        "predictions.parquet",
+        "metrics.csv",
+        "status.json",
+    }
+    assert (
+        promised | {"model.safetensors", "card.json", "splits.csv"} <= names
+        and "last.ckpt" not in names
+    )
     assert record["data"]["phantom"] and record["config_hash"] == Config(**record["config"]).hash()
     findings = record["config"]["findings"]
     assert [row["finding"] for row in record["metrics"]] == [*findings, "macro"]
     predictions = pd.read_parquet(folder / "predictions.parquet")
-    assert [c for c in predictions if c.startswith("prob_")] == [f"prob_{name}" for name in findings]
+    assert [c for c in predictions if c.startswith("prob_")] == [
+        f"prob_{name}" for name in findings
+    ]
     splits = pd.read_csv(folder / "splits.csv", dtype=str)
     assert splits[splits["split"] != "excluded"].groupby("patient")["split"].nunique().max() == 1
     assert set(predictions["split"]) == {"val", "test"}
 
 
 def test_the_fourteen_findings_come_in_nih_order_and_the_single_task_has_one(studied):
-    columns = [c for c in pd.read_parquet(studied / "adaptive-s0" / "predictions.parquet") if c.startswith("target_")]
+    columns = [
+        c
+        for c in pd.read_parquet(studied / "adaptive-s0" / "predictions.parquet")
+        if c.startswith("target_")
+    ]
     assert columns == [f"target_{name}" for name in FINDINGS]
-    assert pd.read_parquet(studied / "first-s0" / "predictions.parquet")["target_Cardiomegaly"].notna().all()
+    assert (
+        pd.read_parquet(studied / "first-s0" / "predictions.parquet")["target_Cardiomegaly"]
+        .notna()
+        .all()
+    )
 
 
 def test_the_report_has_table_figures_and_a_page_without_outside_links(studied):
@@ -173,29 +233,52 @@ def test_the_report_has_table_figures_and_a_page_without_outside_links(studied):
         "first-vit_tiny_patch16_224-s0",
         "vit-s0",
     ]
-    assert (report / "ablation.png").stat().st_size > 10_000 and "<svg" in (report / "ablation.svg").read_text()
+    assert (report / "ablation.png").stat().st_size > 10_000 and "<svg" in (
+        report / "ablation.svg"
+    ).read_text()
     figures = {"ablation", "ablation_cardiomegaly", "ablation_column"}
-    assert {path.stem for path in report.glob("*.png")} == {path.stem for path in report.glob("*.svg")} == figures
+    assert (
+        {path.stem for path in report.glob("*.png")}
+        == {path.stem for path in report.glob("*.svg")}
+        == figures
+    )
     page = (report / "report.html").read_text()
-    assert "data:image/png;base64" in page and "<script src=" not in page and "<link rel" not in page
+    assert (
+        "data:image/png;base64" in page and "<script src=" not in page and "<link rel" not in page
+    )
 
 
 def test_errors_and_heatmaps_runs_on_a_run(tmp_path, studied):
     out = tmp_path / "errors.ipynb"
-    run_notebook(REPO_ROOT / OTHERS[2], out, {"run": str(studied / "adaptive-s0"), "each": 2, "image_size": 32})
-    figures = [o for cell in nbformat.read(out, 4).cells for o in cell.get("outputs", []) if "image/png" in str(o)]
+    run_notebook(
+        REPO_ROOT / OTHERS[2],
+        out,
+        {"run": str(studied / "adaptive-s0"), "each": 2, "image_size": 32},
+    )
+    figures = [
+        o
+        for cell in nbformat.read(out, 4).cells
+        for o in cell.get("outputs", [])
+        if "image/png" in str(o)
+    ]
     assert len(figures) >= 5
 
 
 def test_errors_and_heatmaps_says_that_films_have_no_boxes(tmp_path, studied):
     out = tmp_path / "errors.ipynb"
-    run_notebook(REPO_ROOT / OTHERS[2], out, {"run": str(studied / "first-s0"), "each": 2, "image_size": 32})
+    run_notebook(
+        REPO_ROOT / OTHERS[2], out, {"run": str(studied / "first-s0"), "each": 2, "image_size": 32}
+    )
     assert "no boxes of the run's findings" in out.read_text()
 
 
 def test_compress_and_export_runs_on_a_run(tmp_path, studied):
     out = tmp_path / "export.ipynb"
-    parameters = {"run": str(studied / "adaptive-s0"), "out": str(tmp_path / "models"), "allow_drop": True}
+    parameters = {
+        "run": str(studied / "adaptive-s0"),
+        "out": str(tmp_path / "models"),
+        "allow_drop": True,
+    }
     run_notebook(REPO_ROOT / OTHERS[3], out, parameters)
     names = {path.name for path in (tmp_path / "models").iterdir()}
     assert names == {
@@ -204,7 +287,12 @@ def test_compress_and_export_runs_on_a_run(tmp_path, studied):
         "tiny-adaptive-s0-int8.onnx",
         "tiny-adaptive-s0-int8.md",
     }
-    figures = [o for cell in nbformat.read(out, 4).cells for o in cell.get("outputs", []) if "image/png" in str(o)]
+    figures = [
+        o
+        for cell in nbformat.read(out, 4).cells
+        for o in cell.get("outputs", [])
+        if "image/png" in str(o)
+    ]
     assert len(figures) == 1  # torch, ONNX and int8 beside one another
 
 
@@ -217,22 +305,30 @@ def test_a_notebook_that_finds_no_run_says_in_its_last_line_what_to_do(tmp_path,
         match=f"{tmp_path}/none (holds|contains) no .* Run `make demo` .* set `{name}` to an existing folder",
     ):
         run_notebook(REPO_ROOT / path, out, {name: f"{tmp_path}/none"})
-    (error,) = (o for cell in nbformat.read(out, 4).cells for o in cell.get("outputs", []) if "ename" in o)
+    (error,) = (
+        o for cell in nbformat.read(out, 4).cells for o in cell.get("outputs", []) if "ename" in o
+    )
     assert error.traceback[-1].splitlines()[-1].endswith(f"set `{name}` to an existing folder.")
 
 
 def test_a_run_keeps_its_thresholds_and_calibration(studied):
     card = json.loads((studied / "adaptive-s0" / "card.json").read_text())
     points = pd.read_csv(studied / "adaptive-s0" / "operating_points.csv")
-    assert list(dict.fromkeys(points["rule"])) == ["f1", "youden", "sensitivity"] and len(points) == 3 * len(FINDINGS)
-    assert len(card["operating_points"]) == len(points) and card["calibration"]["findings"] == list(FINDINGS)
+    assert list(dict.fromkeys(points["rule"])) == ["f1", "youden", "sensitivity"] and len(
+        points
+    ) == 3 * len(FINDINGS)
+    assert len(card["operating_points"]) == len(points) and card["calibration"]["findings"] == list(
+        FINDINGS
+    )
     assert json.loads((studied / "adaptive-s0" / "record.json").read_text())["cpu_latency_ms"] > 0
 
 
 def test_the_report_says_in_words_what_its_tables_hold(studied):
     report = studied / "report"
     changes = pd.read_csv(report / "differences.csv")
-    row = changes[(changes["arm"] == "vit") & (changes["metric"] == "auroc") & (changes["finding"] == "macro")].iloc[0]
+    row = changes[
+        (changes["arm"] == "vit") & (changes["metric"] == "auroc") & (changes["finding"] == "macro")
+    ].iloc[0]
     page = (report / "report.html").read_text()
     text = re.search(r"vit and adaptive have one training each[^(<]*AUROC[^(<]*", page)[0]
     assert row["one_training"] and f"{row['difference']:+.3f}" in text
@@ -247,12 +343,15 @@ def test_a_report_of_the_reference_alone_says_that_nothing_compares(tmp_path, st
     shutil.copytree(studied / "adaptive-s0", alone / "adaptive-s0")
     shutil.copy(studied / "plan.json", alone)
     page = make_report(alone)[-1].read_text()
-    assert page.count("No other arm compares with the reference yet.") == 3  # answers, power, differences
+    assert (
+        page.count("No other arm compares with the reference yet.") == 3
+    )  # answers, power, differences
 
 
 @pytest.fixture
 def class_folders(tmp_path, tiny_phantoms) -> Path:
-    """A folder `classes` with the films of the tiny phantoms' Cardiomegaly set in folders named after classes."""
+    """A folder `classes` with the films of the tiny phantoms' Cardiomegaly set in folders named
+    after classes."""
     source = tiny_phantoms / "dataset_cardiomegaly"
     for row in pd.read_csv(source / "train.csv").itertuples():
         folder = tmp_path / "classes" / row.disease
@@ -262,19 +361,34 @@ def class_folders(tmp_path, tiny_phantoms) -> Path:
 
 
 @pytest.mark.parametrize("layout", ["both", "single", "classes"])
-def test_explore_data_shows_every_layout(tmp_path, tiny_phantoms, class_folders, monkeypatch, layout):
-    monkeypatch.setenv("MPLBACKEND", "agg")  # as a terminal may have it: figures are in the notebook all the same
+def test_explore_data_shows_every_layout(
+    tmp_path, tiny_phantoms, class_folders, monkeypatch, layout
+):
+    monkeypatch.setenv(
+        "MPLBACKEND", "agg"
+    )  # as a terminal may have it: figures are in the notebook all the same
     folders = {"both": ["dataset_full", "dataset_cardiomegaly"], "single": "dataset_cardiomegaly"}
-    parameters = {"data_root": str(tiny_phantoms), "image_size": 64, "run_dir": str(tmp_path / "run")}
+    parameters = {
+        "data_root": str(tiny_phantoms),
+        "image_size": 64,
+        "run_dir": str(tmp_path / "run"),
+    }
     parameters["data_dir"] = folders.get(layout, str(class_folders))
     out = tmp_path / "explore.ipynb"
     run_notebook(REPO_ROOT / "notebooks/explore_data.ipynb", out, parameters)
-    figures = [o for cell in nbformat.read(out, 4).cells for o in cell.get("outputs", []) if "image/png" in str(o)]
+    figures = [
+        o
+        for cell in nbformat.read(out, 4).cells
+        for o in cell.get("outputs", [])
+        if "image/png" in str(o)
+    ]
     assert len(figures) == 4
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS[:2])
-def test_an_unlabelled_test_set_is_answered_in_the_leaderboards_format(tmp_path, tiny_phantoms, path):
+def test_an_unlabelled_test_set_is_answered_in_the_leaderboards_format(
+    tmp_path, tiny_phantoms, path
+):
     folder = tmp_path / "data" / "dataset_cardiomegaly"
     folder.parent.mkdir()
     source = tiny_phantoms / "dataset_cardiomegaly"
@@ -283,9 +397,20 @@ def test_an_unlabelled_test_set_is_answered_in_the_leaderboards_format(tmp_path,
         (folder / name).symlink_to(source / name)
     wanted = pd.read_csv(source / "test.csv")[["imageID"]]
     wanted.to_csv(folder / "test.csv", index=False)
-    data_dir = ["dataset_cardiomegaly"] if "single" in path else [str(tiny_phantoms / "dataset_full"), str(folder)]
-    parameters = {**TINY, "data_root": str(tmp_path / "data"), "data_dir": data_dir, "backbone": "resnet10t"}
-    run_notebook(REPO_ROOT / path, tmp_path / "out.ipynb", {**parameters, "run_dir": str(tmp_path / "run")})
+    data_dir = (
+        ["dataset_cardiomegaly"]
+        if "single" in path
+        else [str(tiny_phantoms / "dataset_full"), str(folder)]
+    )
+    parameters = {
+        **TINY,
+        "data_root": str(tmp_path / "data"),
+        "data_dir": data_dir,
+        "backbone": "resnet10t",
+    }
+    run_notebook(
+        REPO_ROOT / path, tmp_path / "out.ipynb", {**parameters, "run_dir": str(tmp_path / "run")}
+    )
     submission = pd.read_csv(tmp_path / "run" / "submission.csv")
     assert list(submission.columns) == ["imageID", "disease"]
     assert list(submission["imageID"]) == list(wanted["imageID"])

@@ -1,4 +1,5 @@
-"""In: phantoms drawn small. Out: proof that they are the same every time, well-formed, whole, and show their signs."""
+"""In: phantoms drawn small. Out: proof that they are the same every time, well-formed, whole, and
+show their signs."""
 
 import csv
 import json
@@ -23,7 +24,9 @@ from lib.phantoms.write import draw_phantom, write_phantoms
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_phantoms(tmp_path_factory.mktemp("phantoms") / "tiny", patients=24, size=32, progress=False)
+    return write_phantoms(
+        tmp_path_factory.mktemp("phantoms") / "tiny", patients=24, size=32, progress=False
+    )
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -36,7 +39,11 @@ def patient(name: str) -> str:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 # the film
@@ -52,7 +59,9 @@ def test_the_same_seed_draws_the_same_film():
     assert np.array_equal(first, second)
 
 
-@pytest.mark.parametrize("change", [{"seed": 2}, {"film": 1}, {"sex": "F"}, {"age": 85}, {"view": "AP"}])
+@pytest.mark.parametrize(
+    "change", [{"seed": 2}, {"film": 1}, {"sex": "F"}, {"age": 85}, {"view": "AP"}]
+)
 def test_person_film_sex_age_and_view_change_the_film(change: dict):
     base = {"seed": 1, "size": 64}
     assert not np.array_equal(draw_phantom(**base)[0], draw_phantom(**{**base, **change})[0])
@@ -60,7 +69,9 @@ def test_person_film_sex_age_and_view_change_the_film(change: dict):
 
 def test_a_film_at_another_size_is_the_same_film():
     small = draw_phantom(["Mass"], seed=5, size=128)[0].astype(float)
-    large = Image.fromarray(draw_phantom(["Mass"], seed=5, size=512)[0]).resize((128, 128), Image.Resampling.BOX)
+    large = Image.fromarray(draw_phantom(["Mass"], seed=5, size=512)[0]).resize(
+        (128, 128), Image.Resampling.BOX
+    )
     assert np.corrcoef(small.ravel(), np.asarray(large, float).ravel())[0, 1] > 0.97
 
 
@@ -68,7 +79,9 @@ def test_a_film_at_another_size_is_the_same_film():
 def test_each_finding_shows(finding: str):
     """The sign changes the film beyond what grain alone does (about 3 grey levels)."""
     for seed in range(2):
-        healthy, ill = (draw_phantom(names, seed=seed, size=96, strength=1.0)[0] for names in ([], [finding]))
+        healthy, ill = (
+            draw_phantom(names, seed=seed, size=96, strength=1.0)[0] for names in ([], [finding])
+        )
         change = np.abs(ill.astype(float) - healthy)
         assert np.percentile(change, 99.7) > 15  # the smallest signs cover 0.5 % of the film
 
@@ -87,7 +100,9 @@ def test_a_plain_finding_has_a_box_where_the_film_changes(finding: str):
 
 
 def test_boxes_do_not_depend_on_the_size_drawn():
-    small, large = (draw_phantom(["Mass"], seed=5, size=size, strength=1.0)[1][0] for size in (128, 512))
+    small, large = (
+        draw_phantom(["Mass"], seed=5, size=size, strength=1.0)[1][0] for size in (128, 512)
+    )
     assert np.allclose(small[1:], large[1:], atol=16)
 
 
@@ -99,7 +114,9 @@ def test_an_enlarged_heart_is_wider_than_half_the_chest_and_a_healthy_one_is_not
     assert width[("Cardiomegaly",)] > width[()] + 10
 
 
-@pytest.mark.parametrize("wrong", [{"findings": ["Cough"]}, {"findings": "Mass"}, {"sex": "X"}, {"size": 8}])
+@pytest.mark.parametrize(
+    "wrong", [{"findings": ["Cough"]}, {"findings": "Mass"}, {"sex": "X"}, {"size": 8}]
+)
 def test_wrong_parameters_of_a_film_are_named(wrong: dict):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         draw_phantom(**wrong)
@@ -128,7 +145,9 @@ def test_edema_stands_mostly_on_portable_films():
 
 def test_effusion_comes_with_atelectasis_more_often_than_chance():
     films = draw_cohort(480, 0)
-    a, b = (np.array([name in film.findings for film in films]) for name in ("Effusion", "Atelectasis"))
+    a, b = (
+        np.array([name in film.findings for film in films]) for name in ("Effusion", "Atelectasis")
+    )
     assert (a & b).mean() > 1.5 * a.mean() * b.mean()
 
 
@@ -149,9 +168,12 @@ def test_the_table_has_the_nih_columns_and_every_image(tiny: Path):
 
 
 def test_the_lists_share_out_all_images_by_patient(tiny: Path):
-    table = {row["Image Index"] for row in rows(tiny / "dataset_full" / "Data_Entry_2017_v2020.csv")}
+    table = {
+        row["Image Index"] for row in rows(tiny / "dataset_full" / "Data_Entry_2017_v2020.csv")
+    }
     train, test = (
-        set((tiny / "dataset_full" / name).read_text().split()) for name in ("train_val_list.txt", "test_list.txt")
+        set((tiny / "dataset_full" / name).read_text().split())
+        for name in ("train_val_list.txt", "test_list.txt")
     )
     assert train | test == table and not train & test
     assert not {patient(name) for name in train} & {patient(name) for name in test}
@@ -160,13 +182,18 @@ def test_the_lists_share_out_all_images_by_patient(tiny: Path):
 
 def test_every_boxed_image_is_a_test_image_with_that_label(tiny: Path):
     labels = {
-        row["Image Index"]: row["Finding Labels"] for row in rows(tiny / "dataset_full" / "Data_Entry_2017_v2020.csv")
+        row["Image Index"]: row["Finding Labels"]
+        for row in rows(tiny / "dataset_full" / "Data_Entry_2017_v2020.csv")
     }
     test = set((tiny / "dataset_full" / "test_list.txt").read_text().split())
     lines = list(csv.reader((tiny / "dataset_full" / "BBox_List_2017.csv").open(newline="")))
-    assert lines[0] == ["Image Index", "Finding Label", "Bbox [x", "y", "w", "h]"] and len(lines) > 1
+    assert (
+        lines[0] == ["Image Index", "Finding Label", "Bbox [x", "y", "w", "h]"] and len(lines) > 1
+    )
     for name, finding, *place in lines[1:]:
-        assert name in test and finding.replace("Infiltrate", "Infiltration") in labels[name].split("|")
+        assert name in test and finding.replace("Infiltrate", "Infiltration") in labels[name].split(
+            "|"
+        )
         x, y, w, h = map(float, place)
         assert 0 <= x < x + w <= 1024 and 0 <= y < y + h <= 1024
 
@@ -175,13 +202,17 @@ def test_the_cardiomegaly_set_lists_its_files_and_labels(tiny: Path):
     folder = tiny / "dataset_cardiomegaly"
     for split in ("train", "test"):
         table = rows(folder / f"{split}.csv")
-        assert {row["imageID"] for row in table} == {path.name for path in (folder / split).iterdir()}
+        assert {row["imageID"] for row in table} == {
+            path.name for path in (folder / split).iterdir()
+        }
         assert {row["disease"] for row in table} == {"Cardiomegaly", NO_FINDING}
 
 
 def test_no_test_patient_of_one_set_is_a_training_patient_of_the_other(tiny: Path):
     for mine, other in (("train", "test_list.txt"), ("test", "train_val_list.txt")):
-        here = {patient(row["imageID"]) for row in rows(tiny / "dataset_cardiomegaly" / f"{mine}.csv")}
+        here = {
+            patient(row["imageID"]) for row in rows(tiny / "dataset_cardiomegaly" / f"{mine}.csv")
+        }
         there = {patient(name) for name in (tiny / "dataset_full" / other).read_text().split()}
         assert not here & there
 
@@ -199,7 +230,9 @@ def test_each_folder_says_that_it_is_synthetic(tiny: Path):
         assert "Synthetic" in marker["what"] and marker["patients"] == 24 and marker["size"] == 32
 
 
-def test_the_number_of_workers_does_not_change_a_byte(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_number_of_workers_does_not_change_a_byte(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(phantom, "_FEW", 0)
     again = write_phantoms(tmp_path / "again", patients=24, size=32, workers=2, progress=False)
     assert contents(again) == contents(tiny)
@@ -257,7 +290,10 @@ def test_two_writers_at_once_leave_one_whole_set(tmp_path: Path):
 def test_phantoms_are_neither_noise_nor_trivial_for_a_linear_model(tmp_path: Path):
     write_phantoms(tmp_path / "p", patients=240, size=64, progress=False)
     frame = read_dataset([tmp_path / "p" / "dataset_full"]).frame
-    pixels = np.stack([decode_grey(str(path), 32) for path in frame["path"]]).reshape(len(frame), -1) / 255  # (N, 1024)
+    pixels = (
+        np.stack([decode_grey(str(path), 32) for path in frame["path"]]).reshape(len(frame), -1)
+        / 255
+    )  # (N, 1024)
     test = (frame["official"] == "test").to_numpy()
     scores = []
     for finding in FINDINGS:

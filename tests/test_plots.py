@@ -23,9 +23,17 @@ def make_runs(arms=("adaptive", "direct"), seeds=2, intervals=True):
     rows = []
     for (i, arm), seed in itertools.product(enumerate(arms), range(seeds)):
         row = {"arm": arm, "seed": seed, "backbone": "resnet50.a1_in1k", "is_reference": i == 0}
-        row |= {"auroc": 0.8 - 0.01 * i + 0.002 * seed, "average_precision": 0.3 - 0.01 * seed, "f1": 0.25}
+        row |= {
+            "auroc": 0.8 - 0.01 * i + 0.002 * seed,
+            "average_precision": 0.3 - 0.01 * seed,
+            "f1": 0.25,
+        }
         if intervals:
-            row |= {f"{m}_{end}": row[m] + d for m in ("auroc", "f1") for end, d in (("low", -0.01), ("high", 0.02))}
+            row |= {
+                f"{m}_{end}": row[m] + d
+                for m in ("auroc", "f1")
+                for end, d in (("low", -0.01), ("high", 0.02))
+            }
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -53,17 +61,27 @@ def history():
 @pytest.fixture
 def figures(scored, frame, history):
     """Every figure, as a function of the flag `phantom`."""
-    matrix = pd.DataFrame([[0.5, np.nan], [0.7, 0.9]], index=["Mass", "macro"], columns=["a-s0", "b-s0"])
+    matrix = pd.DataFrame(
+        [[0.5, np.nan], [0.7, 0.9]], index=["Mass", "macro"], columns=["a-s0", "b-s0"]
+    )
     return {
         "label_counts": lambda **flag: plots.label_counts(frame, NAMES, **flag),
         "cooccurrence": lambda **flag: plots.cooccurrence(frame, NAMES, **flag),
         "image_grid": lambda **flag: plots.image_grid(np.zeros((3, 8, 8), np.uint8), NAMES, **flag),
-        "training_curves": lambda **flag: plots.training_curves({"a": history, "b": history[:1]}, **flag),
+        "training_curves": lambda **flag: plots.training_curves(
+            {"a": history, "b": history[:1]}, **flag
+        ),
         "roc_curves": lambda **flag: plots.roc_curves(*scored, NAMES, **flag),
-        "precision_recall_curves": lambda **flag: plots.precision_recall_curves(*scored, NAMES, **flag),
-        "accuracy": lambda **flag: plots.accuracy_vs_all_negative(metrics.evaluate(*scored, NAMES), **flag),
+        "precision_recall_curves": lambda **flag: plots.precision_recall_curves(
+            *scored, NAMES, **flag
+        ),
+        "accuracy": lambda **flag: plots.accuracy_vs_all_negative(
+            metrics.evaluate(*scored, NAMES), **flag
+        ),
         "findings_by_runs": lambda **flag: plots.findings_by_runs(matrix, **flag),
-        "ablation": lambda **flag: plots.ablation(make_runs(), chance_average_precision=0.1, **flag),
+        "ablation": lambda **flag: plots.ablation(
+            make_runs(), chance_average_precision=0.1, **flag
+        ),
         "column": lambda **flag: plots.ablation(make_runs(), column=True, **flag),
     } | compared_figures(scored)
 
@@ -71,13 +89,22 @@ def figures(scored, frame, history):
 def compared_figures(scored):
     """The figures that compare arms, groups, errors and heat maps."""
     changes = pd.DataFrame(
-        {"arm": "direct", "metric": "auroc", "finding": ["Mass", "macro"], "difference": [0.1, -0.1]}
+        {
+            "arm": "direct",
+            "metric": "auroc",
+            "finding": ["Mass", "macro"],
+            "difference": [0.1, -0.1],
+        }
     )
     changes = changes.assign(low=-0.2, high=0.2, p_holm=[0.01, np.nan])
-    scores = pd.DataFrame({"arm": ["adaptive", "direct"], "metric": "auroc", "finding": "macro", "value": [0.8, 0.7]})
+    scores = pd.DataFrame(
+        {"arm": ["adaptive", "direct"], "metric": "auroc", "finding": "macro", "value": [0.8, 0.7]}
+    )
     scores = scores.assign(low=0.6, high=0.9)
     runs = make_runs().assign(parameters=[1e6, 1e6, 5e7, 5e7], train_seconds=3.0)
-    groups = pd.DataFrame({"attribute": ["all", "sex"], "group": ["all", "F"], "value": [0.7, np.nan], "small": True})
+    groups = pd.DataFrame(
+        {"attribute": ["all", "sex"], "group": ["all", "F"], "value": [0.7, np.nan], "small": True}
+    )
     groups = groups.assign(low=[0.6, np.nan], high=[0.8, np.nan], patients=9, findings=1)
     overlap = errors.error_overlap(*scored, None, NAMES)
     maps = np.random.default_rng(0).random((3, 4, 4))
@@ -85,11 +112,15 @@ def compared_figures(scored):
     pointing = box_scores(maps, boxes).assign(finding=NAMES, patient=["a", "b", "c"])
     films = np.zeros((3, 8, 8), np.uint8)
     return {
-        "finding_differences": lambda **flag: plots.finding_differences(changes, "auroc", "AUROC", NAMES, **flag),
+        "finding_differences": lambda **flag: plots.finding_differences(
+            changes, "auroc", "AUROC", NAMES, **flag
+        ),
         "cost_quality": lambda **flag: plots.cost_quality(runs, scores, **flag),
         "subgroup_scores": lambda **flag: plots.subgroup_scores(groups, **flag),
         "error_overlap": lambda **flag: plots.error_overlap(overlap, **flag),
-        "pointing_scores": lambda **flag: plots.pointing_scores(pointing_table(pointing, NAMES), **flag),
+        "pointing_scores": lambda **flag: plots.pointing_scores(
+            pointing_table(pointing, NAMES), **flag
+        ),
         "heat_grid": lambda **flag: plots.heat_grid(films, maps, boxes, NAMES, **flag),
     }
 
@@ -112,7 +143,9 @@ def test_no_figure_stays_open(figures):
 
 def test_phantoms_are_stamped_on_every_figure(figures):
     for name, make in figures.items():
-        stamped, plain = ([text.get_text() for text in make(phantom=flag).texts] for flag in (True, False))
+        stamped, plain = (
+            [text.get_text() for text in make(phantom=flag).texts] for flag in (True, False)
+        )
         assert PHANTOM_NOTE in stamped and PHANTOM_NOTE not in plain, name
 
 
@@ -123,11 +156,18 @@ def test_the_stamp_lies_inside_the_figure_and_on_no_axes(figures):
         (stamp,) = (text for text in figure.texts if text.get_text() == PHANTOM_NOTE)
         box = stamp.get_window_extent().padded(3)
         assert box.x0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1, name
-        assert not any(box.overlaps(axes.get_tightbbox()) for axes in figure.axes if axes.get_tightbbox()), name
+        assert not any(
+            box.overlaps(axes.get_tightbbox()) for axes in figure.axes if axes.get_tightbbox()
+        ), name
 
 
 def test_every_data_figure_has_labelled_axes(figures):
-    for name in figures.keys() - {"image_grid", "heat_grid", "roc_curves", "precision_recall_curves"}:
+    for name in figures.keys() - {
+        "image_grid",
+        "heat_grid",
+        "roc_curves",
+        "precision_recall_curves",
+    }:
         assert any(axes.get_xlabel() for axes in figures[name]().axes), name
     assert figures["roc_curves"]().get_supxlabel() == "1 - specificity"
     assert figures["precision_recall_curves"]().get_supylabel() == "precision"
@@ -135,7 +175,9 @@ def test_every_data_figure_has_labelled_axes(figures):
 
 def test_label_counts_gives_the_share_of_annotated_images():
     frame = pd.DataFrame({"Mass": [1, 0, np.nan, np.nan], "Hernia": [np.nan] * 4})
-    assert {"1  (50.0 %)", "0  (not annotated)"} <= set(texts(plots.label_counts(frame, ["Mass", "Hernia"])))
+    assert {"1  (50.0 %)", "0  (not annotated)"} <= set(
+        texts(plots.label_counts(frame, ["Mass", "Hernia"]))
+    )
 
 
 def test_no_finding_is_fourteen_zeros():
@@ -151,7 +193,9 @@ def test_cooccurrence_is_a_percentage_of_the_row():
     assert {"n=4", "33", "n=1", "100"} <= set(shown)
 
 
-@pytest.mark.parametrize("images", [np.zeros((0, 8, 8), np.uint8), np.zeros((2, 8, 8)), np.zeros((8, 8), np.uint8)])
+@pytest.mark.parametrize(
+    "images", [np.zeros((0, 8, 8), np.uint8), np.zeros((2, 8, 8)), np.zeros((8, 8), np.uint8)]
+)
 def test_image_grid_refuses_what_is_no_stack_of_grey_images(images):
     with pytest.raises(ValueError, match=r"\(N, S, S\) uint8"):
         plots.image_grid(images)
@@ -163,7 +207,9 @@ def test_image_grid_needs_a_title_for_each_image():
 
 
 def test_roc_panels_say_the_auroc(scored):
-    assert f"AUROC {metrics.auroc(scored[0][:, 0], scored[1][:, 0]):.3f}" in texts(plots.roc_curves(*scored, NAMES))
+    assert f"AUROC {metrics.auroc(scored[0][:, 0], scored[1][:, 0]):.3f}" in texts(
+        plots.roc_curves(*scored, NAMES)
+    )
 
 
 def test_a_finding_of_one_class_says_so_instead_of_a_curve(scored):
@@ -181,14 +227,18 @@ def test_area_under_the_drawn_precision_recall_steps_is_the_average_precision(sc
 
 def test_ablation_shows_every_seed_as_a_dot():
     figure = plots.ablation(make_runs(seeds=3))
-    dots = [c for c in figure.axes[0].collections if len(c.get_offsets()) == 3 and len(c.get_sizes())]
+    dots = [
+        c for c in figure.axes[0].collections if len(c.get_offsets()) == 3 and len(c.get_sizes())
+    ]
     assert [offset[0] for c in dots for offset in c.get_offsets()] == pytest.approx(
         [0.8, 0.802, 0.804, 0.79, 0.792, 0.794]
     )
 
 
 def test_ablation_marks_the_mean_of_the_reference():
-    (line,) = (line for line in plots.ablation(make_runs()).axes[0].lines if line.get_linestyle() == "--")
+    (line,) = (
+        line for line in plots.ablation(make_runs()).axes[0].lines if line.get_linestyle() == "--"
+    )
     assert line.get_xdata()[0] == pytest.approx(0.801)
 
 
@@ -204,15 +254,25 @@ def test_ablation_marks_a_floor_near_the_values_as_a_line_and_a_far_one_as_an_ar
 def test_ablation_draws_one_run_or_many(arms, seeds):
     figure = plots.ablation(make_runs(arms, seeds, intervals=False), phantom=True)
     figure.draw_without_rendering()
-    assert [label.replace("\n", "") for label in (t.get_text() for t in figure.axes[0].get_yticklabels())] == arms
+    assert [
+        label.replace("\n", "")
+        for label in (t.get_text() for t in figure.axes[0].get_yticklabels())
+    ] == arms
 
 
 @pytest.mark.parametrize("arms", [5, 13])
 def test_a_column_of_a_paper_holds_the_whole_figure_in_letters_that_can_be_read(arms):
-    runs = make_runs([f"arm_of_some_length_{i}" if i % 4 == 3 else f"arm_{i}" for i in range(arms)], seeds=3)
+    runs = make_runs(
+        [f"arm_of_some_length_{i}" if i % 4 == 3 else f"arm_{i}" for i in range(arms)], seeds=3
+    )
     changes = pd.DataFrame({"arm": ["arm_1"], "metric": "f1", "finding": "macro", "p_holm": 0.01})
-    page, column = (plots.ablation(runs, changes=changes, phantom=True, column=kind) for kind in (False, True))
-    told = [{text.replace("\n", "").replace(" ", "") for text in texts(figure)} for figure in (page, column)]
+    page, column = (
+        plots.ablation(runs, changes=changes, phantom=True, column=kind) for kind in (False, True)
+    )
+    told = [
+        {text.replace("\n", "").replace(" ", "") for text in texts(figure)}
+        for figure in (page, column)
+    ]
     assert told[0] == told[1] and column.get_size_inches()[0] == 3.5
     shown = [text for text in column.findobj(Text) if text.get_text() and text.get_visible()]
     assert min(text.get_fontsize() for text in shown) >= 7
@@ -228,7 +288,9 @@ def test_an_arm_without_a_value_says_so():
 
 
 def test_ablation_without_any_value_can_be_drawn():
-    plots.ablation(make_runs(intervals=False).assign(auroc=np.nan, f1=np.nan)).draw_without_rendering()
+    plots.ablation(
+        make_runs(intervals=False).assign(auroc=np.nan, f1=np.nan)
+    ).draw_without_rendering()
 
 
 def test_ablation_of_no_run_is_refused():
@@ -255,13 +317,22 @@ def test_an_unknown_backbone_has_a_lasting_colour():
     "sight",
     [
         np.eye(3),
-        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
-        [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+        [
+            [0.367322, 0.860646, -0.227968],
+            [0.280085, 0.672501, 0.047413],
+            [-0.011820, 0.042940, 0.968881],
+        ],
+        [
+            [0.152286, 1.052583, -0.204868],
+            [0.114503, 0.786281, 0.099216],
+            [-0.003882, -0.048116, 1.051998],
+        ],
     ],
     ids=["normal", "deuteranopia", "protanopia"],
 )
 def test_colours_of_known_backbones_can_be_told_apart(sight):
-    # Machado, Oliveira and Fernandes 2009, severity 1; a CIE 1976 difference of about 2 is just noticeable
+    # Machado, Oliveira and Fernandes 2009, severity 1; a CIE 1976 difference of about 2 is just
+    # noticeable
     seen = [_lab(np.clip(np.asarray(sight) @ _linear(colour), 0, 1)) for _, colour in FAMILIES]
     assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2)) > 15
 
@@ -272,7 +343,9 @@ def _linear(colour):
 
 
 def _lab(linear):
-    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    to_xyz = np.array(
+        [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    )
     x, y, z = (value if value < 0 else np.cbrt(value) if value > 0.008856 else 7.787 * value + 16 / 116
                for value in to_xyz @ linear / (0.9505, 1, 1.089))  # fmt: skip
     return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
@@ -295,7 +368,8 @@ def test_wrapping_keeps_line_breaks():
 @pytest.mark.parametrize("count", [1, 3, 14])
 def test_image_titles_lie_inside_the_figure(count):
     figure = plots.image_grid(
-        np.zeros((count, 8, 8), np.uint8), ["00000001_000.png\nEffusion, Pleural_Thickening"] * count
+        np.zeros((count, 8, 8), np.uint8),
+        ["00000001_000.png\nEffusion, Pleural_Thickening"] * count,
     )
     figure.draw_without_rendering()
     assert all(axes.title.get_window_extent().y1 <= figure.bbox.y1 for axes in figure.axes)

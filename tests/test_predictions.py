@@ -5,7 +5,12 @@ import pandas as pd
 import pytest
 
 from lib.exceptions import RunError
-from lib.metrics.predictions import Predictions, read_predictions, write_predictions, write_submission
+from lib.metrics.predictions import (
+    Predictions,
+    read_predictions,
+    write_predictions,
+    write_submission,
+)
 
 FINDINGS = ("Mass", "Nodule")
 
@@ -14,13 +19,20 @@ FINDINGS = ("Mass", "Nodule")
 def predictions() -> Predictions:
     images, patients = np.array(["b.png", "a.png", "c.png"]), np.array(["2", "1", "2"])
     targets = np.array([[1, 0], [0, np.nan], [0, 1]], dtype=np.float32)
-    return Predictions(FINDINGS, images, patients, targets, np.array([[0.9, 0.2], [0.1, 0.1], [0.6, 0.5]]))
+    return Predictions(
+        FINDINGS, images, patients, targets, np.array([[0.9, 0.2], [0.1, 0.1], [0.6, 0.5]])
+    )
 
 
 @pytest.fixture
 def frame() -> pd.DataFrame:
     return pd.DataFrame(
-        {"image": ["a.png", "b.png", "c.png"], "age": [1.0, 2.0, 3.0], "sex": ["M", "F", "F"], "view": "PA"}
+        {
+            "image": ["a.png", "b.png", "c.png"],
+            "age": [1.0, 2.0, 3.0],
+            "sex": ["M", "F", "F"],
+            "view": "PA",
+        }
     )
 
 
@@ -37,12 +49,23 @@ def test_what_is_written_is_read_again_sorted_by_image(tmp_path, predictions, fr
 def test_age_and_sex_follow_their_images(tmp_path, predictions, frame):
     write_predictions(tmp_path / "p.parquet", {"test": predictions}, frame)
     table = pd.read_parquet(tmp_path / "p.parquet").set_index("image")
-    assert table["age"].to_dict() == {"a.png": 1.0, "b.png": 2.0, "c.png": 3.0} and table["sex"]["b.png"] == "F"
+    assert (
+        table["age"].to_dict() == {"a.png": 1.0, "b.png": 2.0, "c.png": 3.0}
+        and table["sex"]["b.png"] == "F"
+    )
 
 
 def test_predictions_of_the_wrong_shape_are_refused(predictions):
-    with pytest.raises(ValueError, match=r"3 images, 3 patients and 1 findings, but targets \(3, 2\)"):
-        Predictions(("Mass",), predictions.images, predictions.patients, predictions.targets, predictions.probs)
+    with pytest.raises(
+        ValueError, match=r"3 images, 3 patients and 1 findings, but targets \(3, 2\)"
+    ):
+        Predictions(
+            ("Mass",),
+            predictions.images,
+            predictions.patients,
+            predictions.targets,
+            predictions.probs,
+        )
 
 
 def test_a_file_that_holds_no_predictions_is_named(tmp_path, predictions, frame):

@@ -22,7 +22,18 @@ from lib.inference.predictor import _STATISTICS, Predictor
 from lib.models.classifier import Classifier, build_backbone, build_head
 from lib.models.heatmaps import ServingModule
 
-HEAVY = ("torch", "torchvision", "timm", "pandas", "matplotlib", "scipy", "sklearn", "pydantic", "pyarrow", "pydicom")
+HEAVY = (
+    "torch",
+    "torchvision",
+    "timm",
+    "pandas",
+    "matplotlib",
+    "scipy",
+    "sklearn",
+    "pydantic",
+    "pyarrow",
+    "pydicom",
+)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +61,12 @@ def test_logits_and_probs_are_those_worked_out_by_hand(tiny):
 
 def test_shapes_follow_the_contract(tiny):
     answer = tiny.predict(plain(1, 2))
-    shapes = (answer.logits.shape, answer.probs.shape, answer.heatmaps.shape, answer.embedding.shape)
+    shapes = (
+        answer.logits.shape,
+        answer.probs.shape,
+        answer.heatmaps.shape,
+        answer.embedding.shape,
+    )
     assert shapes == ((2, 3), (2, 3), (2, 3, 4, 4), (2, 2)) and answer.unlikeness.shape == (2,)
 
 
@@ -84,7 +100,12 @@ def test_without_statistics_unlikeness_is_nan_and_nothing_is_unfamiliar(tiny):
 
 @pytest.mark.parametrize(
     "images",
-    [np.zeros((1, 8, 8), np.uint8), np.zeros((SIZE, SIZE), np.uint8), np.zeros((1, SIZE, SIZE)), plain(1)[:0]],
+    [
+        np.zeros((1, 8, 8), np.uint8),
+        np.zeros((SIZE, SIZE), np.uint8),
+        np.zeros((1, SIZE, SIZE)),
+        plain(1)[:0],
+    ],
     ids=["size", "dimensions", "type", "empty"],
 )
 def test_other_arrays_are_refused_with_what_is_taken(tiny, images):
@@ -104,15 +125,26 @@ def test_a_film_far_from_the_training_films_is_unfamiliar(tmp_path):
 
 
 def test_only_a_score_over_the_threshold_is_unfamiliar(tmp_path):
-    path = write_tiny_model(tmp_path / "told.onnx", familiarity=dict.fromkeys(_STATISTICS) | {"threshold": 3.0})
-    assert Predictor(path).unfamiliar(np.array([2.9, 3.0, 3.1, np.inf, np.nan])).tolist() == [0, 0, 1, 1, 0]
+    path = write_tiny_model(
+        tmp_path / "told.onnx", familiarity=dict.fromkeys(_STATISTICS) | {"threshold": 3.0}
+    )
+    assert Predictor(path).unfamiliar(np.array([2.9, 3.0, 3.1, np.inf, np.nan])).tolist() == [
+        0,
+        0,
+        1,
+        1,
+        0,
+    ]
 
 
 def test_an_exported_network_answers_as_torch_does(tmp_path):
-    """From films of 100 x 80 px on disk to probabilities, against the network itself on the pixels of training."""
+    """From films of 100 x 80 px on disk to probabilities, against the network itself on the pixels
+    of training."""
     torch.manual_seed(0)
     backbone = build_backbone("resnet10t", SIZE)
-    network = Classifier(backbone, build_head("mlp", backbone.head_hidden_size, 3, 0.3), [0.5] * 3, [0.25] * 3).eval()
+    network = Classifier(
+        backbone, build_head("mlp", backbone.head_hidden_size, 3, 0.3), [0.5] * 3, [0.25] * 3
+    ).eval()
     write_onnx(ServingModule(network, [1.0] * 3, [0.0] * 3, SIZE), tmp_path / "resnet.onnx")
     write_card(tmp_path / "resnet.onnx", tiny_card())
     paths = [tmp_path / f"{i}.png" for i in range(3)]
@@ -122,7 +154,9 @@ def test_an_exported_network_answers_as_torch_does(tmp_path):
     answer = Predictor(tmp_path / "resnet.onnx").predict(
         np.stack([read_radiograph(path, SIZE).pixels for path in paths])
     )
-    images = torch.from_numpy(np.stack([decode_grey(str(path), SIZE) for path in paths]))[:, None] / 255
+    images = (
+        torch.from_numpy(np.stack([decode_grey(str(path), SIZE) for path in paths]))[:, None] / 255
+    )
     with torch.inference_mode():
         np.testing.assert_allclose(answer.probs, network(images).sigmoid(), atol=1e-4)
 
@@ -165,7 +199,11 @@ def test_a_model_with_other_outputs_is_told(tmp_path):
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"format": 2}, "format 2, and this version reads 1"), ({"findings": ["Mass"]}, "broken card"), ({}, None)],
+    [
+        ({"format": 2}, "format 2, and this version reads 1"),
+        ({"findings": ["Mass"]}, "broken card"),
+        ({}, None),
+    ],
 )
 def test_a_card_of_another_format_or_that_does_not_fit_is_told(tmp_path, changes, message):
     path = write_tiny_model(tmp_path / "other.onnx", **changes)
@@ -182,10 +220,16 @@ def test_a_card_of_another_format_or_that_does_not_fit_is_told(tmp_path, changes
         ("[1, 2]", "it is a JSON list, no object"),
         ('{"format": 1,', "it is not valid JSON"),
         (json.dumps({"format": 1, "findings": []}), "name, image_size, thresholds is missing"),
-        (json.dumps(tiny_card(thresholds=["a", "b", "c"])), "thresholds are .* numbers from 0 to 1"),
+        (
+            json.dumps(tiny_card(thresholds=["a", "b", "c"])),
+            "thresholds are .* numbers from 0 to 1",
+        ),
         (json.dumps(tiny_card(thresholds=0.5)), "thresholds must be a list of 3 numbers"),
         (json.dumps(tiny_card(thresholds=[0.1, 0.2, float("nan")])), "numbers from 0 to 1"),
-        (json.dumps(tiny_card(image_size=10**9)), "image_size is 1000000000, and must be a whole number from 1 to"),
+        (
+            json.dumps(tiny_card(image_size=10**9)),
+            "image_size is 1000000000, and must be a whole number from 1 to",
+        ),
         (json.dumps(tiny_card(image_size="32")), "image_size is '32'"),
         (json.dumps(tiny_card(image_size=48)), "do not fit the graph"),
         (json.dumps(tiny_card(findings="abc")), "findings a list of texts"),
@@ -206,5 +250,7 @@ def test_a_broken_card_is_one_sentence_with_the_name_of_the_file(tmp_path, text,
 @pytest.mark.parametrize("module", ["images", "inference"])
 def test_what_the_app_and_the_command_import_is_light(module):
     code = f"import sys, lib.{module}; sys.exit(' '.join(m for m in {HEAVY} if m in sys.modules) or None)"
-    found = subprocess.run([sys.executable, "-c", code], cwd=REPO_ROOT, capture_output=True, text=True)
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPO_ROOT, capture_output=True, text=True
+    )
     assert found.returncode == 0, found.stderr

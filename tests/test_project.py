@@ -1,4 +1,5 @@
-"""The project's own rules: dependencies in step, imports one way, notebooks that keep the skeleton."""
+"""The project's own rules: dependencies in step, imports one way, notebooks that keep the
+skeleton."""
 
 import ast
 import re
@@ -14,18 +15,32 @@ from tracked import tracked
 from lib.config import REPO_ROOT
 
 PROJECT = tomllib.loads((REPO_ROOT / "pyproject.toml").read_text())["project"]
-CORE_PACKAGES = {"jupyterlab", "torch", "torchvision", "timm", "matplotlib", "scikit-learn", "pandas", "papermill"}
+CORE_PACKAGES = {
+    "jupyterlab",
+    "torch",
+    "torchvision",
+    "timm",
+    "matplotlib",
+    "scikit-learn",
+    "pandas",
+    "papermill",
+}
 
 
 def names(requirements: list[str]) -> set[str]:
-    return {requirement.split(">=")[0].split("==")[0].strip().lower() for requirement in requirements}
+    return {
+        requirement.split(">=")[0].split("==")[0].strip().lower() for requirement in requirements
+    }
 
 
 def test_environment_yml_installs_what_pyproject_says():
     environment = yaml.safe_load((REPO_ROOT / "environment.yml").read_text())
     python, pip, rest = environment["dependencies"]
     assert python == "python" + PROJECT["requires-python"] and pip == "pip"
-    assert rest["pip"] == ["-c constraints.txt", "-e .[dev]"] and "dev" in PROJECT["optional-dependencies"]
+    assert (
+        rest["pip"] == ["-c constraints.txt", "-e .[dev]"]
+        and "dev" in PROJECT["optional-dependencies"]
+    )
     assert names(PROJECT["dependencies"]) >= CORE_PACKAGES
 
 
@@ -38,7 +53,18 @@ def test_constraints_name_an_exact_version_of_every_dependency():
 
 @pytest.mark.parametrize(
     "module",
-    ["config", "datasets", "metrics", "plots", "runs", "comparison", "studies", "inference", "phantoms", "cli"],
+    [
+        "config",
+        "datasets",
+        "metrics",
+        "plots",
+        "runs",
+        "comparison",
+        "studies",
+        "inference",
+        "phantoms",
+        "cli",
+    ],
 )
 def test_modules_that_must_stay_light_import_no_torch(module):
     code = f"import sys, lib.{module}; sys.exit('torch' in sys.modules)"
@@ -46,7 +72,8 @@ def test_modules_that_must_stay_light_import_no_torch(module):
 
 
 def sources(folder: Path) -> list[Path]:
-    """Every Python file of the package `lib` below `folder`, at any depth; an empty set tests nothing and fails."""
+    """Every Python file of the package `lib` below `folder`, at any depth; an empty set tests
+    nothing and fails."""
     found = sorted((folder / "lib").rglob("*.py"))
     assert found, f"there is no Python file below {folder / 'lib'}"
     return found
@@ -62,7 +89,11 @@ def imported(path: Path) -> set[str]:
 def strange_imports(folder: Path) -> list[str]:
     """The files of `lib` below `folder` that import tests or benchmarks."""
     strange = {"tests", "benchmarks"}
-    return [path.name for path in sources(folder) if strange & {name.split(".")[0] for name in imported(path)}]
+    return [
+        path.name
+        for path in sources(folder)
+        if strange & {name.split(".")[0] for name in imported(path)}
+    ]
 
 
 def test_the_library_imports_neither_tests_nor_benchmarks():
@@ -71,7 +102,9 @@ def test_the_library_imports_neither_tests_nor_benchmarks():
 
 def test_imports_are_looked_for_in_packages_too(tmp_path):
     (tmp_path / "lib" / "models").mkdir(parents=True)
-    (tmp_path / "lib" / "models" / "deep.py").write_text("def late():\n    from tests.tiny_model import tiny\n")
+    (tmp_path / "lib" / "models" / "deep.py").write_text(
+        "def late():\n    from tests.tiny_model import tiny\n"
+    )
     assert strange_imports(tmp_path) == ["deep.py"]
 
 
@@ -92,4 +125,6 @@ def test_the_readme_leads_to_every_published_table():
     summaries = tracked("results/*/summary.md")
     assert summaries
     assert [path for path in summaries if str(path.relative_to(REPO_ROOT)) not in text] == []
-    assert "| arm | changes | macro AUROC |" not in text  # they stand in one place, beside their figures
+    assert (
+        "| arm | changes | macro AUROC |" not in text
+    )  # they stand in one place, beside their figures

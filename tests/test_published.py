@@ -74,7 +74,12 @@ def test_all_14_answers_as_theirs_does_finding_by_finding(b4, tmp_path):
 
 
 def test_their_order_names_every_finding_once():
-    assert sorted(ORDER) == sorted(FINDINGS) and ORDER[:4] == ("Effusion", "Nodule", "Fibrosis", "Cardiomegaly")
+    assert sorted(ORDER) == sorted(FINDINGS) and ORDER[:4] == (
+        "Effusion",
+        "Nodule",
+        "Fibrosis",
+        "Cardiomegaly",
+    )
 
 
 def test_single_disease_gives_the_second_share_of_their_softmax_as_one_logit(small, tmp_path):
@@ -95,22 +100,33 @@ def test_a_published_file_is_exported_like_a_run(small, tmp_path):
     torch.save(network.state_dict(), tmp_path / "all_14.pt")
     said = []
     path = export_run(tmp_path / "all_14.pt", out=tmp_path / "out", tell=said.append)
-    assert path == tmp_path / "out" / "all_14.onnx" and any("published weights" in line for line in said)
+    assert path == tmp_path / "out" / "all_14.onnx" and any(
+        "published weights" in line for line in said
+    )
     images = films(2)
     with torch.no_grad():
         wanted = network(as_they_look_at(images)).sigmoid().numpy()
     found = run_file(path, images.numpy())["probs"]
-    assert np.abs(found[:, FINDINGS.index("Hernia")] - wanted[:, ORDER.index("Hernia")]).max() < 1e-4
+    assert (
+        np.abs(found[:, FINDINGS.index("Hernia")] - wanted[:, ORDER.index("Hernia")]).max() < 1e-4
+    )
     card = read_card(path)
-    assert card["familiarity"] is None and card["metrics"] == [] and card["thresholds"] == [0.5] * 14
-    assert card["thresholds_from"] == ["default"] * 14 and "Ayushk4/MedImaging" in path.with_suffix(".md").read_text()
+    assert (
+        card["familiarity"] is None and card["metrics"] == [] and card["thresholds"] == [0.5] * 14
+    )
+    assert (
+        card["thresholds_from"] == ["default"] * 14
+        and "Ayushk4/MedImaging" in path.with_suffix(".md").read_text()
+    )
 
 
 def test_int8_of_a_published_file_is_refused_for_want_of_films(small, tmp_path):
     from lib.export.run import export_run
 
     torch.save(theirs(2, small).state_dict(), tmp_path / "single_disease.pt")
-    with pytest.raises(ExportError, match=r"int8 needs the films .* published weights come without any"):
+    with pytest.raises(
+        ExportError, match=r"int8 needs the films .* published weights come without any"
+    ):
         export_run(tmp_path / "single_disease.pt", int8=True, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -134,10 +150,14 @@ def test_a_file_that_holds_code_is_refused_and_not_executed(tmp_path):
     assert not (tmp_path / "executed").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"no weights at all", pickle.dumps({"a": 1}, protocol=2)[:-3]])
+@pytest.mark.parametrize(
+    "content", [b"", b"no weights at all", pickle.dumps({"a": 1}, protocol=2)[:-3]]
+)
 def test_a_file_that_is_no_state_dict_is_one_sentence(tmp_path, content):
     (tmp_path / "weights.pt").write_bytes(content)
-    with pytest.raises(ExportError, match=r"weights\.pt cannot be read as plain weights: .") as caught:
+    with pytest.raises(
+        ExportError, match=r"weights\.pt cannot be read as plain weights: ."
+    ) as caught:
         load_published(tmp_path / "weights.pt")
     assert "\n" not in str(caught.value)
 
@@ -146,17 +166,35 @@ def test_a_file_that_is_no_state_dict_is_one_sentence(tmp_path, content):
     ("change", "sentence"),
     [
         (lambda state: [state], "holds a list; a state dict of tensors is needed"),
-        (lambda state: {"state_dict": dict(state), "epoch": 3}, r"more than tensors: 'state_dict' \(dict\); 'epoch'"),
-        (lambda state: {**state, "classifier.5.bias": torch.zeros(3)}, "should have 14 values .* or 2 .*, not 3"),
-        (lambda state: {"conv_stem.weight": state["conv_stem.weight"]}, "should have 14 values .*, not None"),
-        (lambda state: {k: v for k, v in state.items() if k != "bn1.bias"}, r"bn1\.bias is missing$"),
+        (
+            lambda state: {"state_dict": dict(state), "epoch": 3},
+            r"more than tensors: 'state_dict' \(dict\); 'epoch'",
+        ),
+        (
+            lambda state: {**state, "classifier.5.bias": torch.zeros(3)},
+            "should have 14 values .* or 2 .*, not 3",
+        ),
+        (
+            lambda state: {"conv_stem.weight": state["conv_stem.weight"]},
+            "should have 14 values .*, not None",
+        ),
+        (
+            lambda state: {k: v for k, v in state.items() if k != "bn1.bias"},
+            r"bn1\.bias is missing$",
+        ),
         (lambda state: {**state, "module.extra": torch.zeros(1)}, r"module\.extra is unknown$"),
         (
             lambda state: {**state, "classifier.0.weight": torch.zeros(625, 7)},
             r"classifier\.0\.weight has \(625, 7\) but needs \(625, 256\)",
         ),
-        (lambda state: {**state, "bn2.weight": state["bn2.weight"].long()}, r"bn2\.weight holds torch\.int64"),
-        (lambda state: {**state, "bn2.weight": state["bn2.weight"] * torch.nan}, "not finite in bn2.weight"),
+        (
+            lambda state: {**state, "bn2.weight": state["bn2.weight"].long()},
+            r"bn2\.weight holds torch\.int64",
+        ),
+        (
+            lambda state: {**state, "bn2.weight": state["bn2.weight"] * torch.nan},
+            "not finite in bn2.weight",
+        ),
     ],
 )
 def test_what_does_not_fit_is_named(small, tmp_path, change, sentence):

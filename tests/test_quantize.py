@@ -1,4 +1,5 @@
-"""int8: what is quantised and what is not, in which order ways are tried, and by what they are judged."""
+"""int8: what is quantised and what is not, in which order ways are tried, and by what they are
+judged."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +34,10 @@ def graph_of(*nodes: tuple, constants: tuple[str, ...]) -> onnx.ModelProto:
     made = [helper.make_node(op, inputs, [output], name=name) for op, name, inputs, output in nodes]
     tensors = [helper.make_tensor(name, TensorProto.FLOAT, [1], [1.0]) for name in constants]
     given = helper.make_tensor_value_info("images", TensorProto.FLOAT, None)
-    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("embedding", "logits")]
+    outputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+        for name in ("embedding", "logits")
+    ]
     return helper.make_model(helper.make_graph(made, "net", [given], outputs, tensors))
 
 
@@ -94,24 +98,35 @@ def test_macro_auroc_is_the_mean_over_findings_with_both_classes():
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("plain") / "fp32.onnx"
-    write_onnx(ServingModule(small_classifier("thin", "mlp"), [1.0] * FINDINGS, [0.0] * FINDINGS, SIZE), path)
+    write_onnx(
+        ServingModule(small_classifier("thin", "mlp"), [1.0] * FINDINGS, [0.0] * FINDINGS, SIZE),
+        path,
+    )
     return path
 
 
 def int8_convolutions(path: Path) -> int:
     kinds = {tensor.name: tensor.data_type for tensor in onnx.load(path).graph.initializer}
-    return sum(kind == TensorProto.INT8 and name.endswith("_quantized") for name, kind in kinds.items())
+    return sum(
+        kind == TensorProto.INT8 and name.endswith("_quantized") for name, kind in kinds.items()
+    )
 
 
 @pytest.fixture
 def bench(plain, tmp_path) -> QuantizationJob:
-    """Labels are what fp32 answers, less the middle half: its AUROC is 1, and no film is hard to tell."""
+    """Labels are what fp32 answers, less the middle half: its AUROC is 1, and no film is hard to
+    tell."""
     images = films(48, seed=3).numpy()
     answers = run_file(plain, images)
     low, high = np.quantile(answers["logits"], (0.25, 0.75), axis=0)
-    targets = np.where(answers["logits"] > high, 1.0, np.where(answers["logits"] < low, 0.0, np.nan))
+    targets = np.where(
+        answers["logits"] > high, 1.0, np.where(answers["logits"] < low, 0.0, np.nan)
+    )
     return QuantizationJob(
-        plain, films(16, seed=4).numpy(), ValidationSet(images, targets, answers, np.full(FINDINGS, 0.5)), tmp_path
+        plain,
+        films(16, seed=4).numpy(),
+        ValidationSet(images, targets, answers, np.full(FINDINGS, 0.5)),
+        tmp_path,
     )
 
 
@@ -126,9 +141,13 @@ def test_the_first_way_that_is_good_enough_ends_the_search(bench):
 def test_weights_take_7_bits_with_a_scale_a_channel_and_the_head_stays_in_floating_point(bench):
     model = onnx.load(quantize(bench, lambda line: None)[0].path)
     tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    weights = [name for name, values in tensors.items() if values.dtype == np.int8 and values.ndim == 4]
+    weights = [
+        name for name, values in tensors.items() if values.dtype == np.int8 and values.ndim == 4
+    ]
     assert len(weights) == len(weighted_nodes(bench.model)) > 10
-    makers = {node.input[0]: node for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    makers = {
+        node.input[0]: node for node in model.graph.node if node.op_type == "DequantizeLinear"
+    }
     for name in weights:
         assert np.abs(tensors[name].astype(int)).max() <= 64
         assert tensors[makers[name].input[1]].shape == (len(tensors[name]),)
@@ -139,7 +158,12 @@ def test_weights_take_7_bits_with_a_scale_a_channel_and_the_head_stays_in_floati
 def test_when_nothing_is_good_enough_all_ways_are_tried_in_order(bench, monkeypatch):
     monkeypatch.setattr(quantizing, "PROB_LIMIT", 1e-9)
     trials = quantize(bench, lambda line: None)
-    assert [trial.calibration for trial in trials[:4]] == ["minmax", "minmax", "percentile", "entropy"]
+    assert [trial.calibration for trial in trials[:4]] == [
+        "minmax",
+        "minmax",
+        "percentile",
+        "entropy",
+    ]
     assert [trial.what for trial in trials] == [
         "layers and activations",
         *["layers"] * 3,
@@ -169,11 +193,18 @@ def test_of_several_the_first_good_one_is_shipped_else_the_least_bad():
     def trial(name: str, drop: float) -> Trial:
         return Trial(name, "", Path(), 0.0, drop, 0.0, 0.0)
 
-    fine, better, bad, worse = trial("a", 0.004), trial("b", -0.001), trial("c", 0.006), trial("d", 0.02)
+    fine, better, bad, worse = (
+        trial("a", 0.004),
+        trial("b", -0.001),
+        trial("c", 0.006),
+        trial("d", 0.02),
+    )
     assert best_trial([worse, fine, better]) is fine and best_trial([worse, bad]) is bad
 
 
-@pytest.mark.parametrize(("drop", "mean", "flags"), [(-0.0051, 0, 0), (0.0051, 0, 0), (0, 0.021, 0), (0, 0, 0.021)])
+@pytest.mark.parametrize(
+    ("drop", "mean", "flags"), [(-0.0051, 0, 0), (0.0051, 0, 0), (0, 0.021, 0), (0, 0, 0.021)]
+)
 def test_a_change_over_any_limit_is_not_fine(drop, mean, flags):
     assert not Trial("minmax", "layers", Path(), 0.8, drop, 0.1, mean, flags).fine
 
@@ -195,11 +226,18 @@ def test_positives_count_only_where_there_are_negatives(bench):
 
 def test_changed_flags_are_counted_at_the_thresholds(bench):
     answers = {name: values.copy() for name, values in bench.judge.answers.items()}
-    answers["probs"][:12] = 1 - answers["probs"][:12]  # every one of a quarter goes to the other side of one half
+    answers["probs"][:12] = (
+        1 - answers["probs"][:12]
+    )  # every one of a quarter goes to the other side of one half
     trial = judged(replace(bench.judge, answers=answers), "none", "nothing", bench.plain)
     assert trial.flags == 0.25
 
 
 def test_too_few_films_to_calibrate_on_are_refused(bench):
-    with pytest.raises(ExportError, match="3 training films are too few to calibrate int8 on: 4 are needed"):
-        quantize(QuantizationJob(bench.plain, bench.films[:3], bench.judge, bench.folder), lambda line: None)
+    with pytest.raises(
+        ExportError, match="3 training films are too few to calibrate int8 on: 4 are needed"
+    ):
+        quantize(
+            QuantizationJob(bench.plain, bench.films[:3], bench.judge, bench.folder),
+            lambda line: None,
+        )

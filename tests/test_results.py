@@ -1,4 +1,5 @@
-"""A run's folder: claimed by one, complete only at the end, set aside instead of overwritten, never of other data."""
+"""A run's folder: claimed by one, complete only at the end, set aside instead of overwritten, never
+of other data."""
 
 import json
 import subprocess
@@ -31,7 +32,11 @@ def test_a_run_is_complete_when_its_record_exists_and_not_before(tmp_path):
     finish_run(run, history=HISTORY, metrics=METRICS, **PARTS)
     record = read_json(run.folder / "record.json")
     assert is_complete(run.folder) and read_status(run.folder)["state"] == "done"
-    assert record["best_epoch"] == 1 and record["train_seconds"] == 4 and record["parameters"] == PARTS["parameters"]
+    assert (
+        record["best_epoch"] == 1
+        and record["train_seconds"] == 4
+        and record["parameters"] == PARTS["parameters"]
+    )
     assert record["metrics"][1]["auroc"] is None  # NaN is missing, never a number
     assert record["config_hash"] == run.config.hash() and record["versions"]["torch"]
 
@@ -53,7 +58,10 @@ def test_a_broken_run_is_continued_and_one_of_another_config_set_aside(tmp_path)
     (run.folder / "last.ckpt").touch()
     assert (start_run(config(tmp_path / "run")).folder / "last.ckpt").exists()
     start_run(config(tmp_path / "run", lr=0.1))
-    assert not (tmp_path / "run" / "last.ckpt").exists() and len(list(tmp_path.glob("run.replaced-*"))) == 1
+    assert (
+        not (tmp_path / "run" / "last.ckpt").exists()
+        and len(list(tmp_path.glob("run.replaced-*"))) == 1
+    )
 
 
 def test_a_notebook_run_again_in_the_same_kernel_takes_its_folder_over(tmp_path):
@@ -80,7 +88,10 @@ def test_a_file_is_whole_or_not_there(tmp_path):
 def test_two_threads_may_write_one_file(tmp_path):
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda n: [write_json(tmp_path / "a.json", n) for _ in range(50)], range(4)))
-    assert json.loads((tmp_path / "a.json").read_text()) in range(4) and len(list(tmp_path.iterdir())) == 1
+    assert (
+        json.loads((tmp_path / "a.json").read_text()) in range(4)
+        and len(list(tmp_path.iterdir())) == 1
+    )
 
 
 def test_a_checkpoint_of_other_data_is_not_continued(tmp_path, tiny_phantoms):
@@ -90,12 +101,21 @@ def test_a_checkpoint_of_other_data_is_not_continued(tmp_path, tiny_phantoms):
     (folder / "last.ckpt").touch()
     prepare_data(wanted, folder)
     assert (folder / "last.ckpt").exists()
-    prepare_data(wanted.model_copy(update={"data_dir": ("dataset_full", "dataset_cardiomegaly")}), folder)
-    assert not (folder / "last.ckpt").exists() and len(list(folder.glob("last.ckpt.of_other_data-*"))) == 1
+    prepare_data(
+        wanted.model_copy(update={"data_dir": ("dataset_full", "dataset_cardiomegaly")}), folder
+    )
+    assert (
+        not (folder / "last.ckpt").exists()
+        and len(list(folder.glob("last.ckpt.of_other_data-*"))) == 1
+    )
 
 
 def test_where_the_data_are_changes_no_hash(tmp_path):
-    assert Config(data_root="/mnt/a").hash() == Config(data_root="/mnt/b").hash() != Config(lr=0.1).hash()
+    assert (
+        Config(data_root="/mnt/a").hash()
+        == Config(data_root="/mnt/b").hash()
+        != Config(lr=0.1).hash()
+    )
 
 
 def test_a_value_that_is_the_default_changes_no_hash():
@@ -119,7 +139,8 @@ def test_a_failed_heartbeat_is_followed_by_the_next(tmp_path, monkeypatch):
 
 
 def test_one_folder_is_held_by_one_process_also_while_it_is_set_aside(tmp_path):
-    """Two processes start the same complete run at once: one gets it, the other is told who has it."""
+    """Two processes start the same complete run at once: one gets it, the other is told who has
+    it."""
     finish_run(start_run(config(tmp_path / "run")), history=HISTORY, metrics=METRICS, **PARTS)
     code = (
         "import sys, time\nfrom lib.config import Config\nfrom lib.runs.run import start_run\n"
@@ -127,13 +148,21 @@ def test_one_folder_is_held_by_one_process_also_while_it_is_set_aside(tmp_path):
         "print('held', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", code]
-    options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    options = {
+        "stdin": subprocess.PIPE,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+        "text": True,
+    }
     both = [subprocess.Popen(command, cwd=REPO_ROOT, **options) for _ in range(2)]
     while not any(process.poll() is not None for process in both):
         time.sleep(0.01)
     lost = next(process for process in both if process.poll() is not None)
     held = next(process for process in both if process is not lost)
-    assert held.stdout.readline() == "held\n" and f"is in use by process {held.pid}" in lost.communicate()[1]
+    assert (
+        held.stdout.readline() == "held\n"
+        and f"is in use by process {held.pid}" in lost.communicate()[1]
+    )
     held.communicate("")
 
 
@@ -156,9 +185,16 @@ def test_the_library_can_be_imported_where_there_is_no_fcntl():
 def test_a_record_that_could_not_be_read_again_is_refused_and_the_run_is_not_complete(tmp_path):
     run = start_run(config(tmp_path / "run"))
     with pytest.raises(
-        RunError, match=r"record.json is damaged or of another version \(metrics: .*macro.*data: Field required"
+        RunError,
+        match=r"record.json is damaged or of another version \(metrics: .*macro.*data: Field required",
     ):
-        finish_run(run, history=HISTORY, metrics=METRICS.head(1), parameters={"all": 3}, device={"kind": "cpu"})
+        finish_run(
+            run,
+            history=HISTORY,
+            metrics=METRICS.head(1),
+            parameters={"all": 3},
+            device={"kind": "cpu"},
+        )
     assert not is_complete(run.folder)
 
 
@@ -176,7 +212,9 @@ def test_a_figure_written_twice_is_the_same_file(tmp_path, kind):
 
 def test_the_fingerprints_of_a_run_are_computed_once(tmp_path, tiny_phantoms, monkeypatch):
     computed = []
-    monkeypatch.setattr("lib.datasets.prepare._fingerprint", lambda frame: computed.append(len(frame)) or "f00")
+    monkeypatch.setattr(
+        "lib.datasets.prepare._fingerprint", lambda frame: computed.append(len(frame)) or "f00"
+    )
     films = prepare_data(Config(data_root=str(tiny_phantoms), image_size=16), tmp_path)
     describe_data(films)
     assert computed == [len(films.frame), (films.frame["split"] == "test").sum()]

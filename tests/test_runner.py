@@ -1,4 +1,5 @@
-"""The runner: notebooks in processes of their own, resumed, killed, interrupted, failing, several at a time."""
+"""The runner: notebooks in processes of their own, resumed, killed, interrupted, failing, several
+at a time."""
 
 import contextlib
 import json
@@ -43,7 +44,9 @@ FINISH = (
     "[(run.folder / name).touch() for name in ('model.safetensors', 'card.json')]\n"
     f"finish_run(run, history=history, metrics=pd.DataFrame({{'finding': ['macro']}}), **{PARTS!r})"
 )
-WAIT = "import pathlib, time\nwhile not pathlib.Path(data_root, 'go').exists():\n    time.sleep(0.05)"
+WAIT = (
+    "import pathlib, time\nwhile not pathlib.Path(data_root, 'go').exists():\n    time.sleep(0.05)"
+)
 CELLS = {
     "good": [START, FINISH],
     "raises": ["1 + 1", "raise ValueError('no such\\nthing')"],
@@ -69,9 +72,14 @@ sys.exit(summary.exit_code)
 
 @pytest.fixture
 def study(tmp_path, monkeypatch):
-    """Writes tiny notebooks, a dataset by name, and a study of them; gives a function: rows -> plan."""
-    monkeypatch.setattr("lib.studies.runner.check_runs", lambda file, runs: None)  # tests/test_preflight.py has it
-    monkeypatch.setattr("lib.studies.runner.check_stages", lambda plan, runs: None)  # tests/test_stages.py has it
+    """Writes tiny notebooks, a dataset by name, and a study of them; gives a function: rows ->
+    plan."""
+    monkeypatch.setattr(
+        "lib.studies.runner.check_runs", lambda file, runs: None
+    )  # tests/test_preflight.py has it
+    monkeypatch.setattr(
+        "lib.studies.runner.check_stages", lambda plan, runs: None
+    )  # tests/test_stages.py has it
     (tmp_path / "dataset_full").mkdir()
     (tmp_path / "dataset_full" / "train.csv").touch()
     for name, cells in CELLS.items():
@@ -81,10 +89,16 @@ def study(tmp_path, monkeypatch):
         nbformat.write(notebook, tmp_path / f"{name}.ipynb")
 
     def plan(*settings: str, **rows: dict) -> Plan:
-        rows = {name: {**row, "notebook": str(tmp_path / row["notebook"])} for name, row in rows.items()}
+        rows = {
+            name: {**row, "notebook": str(tmp_path / row["notebook"])} for name, row in rows.items()
+        }
         base = {"data_root": str(tmp_path)}
         file = tmp_path / "study.yaml"
-        file.write_text(yaml.safe_dump({"study": "tiny", "seeds": [0], "base": base, "runs": rows}, sort_keys=False))
+        file.write_text(
+            yaml.safe_dump(
+                {"study": "tiny", "seeds": [0], "base": base, "runs": rows}, sort_keys=False
+            )
+        )
         return plan_study(file, settings, runs_dir=tmp_path / "runs")
 
     return plan
@@ -120,11 +134,14 @@ def wait_for(fact, seconds: float = 240.0) -> None:
 
 
 def ours(tmp_path: Path) -> list[psutil.Process]:
-    """Processes that execute runs below `tmp_path`: drivers and kernels, whose output goes to a log there."""
+    """Processes that execute runs below `tmp_path`: drivers and kernels, whose output goes to a log
+    there."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            logs = [file.path for file in process.open_files() if file.path.endswith("papermill.log")]
+            logs = [
+                file.path for file in process.open_files() if file.path.endswith("papermill.log")
+            ]
             if any(str(tmp_path) in log for log in logs) and process.pid != os.getpid():
                 found.append(process)
     return found
@@ -137,7 +154,9 @@ TWO = {"good": row("good", reference=True), "slow": row("waits", set={"freeze": 
 
 
 @pytest.mark.parametrize("fork", ["0", "1"])
-def test_a_run_executes_in_this_interpreter_from_the_repository_with_its_parameters(study, fork, monkeypatch):
+def test_a_run_executes_in_this_interpreter_from_the_repository_with_its_parameters(
+    study, fork, monkeypatch
+):
     monkeypatch.setenv("CXR_FORK", fork)
     plan = study(tells=row("tells", reference=True))
     run(plan, jobs=1)
@@ -159,19 +178,28 @@ def test_failures_are_told_with_their_reasons_and_stop_nothing_else(study):
     reasons = summary.failed
     notebook = plan.runs["raises-s0"].folder / "notebook.ipynb"
     assert reasons["raises-s0"] == f"cell 4: ValueError: no such\nthing\nsee {notebook}"
-    assert reasons["killed-s0"].startswith("kernel killed by signal 9 (SIGKILL); often that is out of memory")
+    assert reasons["killed-s0"].startswith(
+        "kernel killed by signal 9 (SIGKILL); often that is out of memory"
+    )
     assert reasons["silent-s0"].startswith("finished without a record")
     assert reasons["needy-s0"] == "needs raises-s0, which failed"
     assert not (plan.runs["needy-s0"].folder / "spec.json").exists()
-    assert all(read_status(plan.runs[name].folder)["reason"] == reason for name, reason in reasons.items())
+    assert all(
+        read_status(plan.runs[name].folder)["reason"] == reason for name, reason in reasons.items()
+    )
     assert "good-s0: done" in text and "killed-s0: failed" in text
     executed = plan.runs["raises-s0"].folder / "notebook.ipynb"
-    assert "ValueError" in executed.read_text() and not executed.with_name("notebook.running.ipynb").exists()
+    assert (
+        "ValueError" in executed.read_text()
+        and not executed.with_name("notebook.running.ipynb").exists()
+    )
     assert "no such" in (executed.parent / "papermill.log").read_text()
 
 
 def test_a_chain_runs_in_order_and_the_plan_is_written(study):
-    plan = study(first=row("good", set={"ema": 0.1}), arm=row("good", init_from="first", reference=True))
+    plan = study(
+        first=row("good", set={"ema": 0.1}), arm=row("good", init_from="first", reference=True)
+    )
     summary, _ = run(plan, jobs=2)
     assert summary.done == ["first-s0", "arm-s0"] and summary.exit_code == 0
     assert read_plan(plan.folder) == json.loads(json.dumps(plan.as_json()))
@@ -181,7 +209,9 @@ def test_a_chain_runs_in_order_and_the_plan_is_written(study):
 
 
 def test_two_jobs_run_at_the_same_time(study, tmp_path):
-    both = "import pathlib, time\n(pathlib.Path(data_root) / freeze).touch()\n" + WAIT.replace("'go'", "'none'")
+    both = "import pathlib, time\n(pathlib.Path(data_root) / freeze).touch()\n" + WAIT.replace(
+        "'go'", "'none'"
+    )
     notebook = nbformat.read(tmp_path / "waits.ipynb", 4)
     notebook.cells[2].source = both + "\n" + WAIT.replace("'go'", "'backbone'")
     nbformat.write(notebook, tmp_path / "waits.ipynb")
@@ -194,14 +224,21 @@ def test_two_jobs_run_at_the_same_time(study, tmp_path):
 
 @pytest.fixture
 def complete(study):
-    """A study of two runs, the second from the first, that look complete without having been executed."""
+    """A study of two runs, the second from the first, that look complete without having been
+    executed."""
 
     def plan(**first) -> Plan:
-        made = study(first=row("good", set={"lr": 0.1, **first}), arm=row("good", init_from="first", reference=True))
+        made = study(
+            first=row("good", set={"lr": 0.1, **first}),
+            arm=row("good", init_from="first", reference=True),
+        )
         for one in [] if first else made.runs.values():
             write_json(one.folder / "spec.json", {"lineage": one.lineage})
             write_json(one.folder / "config.json", one.config.model_dump(mode="json"))
-            made_of = {"config": one.config.model_dump(mode="json"), "config_hash": one.config.hash()}
+            made_of = {
+                "config": one.config.model_dump(mode="json"),
+                "config_hash": one.config.hash(),
+            }
             write_json(one.folder / "record.json", full_record(run=one.name, **made_of))
             for name in ("model.safetensors", "card.json"):
                 (one.folder / name).touch()
@@ -213,7 +250,9 @@ def complete(study):
 @pytest.fixture
 def nothing_executed(monkeypatch):
     started = []
-    monkeypatch.setattr("lib.studies.runner.execute_run", lambda spec: started.append(Path(spec["folder"]).name))
+    monkeypatch.setattr(
+        "lib.studies.runner.execute_run", lambda spec: started.append(Path(spec["folder"]).name)
+    )
     return started
 
 
@@ -230,7 +269,9 @@ def test_a_complete_run_whose_prerequisite_changed_is_set_aside_with_it(complete
     assert text.count("the old run is kept in") == 2
 
 
-def test_a_prerequisite_that_was_run_alone_does_not_hide_that_it_changed(complete, nothing_executed):
+def test_a_prerequisite_that_was_run_alone_does_not_hide_that_it_changed(
+    complete, nothing_executed
+):
     complete()
     run(complete(epochs=7), only=["first"], replace=True)
     assert state(complete(epochs=7), "arm-s0") == "changed"
@@ -279,11 +320,17 @@ def test_an_error_of_the_executor_fails_the_run_with_its_reason(study, monkeypat
 # --- death
 
 
-def test_a_killed_runner_takes_its_runs_along_and_the_next_one_finishes(study, tmp_path, start_runner):
+def test_a_killed_runner_takes_its_runs_along_and_the_next_one_finishes(
+    study, tmp_path, start_runner
+):
     plan = study(**TWO)
     runner = start_runner()
     waiting = plan.runs["slow-s0"].folder
-    wait_for(lambda: is_complete(plan.runs["good-s0"].folder) and read_status(waiting)["state"] == "running")
+    wait_for(
+        lambda: (
+            is_complete(plan.runs["good-s0"].folder) and read_status(waiting)["state"] == "running"
+        )
+    )
     wait_for(lambda: (waiting / "config.json").exists())
     processes = ours(tmp_path)
     runner.kill()
@@ -297,7 +344,9 @@ def test_a_killed_runner_takes_its_runs_along_and_the_next_one_finishes(study, t
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_runner_ends_its_runs_and_says_how_to_go_on(study, tmp_path, start_runner, number):
+def test_an_interrupted_runner_ends_its_runs_and_says_how_to_go_on(
+    study, tmp_path, start_runner, number
+):
     plan = study(slow=row("waits", reference=True))
     runner = start_runner()
     folder = plan.runs["slow-s0"].folder
@@ -370,7 +419,11 @@ def test_threads_are_shared_among_the_jobs(monkeypatch):
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
-    assert process_environment(3)["OMP_NUM_THREADS"] == process_environment(3)["MKL_NUM_THREADS"] == "2"
+    assert (
+        process_environment(3)["OMP_NUM_THREADS"]
+        == process_environment(3)["MKL_NUM_THREADS"]
+        == "2"
+    )
     assert process_environment(20)["OMP_NUM_THREADS"] == "1"
 
 
@@ -379,10 +432,14 @@ def test_durations_are_told_shortly(seconds, text):
     assert clock(seconds) == text
 
 
-def test_a_folder_without_a_dataset_is_refused_before_anything_starts_or_is_set_aside(study, tmp_path):
+def test_a_folder_without_a_dataset_is_refused_before_anything_starts_or_is_set_aside(
+    study, tmp_path
+):
     done, _ = run(study(a=row("good", reference=True)))
     assert done.done == ["a-s0"]
-    with pytest.raises(StudyError, match=r"nothing was started\n.*elsewhere/dataset_full: no such folder"):
+    with pytest.raises(
+        StudyError, match=r"nothing was started\n.*elsewhere/dataset_full: no such folder"
+    ):
         run(study(f"data_root={tmp_path / 'elsewhere'}", a=row("good", reference=True)))
     assert is_complete(tmp_path / "runs" / "tiny" / "a-s0")
 
@@ -398,9 +455,13 @@ def test_a_typo_in_the_data_root_leaves_the_plan_as_it_was(study, tmp_path):
     assert (tmp_path / "runs" / "tiny" / "plan.json").read_bytes() == before
 
 
-def test_a_complete_run_of_other_parameters_is_not_set_aside_without_a_yes(complete, nothing_executed):
+def test_a_complete_run_of_other_parameters_is_not_set_aside_without_a_yes(
+    complete, nothing_executed
+):
     before = (complete().folder / "first-s0" / "record.json").read_bytes()
-    with pytest.raises(StudyError, match=r"(?s)would be set aside.*first-s0: epochs 5 -> 7.*--replace"):
+    with pytest.raises(
+        StudyError, match=r"(?s)would be set aside.*first-s0: epochs 5 -> 7.*--replace"
+    ):
         run(complete(epochs=7))
     assert nothing_executed == [] and not (complete().folder / "plan.json").exists()
     assert (complete().folder / "first-s0" / "record.json").read_bytes() == before
@@ -413,7 +474,9 @@ def test_a_yes_sets_it_aside_and_the_question_lists_what_changed(complete, nothi
     assert nothing_executed == ["first-s0", "arm-s0"] and "first-s0: epochs 5 -> 7" in asked[0]
 
 
-def test_a_run_that_was_set_aside_is_taken_back_when_it_is_planned_again(complete, nothing_executed):
+def test_a_run_that_was_set_aside_is_taken_back_when_it_is_planned_again(
+    complete, nothing_executed
+):
     plan = complete()
     plan.runs["arm-s0"].folder.rename(plan.folder / "arm-s0.replaced-20260101T000000")
     summary, text = run(plan)
@@ -421,20 +484,30 @@ def test_a_run_that_was_set_aside_is_taken_back_when_it_is_planned_again(complet
     assert "arm-s0.replaced-20260101T000000 is what is planned, and was taken back" in text
 
 
-def test_runs_that_are_not_chosen_keep_the_plan_that_they_were_made_by(complete, study, nothing_executed):
+def test_runs_that_are_not_chosen_keep_the_plan_that_they_were_made_by(
+    complete, study, nothing_executed
+):
     plan = complete()
     run(plan)
-    changed = study("epochs=7", first=row("good", set={"lr": 0.1}), arm=row("good", init_from="first", reference=True))
+    changed = study(
+        "epochs=7",
+        first=row("good", set={"lr": 0.1}),
+        arm=row("good", init_from="first", reference=True),
+    )
     run(changed, only=["first"], replace=True)
     entries = read_plan(plan.folder)["runs"]
-    assert entries["first-s0"]["config"]["epochs"] == 7 and entries["arm-s0"]["config"]["epochs"] == 5
+    assert (
+        entries["first-s0"]["config"]["epochs"] == 7 and entries["arm-s0"]["config"]["epochs"] == 5
+    )
 
 
 def test_another_file_of_the_same_study_is_refused(complete, nothing_executed, tmp_path):
     run(complete())
     other = tmp_path / "other.yaml"
     other.write_text((tmp_path / "study.yaml").read_text())
-    with pytest.raises(StudyError, match=r"holds the runs of .*study.yaml, which has the same `study: tiny`"):
+    with pytest.raises(
+        StudyError, match=r"holds the runs of .*study.yaml, which has the same `study: tiny`"
+    ):
         run(plan_study(other, runs_dir=tmp_path / "runs"))
     (tmp_path / "study.yaml").unlink()  # renamed, then
     assert run(plan_study(other, runs_dir=tmp_path / "runs"))[0].skipped == ["first-s0", "arm-s0"]
@@ -444,7 +517,10 @@ def test_a_stage_without_its_model_is_made_again_and_the_file_is_named(complete,
     plan = complete()
     (plan.runs["first-s0"].folder / "model.safetensors").unlink()
     _, text = run(plan)
-    assert nothing_executed == ["first-s0"] and "lacks model.safetensors, from which other runs start" in text
+    assert (
+        nothing_executed == ["first-s0"]
+        and "lacks model.safetensors, from which other runs start" in text
+    )
 
 
 @pytest.mark.parametrize("content", [b"{}", b"[1]", b"{", b"\xff\xfe\x00"])
@@ -452,29 +528,42 @@ def test_a_damaged_record_is_named_with_what_to_do(complete, content):
     plan = complete()
     (plan.runs["arm-s0"].folder / "record.json").write_bytes(content)
     found = planned_states(plan, plan.runs.values())["arm-s0"]
-    assert found.name == "damaged" and "arm-s0/record.json" in found.reason and "run the study again" in found.reason
+    assert (
+        found.name == "damaged"
+        and "arm-s0/record.json" in found.reason
+        and "run the study again" in found.reason
+    )
 
 
 def test_status_and_comparison_agree_on_what_is_done(complete, nothing_executed):
     plan = complete()
     run(plan)
-    write_json(plan.runs["arm-s0"].folder / "config.json", plan.runs["arm-s0"].config.model_dump() | {"epochs": 9})
+    write_json(
+        plan.runs["arm-s0"].folder / "config.json",
+        plan.runs["arm-s0"].config.model_dump() | {"epochs": 9},
+    )
     planned = read_plan(plan.folder)["runs"]["arm-s0"]
     assert state_text(plan.runs["arm-s0"].folder, planned) == "done, but changed: epochs 9 -> 5"
 
 
 def test_a_damaged_status_is_shown_and_stops_nothing(tmp_path):
     (tmp_path / "status.json").write_bytes(b"\xff\xfe\x00")
-    assert state_text(tmp_path).startswith("unknown: ") and "status.json is damaged" in state_text(tmp_path)
+    assert state_text(tmp_path).startswith("unknown: ") and "status.json is damaged" in state_text(
+        tmp_path
+    )
 
 
-def test_moved_data_are_known_by_their_fingerprint(study, tmp_path, tiny_phantoms, nothing_executed):
+def test_moved_data_are_known_by_their_fingerprint(
+    study, tmp_path, tiny_phantoms, nothing_executed
+):
     def plan(root: Path) -> Plan:
         return study(f"data_root={root}", "val_fraction=0.3", a=row("good", reference=True))
 
     made = plan(tiny_phantoms).runs["a-s0"]
     data = PARTS["data"] | {"fingerprint": data_fingerprint(made.config)}
-    record = full_record(run="a-s0", config=made.config.model_dump(mode="json"), config_hash=made.config.hash())
+    record = full_record(
+        run="a-s0", config=made.config.model_dump(mode="json"), config_hash=made.config.hash()
+    )
     write_json(made.folder / "config.json", record["config"])
     write_json(made.folder / "record.json", record | {"data": data})
     shutil.copytree(tiny_phantoms, tmp_path / "moved")

@@ -15,7 +15,9 @@ def frame_of(patients: list[str], official: list[str | None] | None = None) -> p
     """Two images a patient, all 14 findings positive."""
     frame = pd.DataFrame({"patient": np.repeat(patients, 2)})
     frame["image"] = [f"{patient}_{i % 2}.png" for i, patient in enumerate(frame["patient"])]
-    frame["official"] = pd.Series(np.repeat(official, 2) if official else [None] * len(frame), dtype="str")
+    frame["official"] = pd.Series(
+        np.repeat(official, 2) if official else [None] * len(frame), dtype="str"
+    )
     frame[list(FINDINGS)] = 1.0
     return frame
 
@@ -30,7 +32,9 @@ def test_no_patient_stands_in_two_splits():
 
 
 def test_fractions_are_about_right():
-    share = assign_splits(frame_of(MANY), Config(val_fraction=0.25, test_fraction=0.2)).value_counts(normalize=True)
+    share = assign_splits(
+        frame_of(MANY), Config(val_fraction=0.25, test_fraction=0.2)
+    ).value_counts(normalize=True)
     assert share["test"] == pytest.approx(0.2, abs=0.03)
     assert share["val"] == pytest.approx(0.8 * 0.25, abs=0.03)
 
@@ -66,7 +70,9 @@ def test_the_population_changes_no_split():
 
 
 def test_official_test_is_obeyed_and_no_more_is_taken():
-    split = assign_splits(frame_of(MANY, ["test"] * 10 + ["trainval"] * 1990), Config(test_fraction=0.5))
+    split = assign_splits(
+        frame_of(MANY, ["test"] * 10 + ["trainval"] * 1990), Config(test_fraction=0.5)
+    )
     assert (split[:20] == "test").all() and not (split[20:] == "test").any()
 
 
@@ -96,7 +102,9 @@ def test_split_by_image_divides_patients_only_when_asked():
 def test_split_by_image_keeps_test_patients_out_of_training():
     frame = frame_of(MANY)
     split = assign_splits(frame, Config(split_by="image"))
-    assert not set(frame.loc[split == "test", "patient"]) & set(frame.loc[split != "test", "patient"])
+    assert not set(frame.loc[split == "test", "patient"]) & set(
+        frame.loc[split != "test", "patient"]
+    )
 
 
 def test_split_by_image_keeps_all_images_of_official_test_patients_out_of_training():
@@ -141,9 +149,13 @@ def stage_of(**splits: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["image", "patient", "split"])
 
 
-@pytest.mark.parametrize(("earlier", "later"), [("train", "val"), ("train", "test"), ("val", "test")])
+@pytest.mark.parametrize(
+    ("earlier", "later"), [("train", "val"), ("train", "test"), ("val", "test")]
+)
 def test_what_a_later_stage_holds_out_may_not_train_or_choose_an_epoch_before(earlier, later):
-    with pytest.raises(SplitError, match=rf"on 1 patients \(nih:b in {earlier}\) that are held out here"):
+    with pytest.raises(
+        SplitError, match=rf"on 1 patients \(nih:b in {earlier}\) that are held out here"
+    ):
         check_inherited(stage_of(a="train", b=earlier), stage_of(a="train", b=later))
 
 
@@ -187,11 +199,16 @@ def test_the_frame_is_left_as_it_was():
 def test_an_official_test_of_one_finding_leaves_room_for_a_test_of_the_others():
     frame = frame_of(MANY, ["test"] * 50 + ["train"] * 450 + [None] * 1500)
     others = [name for name in FINDINGS if name != "Cardiomegaly"]
-    frame.loc[:999, others] = np.nan  # the Cardiomegaly set: 500 patients, the rest knows all findings
+    frame.loc[:999, others] = (
+        np.nan
+    )  # the Cardiomegaly set: 500 patients, the rest knows all findings
     split = assign_splits(frame, Config())
     tested = frame[(split == "test").to_numpy()]
     assert tested["Hernia"].notna().sum() / 3000 == pytest.approx(0.2, abs=0.04)
-    assert set(split[100:1000]) == {"train", "val"}  # whom the earlier stage trains on is not tested on here
+    assert set(split[100:1000]) == {
+        "train",
+        "val",
+    }  # whom the earlier stage trains on is not tested on here
 
 
 def test_an_official_test_stands_alone_where_it_knows_every_finding_asked_for():

@@ -1,4 +1,5 @@
-"""Patients that leak between stages are refused before anything starts, with advice that mends it."""
+"""Patients that leak between stages are refused before anything starts, with advice that mends
+it."""
 
 import pandas as pd
 import pytest
@@ -20,18 +21,24 @@ def dataset(folder, train: range, test: range) -> None:
         for name in names:
             (folder / part / name).write_bytes(PNG)
         labels = ["Cardiomegaly" if i % 2 else "No Finding" for i in range(len(names))]
-        pd.DataFrame({"imageID": names, "disease": labels}).to_csv(folder / f"{part}.csv", index=False)
+        pd.DataFrame({"imageID": names, "disease": labels}).to_csv(
+            folder / f"{part}.csv", index=False
+        )
 
 
 @pytest.fixture
 def study(tmp_path):
-    """A first stage that trains on patients of the second's official test: a function of the first one's set."""
+    """A first stage that trains on patients of the second's official test: a function of the first
+    one's set."""
     dataset(tmp_path / "first", range(1, 61), range(0))
     dataset(tmp_path / "second", range(1, 41), range(41, 61))
 
     def plan(**first):
         rows = {
-            "first": {"notebook": "single-task/cardiomegaly.ipynb", "set": {"data_dir": "first", **first}},
+            "first": {
+                "notebook": "single-task/cardiomegaly.ipynb",
+                "set": {"data_dir": "first", **first},
+            },
             "second": {
                 "notebook": "single-task/cardiomegaly.ipynb",
                 "init_from": "first",
@@ -41,7 +48,11 @@ def study(tmp_path):
         }
         base = {"data_root": str(tmp_path), "findings": "Cardiomegaly", "pretrained": False}
         file = tmp_path / "study.yaml"
-        file.write_text(yaml.safe_dump({"study": "two", "seeds": [0], "base": base, "runs": rows}, sort_keys=False))
+        file.write_text(
+            yaml.safe_dump(
+                {"study": "two", "seeds": [0], "base": base, "runs": rows}, sort_keys=False
+            )
+        )
         return plan_study(file, runs_dir=tmp_path / "runs")
 
     return plan
@@ -52,7 +63,9 @@ def check(plan) -> None:
 
 
 def test_a_stage_that_trains_on_held_out_patients_is_refused_with_the_line_that_mends_it(study):
-    with pytest.raises(StudyError, match=r"'second-s0': its earlier stage 'first-s0' .*`hold_out: \[second\]`"):
+    with pytest.raises(
+        StudyError, match=r"'second-s0': its earlier stage 'first-s0' .*`hold_out: \[second\]`"
+    ):
         check(study())
 
 

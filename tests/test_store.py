@@ -21,7 +21,9 @@ from lib.images.pixels import decode_grey
 
 
 def frame_of(paths: list[Path]) -> pd.DataFrame:
-    return pd.DataFrame({"image": [p.name for p in paths], "path": [str(p) for p in paths], "source": "films"})
+    return pd.DataFrame(
+        {"image": [p.name for p in paths], "path": [str(p) for p in paths], "source": "films"}
+    )
 
 
 def noise(path: Path, seed: int, side: int = 40) -> Path:
@@ -81,7 +83,9 @@ def test_resize_squashes(tmp_path):
     wide = np.zeros((20, 80), dtype=np.uint8)
     wide[:, 40:] = 255
     Image.fromarray(wide).save(tmp_path / "wide.png")
-    assert (decode_grey(str(tmp_path / "wide.png"), 10).mean(axis=0) > 127).tolist() == [False] * 5 + [True] * 5
+    assert (decode_grey(str(tmp_path / "wide.png"), 10).mean(axis=0) > 127).tolist() == [
+        False
+    ] * 5 + [True] * 5
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P", "1", "L"])
@@ -107,7 +111,9 @@ def test_worker_processes_give_the_same_store(films, tmp_path, monkeypatch):
     expected = np.array(build(films, tmp_path))
     monkeypatch.setattr(lib.datasets.cache, "_WORTH_SECONDS", 0.0)
     monkeypatch.setattr(lib.datasets.cache, "_CHUNK", 2)
-    np.testing.assert_array_equal(open_cache(films, 16, folder=tmp_path / "other", workers=2, progress=False), expected)
+    np.testing.assert_array_equal(
+        open_cache(films, 16, folder=tmp_path / "other", workers=2, progress=False), expected
+    )
 
 
 # ---- known by content
@@ -170,7 +176,8 @@ def broken(films) -> pd.DataFrame:
 
 def test_one_error_lists_every_undecodable_image(broken, tmp_path):
     with pytest.raises(
-        DatasetError, match=r"2 of 12 rows cannot be used(.|\n)*2 x undecodable image: 4.png .*8.png"
+        DatasetError,
+        match=r"2 of 12 rows cannot be used(.|\n)*2 x undecodable image: 4.png .*8.png",
     ) as e:
         build(broken, tmp_path)
     assert "on_bad=skip" in str(e.value) and broken["path"][4] in str(e.value)
@@ -186,7 +193,10 @@ def test_the_error_comes_again_without_decoding_again(broken, tmp_path, count):
 def test_without_undecodable_leaves_them_out_and_names_them(broken, tmp_path, count):
     kept, bad = without_undecodable(broken, 16, folder=tmp_path / "store", progress=False)
     assert kept["image"].tolist() == [f"{i}.png" for i in range(12) if i not in (4, 8)]
-    assert list(bad.columns) == ["source", "row", "image", "reason"] and bad["image"].tolist() == ["4.png", "8.png"]
+    assert list(bad.columns) == ["source", "row", "image", "reason"] and bad["image"].tolist() == [
+        "4.png",
+        "8.png",
+    ]
     assert bad["reason"].str.startswith("undecodable image: ").all()
     assert build(kept, tmp_path).shape == (10, 16, 16)
     assert len(count) == 12
@@ -200,7 +210,9 @@ def test_decode_problems_builds_nothing(broken, tmp_path):
 def test_all_undecodable_is_an_error(tmp_path):
     (tmp_path / "a.png").write_text("no image")
     with pytest.raises(DatasetError, match="none of the 1 images can be decoded"):
-        without_undecodable(frame_of([tmp_path / "a.png"]), 8, folder=tmp_path / "store", progress=False)
+        without_undecodable(
+            frame_of([tmp_path / "a.png"]), 8, folder=tmp_path / "store", progress=False
+        )
 
 
 def test_a_cache_that_can_only_be_read_opens(tmp_path, monkeypatch):
@@ -265,13 +277,20 @@ def slow(tmp_path_factory) -> pd.DataFrame:
 
 @pytest.fixture
 def start_builder(tmp_path, popen):
-    """Starts a process that builds the store of a frame together with others; of more than 60 films only a half."""
+    """Starts a process that builds the store of a frame together with others; of more than 60 films
+    only a half."""
 
     def start(frame: pd.DataFrame, workers: int, builders: int = 1) -> subprocess.Popen:
         if not (tmp_path / "builder.py").exists():  # no other builder reads them yet
             frame.to_csv(tmp_path / "frame.csv", index=False)
             (tmp_path / "builder.py").write_text(BUILDER)
-        words = [tmp_path / "builder.py", tmp_path / "frame.csv", tmp_path / "store", str(workers), str(builders)]
+        words = [
+            tmp_path / "builder.py",
+            tmp_path / "frame.csv",
+            tmp_path / "store",
+            str(workers),
+            str(builders),
+        ]
         env = {**os.environ, "PYTHONPATH": str(REPO_ROOT), "OMP_NUM_THREADS": "1"}
         return popen([sys.executable, *words], env=env, stdout=subprocess.PIPE, text=True)
 
@@ -300,7 +319,9 @@ def test_a_killed_build_goes_on_where_it_was(slow, tmp_path, count, start_builde
     assert 10 <= already < 120 and len(count) == 120 - already
     expected = np.stack([decode_grey(slow["path"][i], 32) for i in range(3)])[np.arange(120) % 3]
     np.testing.assert_array_equal(store, expected)
-    assert not list((tmp_path / "store").glob("*.partial")) and not list((tmp_path / "store").glob("*.done.npz"))
+    assert not list((tmp_path / "store").glob("*.partial")) and not list(
+        (tmp_path / "store").glob("*.done.npz")
+    )
 
 
 def test_two_builders_at_once_build_one_store(slow, tmp_path, start_builder):
@@ -313,7 +334,9 @@ def test_two_builders_at_once_build_one_store(slow, tmp_path, start_builder):
 
 def test_a_store_that_does_not_fit_on_the_disk_is_refused(films, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(lib.datasets.cache.shutil, "disk_usage", lambda path: usage._replace(free=10))
+    monkeypatch.setattr(
+        lib.datasets.cache.shutil, "disk_usage", lambda path: usage._replace(free=10)
+    )
     with pytest.raises(CxrError, match=r"the store needs 0.00 GB"):
         build(films, tmp_path)
 

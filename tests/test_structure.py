@@ -34,11 +34,18 @@ LIB = [path.relative_to(REPO_ROOT) for path in tracked("lib/**/*.py")]
 
 def imports(code: str) -> list[tuple[str, str]]:
     """(module, name) of each import from lib, wherever it stands."""
-    nodes = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.ImportFrom | ast.Import)]
-    found = [
-        (node.module or "", alias.name) for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names
+    nodes = [
+        node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.ImportFrom | ast.Import)
     ]
-    found += [(alias.name, "") for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    found = [
+        (node.module or "", alias.name)
+        for node in nodes
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    ]
+    found += [
+        (alias.name, "") for node in nodes if isinstance(node, ast.Import) for alias in node.names
+    ]
     return [(module, name) for module, name in found if module.split(".")[0] == "lib"]
 
 
@@ -64,7 +71,11 @@ def code_of(path: Path) -> str:
     return "\n".join("".join(cell["source"]) for cell in cells)
 
 
-OUTSIDE = [path.relative_to(REPO_ROOT) for pattern in ("*/*.ipynb", "app/*.py") for path in tracked(pattern)]
+OUTSIDE = [
+    path.relative_to(REPO_ROOT)
+    for pattern in ("*/*.ipynb", "app/*.py")
+    for path in tracked(pattern)
+]
 
 
 @pytest.mark.parametrize("path", [*OUTSIDE, Path("lib/cli.py")], ids=str)

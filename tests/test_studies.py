@@ -32,7 +32,9 @@ def study(tmp_path, monkeypatch):
     for name in ("single", "multi", "transformer"):
         (tmp_path / f"{name}.ipynb").touch()
 
-    def plan(text: str = SEED, *settings: str, runs: dict | None = None, top: dict | None = None) -> Plan:
+    def plan(
+        text: str = SEED, *settings: str, runs: dict | None = None, top: dict | None = None
+    ) -> Plan:
         if runs or top:
             data = yaml.safe_load(text.replace("5e-4", "0.0005").replace("1e-4", "0.0001"))
             for name, row in (runs or {}).items():
@@ -59,17 +61,27 @@ def refused(study, *words: str, **changes) -> str:
 def test_every_arm_has_one_run_a_seed_and_folders_are_named_after_it(study):
     plan = study()
     arms = {run.name for run in plan.runs.values() if not run.prerequisite}
-    assert arms == {f"{arm}-s{seed}" for arm in ("adaptive", "direct", "frozen", "resnet50", "vit") for seed in (0, 1)}
+    assert arms == {
+        f"{arm}-s{seed}"
+        for arm in ("adaptive", "direct", "frozen", "resnet50", "vit")
+        for seed in (0, 1)
+    }
 
 
 def test_identical_prerequisites_run_once_and_say_what_they_inherited(study):
-    prerequisites = [run.name for run in study().runs.values() if run.prerequisite and run.seed == 0]
+    prerequisites = [
+        run.name for run in study().runs.values() if run.prerequisite and run.seed == 0
+    ]
     assert prerequisites == ["cardiomegaly-s0", "cardiomegaly-resnet50-s0", "cardiomegaly-vit-s0"]
 
 
 def test_what_is_needed_comes_before_what_needs_it(study):
     names = list(study().runs)
-    assert all(names.index(need) < names.index(run.name) for run in study().runs.values() for need in run.needs)
+    assert all(
+        names.index(need) < names.index(run.name)
+        for run in study().runs.values()
+        for need in run.needs
+    )
 
 
 def test_a_dependent_run_starts_from_its_prerequisites_folder(study, tmp_path):
@@ -98,18 +110,26 @@ def test_a_prerequisite_keeps_the_epochs_that_its_row_sets(study):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("epochs", 9), ("clip_norm", 0.0), ("split_by", "image"), ("loss_reduction", "sum")]
+    ("name", "value"),
+    [("epochs", 9), ("clip_norm", 0.0), ("split_by", "image"), ("loss_reduction", "sum")],
 )
 def test_a_prerequisite_inherits_the_rest_of_the_recipe(study, name, value):
     first = {"notebook": "single.ipynb", "set": {"data_dir": "dataset_cardiomegaly"}}
-    plan = study(runs={"cardiomegaly": first, "other": {"changes": "adaptive", "set": {name: value}}})
+    plan = study(
+        runs={"cardiomegaly": first, "other": {"changes": "adaptive", "set": {name: value}}}
+    )
     (need,) = plan.runs["other-s0"].needs
     assert getattr(plan.runs[need].config, name) == value
 
 
 def test_a_chain_of_prerequisites_passes_the_backbone_on(study):
     first = {"notebook": "single.ipynb", "set": {"data_dir": "pneumonia"}}
-    plan = study(runs={"pneumonia": first, "cardiomegaly": {"notebook": "single.ipynb", "init_from": "pneumonia"}})
+    plan = study(
+        runs={
+            "pneumonia": first,
+            "cardiomegaly": {"notebook": "single.ipynb", "init_from": "pneumonia"},
+        }
+    )
     assert plan.runs["cardiomegaly-resnet50-s0"].needs == ("pneumonia-resnet50-s0",)
     assert plan.runs["pneumonia-resnet50-s0"].config.backbone == "resnet50"
 
@@ -126,7 +146,9 @@ def test_a_prerequisite_that_equals_an_arm_is_that_arm(study):
 
 def test_prerequisites_that_would_share_a_name_say_more(study):
     other = {"changes": "resnet50", "set": {"head": "linear"}}
-    names = [run.name for run in study(runs={"other": other}).runs.values() if "resnet50-" in run.name]
+    names = [
+        run.name for run in study(runs={"other": other}).runs.values() if "resnet50-" in run.name
+    ]
     assert {"cardiomegaly-resnet50-s0", "cardiomegaly-resnet50-linear-s0"} < set(names)
 
 
@@ -140,7 +162,13 @@ def test_a_row_named_like_a_prerequisite_keeps_its_name(study):
 def test_a_notebook_brings_its_own_defaults_and_nothing_else_changes(study):
     adaptive, vit = (study().runs[f"{name}-s0"] for name in ("adaptive", "vit"))
     one, other = adaptive.config.model_dump(), vit.config.model_dump()
-    assert {key for key in one if one[key] != other[key]} == {"backbone", "optimizer", "lr", "init_from", "run_dir"}
+    assert {key for key in one if one[key] != other[key]} == {
+        "backbone",
+        "optimizer",
+        "lr",
+        "init_from",
+        "run_dir",
+    }
     assert vit.notebook == "transformer.ipynb" and vit.what == "notebook=transformer.ipynb"
 
 
@@ -151,8 +179,13 @@ def test_rows_may_change_rows_that_change_rows(study):
 
 
 def test_a_row_may_have_its_own_seeds(study):
-    plan = study(runs={"frozen": {"changes": "adaptive", "set": {"freeze": "backbone"}, "seeds": [1, 7]}})
-    assert [run.name for run in plan.runs.values() if run.arm == "frozen"] == ["frozen-s1", "frozen-s7"]
+    plan = study(
+        runs={"frozen": {"changes": "adaptive", "set": {"freeze": "backbone"}, "seeds": [1, 7]}}
+    )
+    assert [run.name for run in plan.runs.values() if run.arm == "frozen"] == [
+        "frozen-s1",
+        "frozen-s7",
+    ]
     assert "cardiomegaly-s7" in plan.runs
 
 
@@ -160,7 +193,11 @@ def test_the_plan_as_json_tells_what_a_run_changes(study):
     planned = study().as_json()
     run = planned["runs"]["resnet50-s0"]
     assert planned["reference"] == "adaptive" and planned["seeds"] == [0, 1]
-    assert (run["arm"], run["changes"], run["what"]) == ("resnet50", "adaptive", "backbone=resnet50")
+    assert (run["arm"], run["changes"], run["what"]) == (
+        "resnet50",
+        "adaptive",
+        "backbone=resnet50",
+    )
     assert Config(**run["config"]).hash() == run["config_hash"]
 
 
@@ -183,7 +220,9 @@ def test_an_override_beats_base_and_notebooks_but_not_what_a_row_sets(study):
 
 def test_epochs_and_data_root_hold_for_every_run(study):
     plan = study(SEED, "epochs=1", "data_root=/data")
-    assert {(run.config.epochs, run.config.data_root) for run in plan.runs.values()} == {(1, "/data")}
+    assert {(run.config.epochs, run.config.data_root) for run in plan.runs.values()} == {
+        (1, "/data")
+    }
 
 
 def test_epochs_leave_a_run_that_changes_them(study):
@@ -217,23 +256,50 @@ def test_a_wrong_override_is_refused(study, setting, words):
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ({"changes": "adaptive", "set": {"lr": 0.1, "head": "linear"}}, ["changes 2 things (lr, head)"]),
-        ({"changes": "adaptive", "set": {"lr": 0.1}, "init_from": None}, ["changes 2 things (init_from, lr)"]),
+        (
+            {"changes": "adaptive", "set": {"lr": 0.1, "head": "linear"}},
+            ["changes 2 things (lr, head)"],
+        ),
+        (
+            {"changes": "adaptive", "set": {"lr": 0.1}, "init_from": None},
+            ["changes 2 things (init_from, lr)"],
+        ),
         ({"changes": "adaptive"}, ["changes nothing"]),
         ({"changes": "adaptive", "set": {"freeze": "none"}}, ["same experiment as run 'adaptive'"]),
-        ({"changes": "adaptiv", "set": {"lr": 0.1}}, ["'changes'", "unknown run 'adaptiv'", "did you mean 'adaptive'"]),
+        (
+            {"changes": "adaptiv", "set": {"lr": 0.1}},
+            ["'changes'", "unknown run 'adaptiv'", "did you mean 'adaptive'"],
+        ),
         ({"changes": "adaptive", "init_from": "nothing"}, ["'init_from'", "unknown run 'nothing'"]),
-        ({"changes": "adaptive", "set": {"bakbone": "x"}}, ["unknown parameter 'bakbone'", "did you mean 'backbone'"]),
-        ({"changes": "adaptive", "set": {"epochs": "5"}}, ["'set'", "'epochs' is '5'", "valid integer"]),
-        ({"changes": "adaptive", "set": {"freeze": "all"}}, ["'freeze' is 'all'", "'none' or 'backbone'"]),
+        (
+            {"changes": "adaptive", "set": {"bakbone": "x"}},
+            ["unknown parameter 'bakbone'", "did you mean 'backbone'"],
+        ),
+        (
+            {"changes": "adaptive", "set": {"epochs": "5"}},
+            ["'set'", "'epochs' is '5'", "valid integer"],
+        ),
+        (
+            {"changes": "adaptive", "set": {"freeze": "all"}},
+            ["'freeze' is 'all'", "'none' or 'backbone'"],
+        ),
         ({"changes": "adaptive", "set": {"seed": 3}}, ["'seed' cannot be set here", "seeds"]),
         ({"changes": "adaptive", "set": {"init_from": "x"}}, ["'init_from' cannot be set here"]),
-        ({"changes": "adaptive", "sets": {"lr": 0.1}}, ["unknown field 'sets'", "did you mean 'set'"]),
+        (
+            {"changes": "adaptive", "sets": {"lr": 0.1}},
+            ["unknown field 'sets'", "did you mean 'set'"],
+        ),
         ({"changes": "adaptive", "notebook": "none.ipynb"}, ["none.ipynb does not exist"]),
         ({"notebook": "multi.txt"}, ["'multi.txt' is not the path of a notebook"]),
         ({"set": {"lr": 0.1}}, ["field 'notebook' is missing"]),
-        ({"notebook": "multi.ipynb", "seeds": [0, 0]}, ["'seeds' is [0, 0]", "different whole numbers"]),
-        ({"notebook": "multi.ipynb", "reference": True}, ["exactly one", "there are 2: adaptive, odd"]),
+        (
+            {"notebook": "multi.ipynb", "seeds": [0, 0]},
+            ["'seeds' is [0, 0]", "different whole numbers"],
+        ),
+        (
+            {"notebook": "multi.ipynb", "reference": True},
+            ["exactly one", "there are 2: adaptive, odd"],
+        ),
         ({"notebook": "multi.ipynb", "reference": "yes"}, ["'reference' is 'yes'"]),
         ({"changes": "odd", "set": {"lr": 0.1}}, ["cycle: odd -> odd"]),
         ({"notebook": "multi.ipynb", "init_from": "odd"}, ["cycle: odd -> odd"]),
@@ -251,7 +317,12 @@ def test_a_long_cycle_is_told_whole(study):
 
 def test_a_backbone_that_the_prerequisite_contradicts_is_refused(study):
     row = {"notebook": "single.ipynb", "set": {"backbone": "b0"}}
-    refused(study, "'resnet50'", "remove backbone from the set of 'cardiomegaly'", runs={"cardiomegaly": row})
+    refused(
+        study,
+        "'resnet50'",
+        "remove backbone from the set of 'cardiomegaly'",
+        runs={"cardiomegaly": row},
+    )
 
 
 def test_seeds_of_a_prerequisite_are_refused(study):
@@ -271,7 +342,10 @@ def test_seeds_of_a_prerequisite_are_refused(study):
         ({"notebooks": {"other.ipynb": {}}}, ["other.ipynb does not exist"]),
         ({"notebooks": {"multi.ipynb": {"lrr": 1}}}, ["multi.ipynb", "unknown parameter 'lrr'"]),
         ({"runs": {}}, ["exactly one run"]),
-        ({"runs": {"a b": {"notebook": "multi.ipynb", "reference": True}}}, ["'a b'", "becomes a folder's"]),
+        (
+            {"runs": {"a b": {"notebook": "multi.ipynb", "reference": True}}},
+            ["'a b'", "becomes a folder's"],
+        ),
     ],
 )
 def test_a_wrong_file_is_refused_naming_the_field(study, top, words):
@@ -279,12 +353,21 @@ def test_a_wrong_file_is_refused_naming_the_field(study, top, words):
 
 
 def test_all_problems_are_told_at_once(study):
-    message = refused(study, top={"base": {"lrr": 1}}, runs={"odd": {"changes": "adaptive", "set": {"epochs": "5"}}})
+    message = refused(
+        study,
+        top={"base": {"lrr": 1}},
+        runs={"odd": {"changes": "adaptive", "set": {"epochs": "5"}}},
+    )
     assert len(message.splitlines()) == 2
 
 
 def test_a_key_given_twice_is_refused_with_its_line(study):
-    refused(study, "line 14", "'vit' is given twice", text=SEED + "  vit: {changes: adaptive, set: {lr: 1.0}}\n")
+    refused(
+        study,
+        "line 14",
+        "'vit' is given twice",
+        text=SEED + "  vit: {changes: adaptive, set: {lr: 1.0}}\n",
+    )
 
 
 def test_a_missing_reference_is_refused(study):
@@ -308,13 +391,17 @@ def test_a_file_that_does_not_exist_is_refused(tmp_path):
 def test_a_shipped_study_plans_and_names_backbones_that_timm_knows(name):
     timm = pytest.importorskip("timm")
     plan = plan_study(REPO_ROOT / "studies" / f"{name}.yaml")
-    assert {run.config.backbone for run in plan.runs.values() if not timm.is_model(run.config.backbone)} == set()
+    assert {
+        run.config.backbone for run in plan.runs.values() if not timm.is_model(run.config.backbone)
+    } == set()
     assert {"adaptive", "direct", "frozen", "vit"} <= {run.arm for run in plan.runs.values()}
     assert plan.reference == "adaptive" and plan.seeds == ((0, 1, 2) if name == "seed" else (0, 1))
 
 
 def test_the_full_size_study_asks_every_question_of_the_method():
-    arms = {run.arm: run.config for run in plan_study(REPO_ROOT / "studies" / "seed.yaml").runs.values()}
+    arms = {
+        run.arm: run.config for run in plan_study(REPO_ROOT / "studies" / "seed.yaml").runs.values()
+    }
     backbones = {config.backbone.split(".")[0] for config in arms.values()}
     method = {
         "tf_efficientnet_b4",

@@ -93,14 +93,18 @@ def test_exactly_nine_of_ten_is_enough():
 
 
 def test_of_equally_good_thresholds_the_highest_is_taken():
-    rows = choose([1] * 5 + [0] * 5 + [1] * 5 + [0] * 5, [0.8] * 5 + [0.6] * 5 + [0.4] * 5 + [0.2] * 5)
+    rows = choose(
+        [1] * 5 + [0] * 5 + [1] * 5 + [0] * 5, [0.8] * 5 + [0.6] * 5 + [0.4] * 5 + [0.2] * 5
+    )
     assert rows.loc["youden", "threshold"] == 0.8  # J is 0.5 at 0.8 and at 0.4
 
 
 def test_where_classes_separate_every_rule_finds_the_gap_or_stays_above_it():
     y, p = few(20)
     rows = choose(y, p)
-    assert (rows["val_specificity"] == 1).all() and (rows.loc[["f1", "youden"], "val_sensitivity"] == 1).all()
+    assert (rows["val_specificity"] == 1).all() and (
+        rows.loc[["f1", "youden"], "val_sensitivity"] == 1
+    ).all()
 
 
 def test_one_positive_too_few_falls_back_and_says_so():
@@ -112,23 +116,37 @@ def test_one_positive_too_few_falls_back_and_says_so():
 def test_the_fallback_calls_the_training_share_positive_under_every_rule():
     y, p = few(4, negatives=96)
     rows = choose(y, p, prevalence=0.17)
-    assert rows["threshold"].nunique() == 1 and (p >= rows["threshold"].iloc[0]).mean() == pytest.approx(0.17)
+    assert rows["threshold"].nunique() == 1 and (
+        p >= rows["threshold"].iloc[0]
+    ).mean() == pytest.approx(0.17)
 
 
 def test_the_fallback_does_not_look_at_validation_labels():
     y, p = few(4, negatives=96)
-    pd.testing.assert_series_equal(choose(y, p, 0.1)["threshold"], choose(y[::-1], p, 0.1)["threshold"])
+    pd.testing.assert_series_equal(
+        choose(y, p, 0.1)["threshold"], choose(y[::-1], p, 0.1)["threshold"]
+    )
 
 
 def test_the_fallback_with_ties_comes_as_near_as_they_allow():
     p = np.repeat([0.8, 0.5, 0.2], [10, 20, 70])  # shares called: 0.1, 0.3, 1
-    for share, threshold in ((0.01, 0.8), (0.19, 0.8), (0.21, 0.5), (0.64, 0.5), (0.66, 0.2), (1, 0.2)):
+    for share, threshold in (
+        (0.01, 0.8),
+        (0.19, 0.8),
+        (0.21, 0.5),
+        (0.64, 0.5),
+        (0.66, 0.2),
+        (1, 0.2),
+    ):
         assert choose(np.zeros(100), p, share)["threshold"].iloc[0] == threshold
 
 
 def test_the_fallback_of_a_share_of_less_than_an_image_calls_one():
     rows = choose(*few(3), prevalence=0.002)
-    assert rows["val_sensitivity"].iloc[0] == pytest.approx(1 / 3) and rows["val_specificity"].iloc[0] == 1
+    assert (
+        rows["val_sensitivity"].iloc[0] == pytest.approx(1 / 3)
+        and rows["val_specificity"].iloc[0] == 1
+    )
 
 
 def test_no_negative_image_falls_back():
@@ -145,7 +163,11 @@ def test_without_a_training_share_the_threshold_is_a_half(prevalence):
 
 def test_a_finding_that_no_image_is_annotated_for_takes_the_quantile_of_all():
     rows = choose(np.full(10, np.nan), np.arange(10) / 10, prevalence=0.3)
-    assert set(rows["threshold"]) == {0.7} and set(rows["source"]) == {"fallback"} and set(rows["val_positives"]) == {0}
+    assert (
+        set(rows["threshold"]) == {0.7}
+        and set(rows["source"]) == {"fallback"}
+        and set(rows["val_positives"]) == {0}
+    )
     assert rows[["val_sensitivity", "val_specificity", "val_f1"]].isna().all(axis=None)
 
 
@@ -196,8 +218,12 @@ def test_test_scores_equal_scikit_learn(chosen, scored):
 
 def test_the_interval_of_f1_is_that_of_the_metrics(chosen, scored):
     table = points(chosen, *scored, n=300, seed=4).query("rule == 'youden'")
-    limits = intervals.bootstrap_interval(*scored, NAMES, table["threshold"].to_numpy(), n=300, seed=4).iloc[:-1]
-    np.testing.assert_allclose(table[["f1_low", "f1_high"]], limits[["f1_low", "f1_high"]], atol=1e-12)
+    limits = intervals.bootstrap_interval(
+        *scored, NAMES, table["threshold"].to_numpy(), n=300, seed=4
+    ).iloc[:-1]
+    np.testing.assert_allclose(
+        table[["f1_low", "f1_high"]], limits[["f1_low", "f1_high"]], atol=1e-12
+    )
 
 
 def test_intervals_equal_a_loop_over_resampled_images(chosen, scored):
@@ -235,24 +261,39 @@ def test_findings_take_their_columns_in_the_order_of_the_table(chosen, scored):
 
 def test_rows_may_come_by_rule(chosen, scored):
     by_rule = chosen.sort_values("rule", kind="stable")
-    expected = points(chosen, *scored, n=50).sort_values("rule", kind="stable").reset_index(drop=True)
+    expected = (
+        points(chosen, *scored, n=50).sort_values("rule", kind="stable").reset_index(drop=True)
+    )
     pd.testing.assert_frame_equal(points(by_rule, *scored, n=50), expected)
 
 
 def test_nothing_called_positive_has_no_precision(scored):
     targets, probs, patients = scored
     row = points(
-        choose(*few(9), 0.5).reset_index().assign(threshold=1.0)[:1], targets[:, :1], probs[:, :1] / 2, patients
+        choose(*few(9), 0.5).reset_index().assign(threshold=1.0)[:1],
+        targets[:, :1],
+        probs[:, :1] / 2,
+        patients,
     )
     row = row.iloc[0]
     assert np.isnan([row["precision"], row["precision_low"], row["precision_high"]]).all()
-    assert (row["sensitivity"], row["sensitivity_high"], row["specificity_low"], row["f1"]) == (0, 0, 1, 0)
+    assert (row["sensitivity"], row["sensitivity_high"], row["specificity_low"], row["f1"]) == (
+        0,
+        0,
+        1,
+        0,
+    )
 
 
 def test_a_class_that_is_missing_has_no_number(scored):
     _, probs, patients = scored
-    row = points(choose(*few(9))[:1].reset_index(), np.zeros((400, 1)), probs[:, :1], patients, n=20).iloc[0]
-    assert row[["sensitivity", "sensitivity_low", "f1", "f1_high"]].isna().all() and row["precision"] == 0
+    row = points(
+        choose(*few(9))[:1].reset_index(), np.zeros((400, 1)), probs[:, :1], patients, n=20
+    ).iloc[0]
+    assert (
+        row[["sensitivity", "sensitivity_low", "f1", "f1_high"]].isna().all()
+        and row["precision"] == 0
+    )
     assert 0 < row["specificity_low"] < row["specificity"] < row["specificity_high"] < 1
 
 
@@ -268,11 +309,16 @@ def test_one_patient_has_scores_but_no_interval(chosen, scored):
 
 def test_no_test_image_is_no_number(chosen):
     table = points(chosen, np.empty((0, 3)), np.empty((0, 3)), [])
-    assert table[list(thresholds.TEST_METRICS)].isna().all(axis=None) and (table["positives"] == 0).all()
+    assert (
+        table[list(thresholds.TEST_METRICS)].isna().all(axis=None)
+        and (table["positives"] == 0).all()
+    )
 
 
 def test_a_missing_patient_is_refused(chosen, scored):
-    with pytest.raises(ValueError, match="one patient for each of the 400 images; got 400, 1 of them missing"):
+    with pytest.raises(
+        ValueError, match="one patient for each of the 400 images; got 400, 1 of them missing"
+    ):
         points(chosen, *scored[:2], [None, *scored[2][1:]])
     with pytest.raises(ValueError, match="got 399, 0 of them missing"):
         points(chosen, *scored[:2], scored[2][1:])

@@ -1,4 +1,5 @@
-"""Tracking: what MLflow holds of a run, once, whichever server or store, and that no study waits or fails for it."""
+"""Tracking: what MLflow holds of a run, once, whichever server or store, and that no study waits or
+fails for it."""
 
 import contextlib
 import functools
@@ -35,11 +36,23 @@ from lib.runs.run import finish_run, start_run
 from lib.studies.execute import INTERRUPTED
 from lib.studies.plan import Plan, PlannedRun, plan_study
 from lib.studies.runner import run_plan
-from lib.studies.tracking import ARTIFACTS, ENVIRONMENT, Tracker, shown, track_as_they_end, track_study
+from lib.studies.tracking import (
+    ARTIFACTS,
+    ENVIRONMENT,
+    Tracker,
+    shown,
+    track_as_they_end,
+    track_study,
+)
 
 PACKAGES = ("mlflow", "sqlalchemy", "alembic", "flask", "flask_cors")
 HISTORY = pd.DataFrame(
-    {"epoch": [1, 2, 3], "train_loss": [0.5, 0.25, 0.2], "val_auroc": [0.6, 0.7, None], "seconds": [150, 250, 400]}
+    {
+        "epoch": [1, 2, 3],
+        "train_loss": [0.5, 0.25, 0.2],
+        "val_auroc": [0.6, 0.7, None],
+        "seconds": [150, 250, 400],
+    }
 )
 METRICS = pd.DataFrame(
     {
@@ -71,19 +84,38 @@ class Server:
     def start(self) -> None:
         store = ["--backend-store-uri", f"sqlite:///{self.folder / 'server.db'}"]
         store += ["--artifacts-destination", str(self.folder / "artifacts")]
-        command = [sys.executable, "-m", "mlflow", "server", *store, "--host", "127.0.0.1", "--port", str(self.port)]
+        command = [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            *store,
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
+        ]
         environment = {**os.environ, **ENVIRONMENT, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [*command, "--workers", "1"], stdout=log, stderr=log, env=environment, start_new_session=True
+                [*command, "--workers", "1"],
+                stdout=log,
+                stderr=log,
+                env=environment,
+                start_new_session=True,
             )
         until = time.monotonic() + 240
         while not self.healthy():
-            assert self.process.poll() is None and time.monotonic() < until, (self.folder / "log").read_text()[-2000:]
+            assert self.process.poll() is None and time.monotonic() < until, (
+                self.folder / "log"
+            ).read_text()[-2000:]
             time.sleep(0.1)
 
     def healthy(self) -> bool:
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.uri}/health", timeout=10) as answer:
+        with (
+            contextlib.suppress(OSError),
+            urllib.request.urlopen(f"{self.uri}/health", timeout=10) as answer,
+        ):
             return answer.status == 200
         return False
 
@@ -97,7 +129,9 @@ class Server:
 def mlflow():
     """The packages are there, and MLflow, in this process, keeps quiet; a busy machine has time."""
     if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
-        pytest.skip(f"{', '.join(missing)} not installed: the extra `track`, and flask for the server")
+        pytest.skip(
+            f"{', '.join(missing)} not installed: the extra `track`, and flask for the server"
+        )
     with pytest.MonkeyPatch.context() as patch:
         for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)
@@ -126,20 +160,29 @@ def server(one_server):
 
 @pytest.fixture
 def study(tmp_path, monkeypatch):
-    """A function that plans a study of the runs `good-s0` (the reference) and `other-s0`; nothing is executed."""
-    monkeypatch.setattr("lib.studies.runner.check_runs", lambda file, runs: None)  # tests/test_preflight.py has it
+    """A function that plans a study of the runs `good-s0` (the reference) and `other-s0`; nothing
+    is executed."""
+    monkeypatch.setattr(
+        "lib.studies.runner.check_runs", lambda file, runs: None
+    )  # tests/test_preflight.py has it
     (tmp_path / "n.ipynb").touch()
     (tmp_path / "dataset_full").mkdir()
     (tmp_path / "dataset_full" / "train.csv").touch()
 
     def plan() -> Plan:
         rows = {
-            "good": {"notebook": str(tmp_path / "n.ipynb"), "reference": True, "about": "what is usual"},
+            "good": {
+                "notebook": str(tmp_path / "n.ipynb"),
+                "reference": True,
+                "about": "what is usual",
+            },
             "other": {"changes": "good", "set": {"backbone": "resnet50"}},
         }
         base = {"data_root": str(tmp_path), "findings": ["Mass", "Hernia"]}
         file = tmp_path / "study.yaml"
-        file.write_text(yaml.safe_dump({"study": next(STUDIES), "seeds": [0], "base": base, "runs": rows}))
+        file.write_text(
+            yaml.safe_dump({"study": next(STUDIES), "seeds": [0], "base": base, "runs": rows})
+        )
         return plan_study(file, runs_dir=tmp_path / "runs")
 
     return plan
@@ -204,7 +247,9 @@ def runs_of(server: Server, study: str) -> list[dict]:
         experiment = ask(server, "experiments/get-by-name", experiment_name=study)["experiment"]
     except urllib.error.HTTPError:
         return []
-    return ask(server, "runs/search", {"experiment_ids": [experiment["experiment_id"]]}).get("runs", [])
+    return ask(server, "runs/search", {"experiment_ids": [experiment["experiment_id"]]}).get(
+        "runs", []
+    )
 
 
 def pairs(items: list[dict]) -> dict:
@@ -227,10 +272,22 @@ def test_a_run_is_logged_with_its_parameters_tags_and_times(server, study):
     info, tags, params = found["info"], pairs(found["data"]["tags"]), pairs(found["data"]["params"])
     assert info["run_name"] == "good-s0" and info["status"] == "FINISHED"
     assert pd.Timestamp(info["end_time"], unit="ms", tz="UTC") == pd.Timestamp(record["finished"])
-    assert info["end_time"] - info["start_time"] == 800_000  # longer in training than in this process: it was resumed
+    assert (
+        info["end_time"] - info["start_time"] == 800_000
+    )  # longer in training than in this process: it was resumed
     assert set(params) == set(Config.model_fields)
-    assert params["findings"] == "Mass,Hernia" and params["init_from"] == "None" and params["lr"] == "0.0005"
-    told = {"arm": "good", "seed": "0", "config_hash": planned.config.hash(), "reference": "True", "phantom": "True"}
+    assert (
+        params["findings"] == "Mass,Hernia"
+        and params["init_from"] == "None"
+        and params["lr"] == "0.0005"
+    )
+    told = {
+        "arm": "good",
+        "seed": "0",
+        "config_hash": planned.config.hash(),
+        "reference": "True",
+        "phantom": "True",
+    }
     told |= {"prerequisite": "False", "device": "A processor", "test_fingerprint": "f00"}
     told |= {"mlflow.note.content": "what is usual", "mlflow.source.name": planned.notebook}
     assert told.items() <= tags.items() and "reason" not in tags
@@ -242,7 +299,9 @@ def test_every_epoch_is_logged_with_its_step_and_time(server, study):
     name = plan.study
     log(server, plan)
     (found,) = runs_of(server, name)
-    history = ask(server, "metrics/get-history", run_id=found["info"]["run_id"], metric_key="train_loss")["metrics"]
+    history = ask(
+        server, "metrics/get-history", run_id=found["info"]["run_id"], metric_key="train_loss"
+    )["metrics"]
     start = found["info"]["start_time"]
     assert [(point["step"], point["value"], point["timestamp"] - start) for point in history] == [
         (1, 0.5, 150_000),
@@ -256,7 +315,9 @@ def test_metrics_that_are_not_finite_numbers_are_left_out(server, study):
     name = plan.study
     log(server, plan)
     (found,) = runs_of(server, name)
-    metrics = {metric["key"]: (metric["value"], metric["step"]) for metric in found["data"]["metrics"]}
+    metrics = {
+        metric["key"]: (metric["value"], metric["step"]) for metric in found["data"]["metrics"]
+    }
     assert metrics["val_auroc"] == (0.7, 2)
     tested = {key: value for key, value in metrics.items() if key.startswith("test/")}
     assert tested == {
@@ -282,7 +343,9 @@ def test_more_metrics_than_mlflow_takes_at_once_are_logged(server, study, monkey
 def test_the_name_of_every_finding_is_accepted_in_a_metric(server, study):
     plan, planned = one_run(study)
     name = plan.study
-    pd.DataFrame({"finding": FINDINGS, "auroc": 0.5}).to_csv(planned.folder / "metrics.csv", index=False)
+    pd.DataFrame({"finding": FINDINGS, "auroc": 0.5}).to_csv(
+        planned.folder / "metrics.csv", index=False
+    )
     log(server, plan)
     (found,) = runs_of(server, name)
     assert {f"test/{finding}/auroc" for finding in FINDINGS} <= set(pairs(found["data"]["metrics"]))
@@ -294,7 +357,9 @@ def test_the_small_files_are_logged_and_neither_weights_nor_predictions(server, 
     log(server, plan)
     (found,) = runs_of(server, name)
     assert files_of(server, found["info"]["run_id"]) == set(ARTIFACTS)
-    kept = list((server.folder / "artifacts").rglob(f"{found['info']['run_id']}/artifacts/record.json"))
+    kept = list(
+        (server.folder / "artifacts").rglob(f"{found['info']['run_id']}/artifacts/record.json")
+    )
     assert kept[0].read_bytes() == (planned.folder / "record.json").read_bytes()
 
 
@@ -325,7 +390,9 @@ def test_what_a_broken_attempt_left_is_replaced_by_the_whole(server, study, monk
     assert [found["info"]["status"] for found in runs_of(server, plan.study)] == ["RUNNING"]
     log(server, plan)
     (found,) = runs_of(server, plan.study)
-    assert found["info"]["status"] == "FINISHED" and files_of(server, found["info"]["run_id"]) == set(ARTIFACTS)
+    assert found["info"]["status"] == "FINISHED" and files_of(
+        server, found["info"]["run_id"]
+    ) == set(ARTIFACTS)
 
 
 # --- `cxr run --track` and `cxr track`
@@ -342,13 +409,19 @@ def cxr(*words: object) -> tuple[int, str]:
 def command(study, tmp_path, monkeypatch, executed):
     """A planned study for `cxr run`: gives its plan and its file."""
     plan = study()
-    monkeypatch.setattr("lib.studies.plan_study", functools.partial(plan_study, runs_dir=tmp_path / "runs"))
-    monkeypatch.setattr("lib.studies.tracking.DEFAULT_URI", f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
+    monkeypatch.setattr(
+        "lib.studies.plan_study", functools.partial(plan_study, runs_dir=tmp_path / "runs")
+    )
+    monkeypatch.setattr(
+        "lib.studies.tracking.DEFAULT_URI", f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}"
+    )
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return plan, plan.file
 
 
-def test_the_default_store_is_a_file_with_the_artifacts_beside_it(mlflow, command, tmp_path, executed):
+def test_the_default_store_is_a_file_with_the_artifacts_beside_it(
+    mlflow, command, tmp_path, executed
+):
     plan, file = command
     complete(plan.runs["good-s0"].config)  # before it was tracked
     code, _ = cxr("run", file, "--track")
@@ -369,8 +442,12 @@ def test_nothing_is_tracked_unless_it_is_asked_for(command, tmp_path):
 
 
 @pytest.mark.parametrize("missing", ["mlflow", "sqlalchemy"])
-def test_without_the_package_nothing_is_started_and_the_extra_is_named(command, executed, monkeypatch, missing):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == missing else object())
+def test_without_the_package_nothing_is_started_and_the_extra_is_named(
+    command, executed, monkeypatch, missing
+):
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: None if name == missing else object()
+    )
     code, text = cxr("run", command[1], "--track")
     assert code == 1 and executed == [] and "Traceback" not in text
     assert f"tracking needs {missing}, so nothing was started" in text and "-e '.[track]'" in text
@@ -399,7 +476,9 @@ def test_an_address_without_a_server_is_reported_once_and_the_runs_go_on(mlflow,
     assert f"`cxr track {plan.study}` logs its runs later" in said[0]
 
 
-def test_a_server_that_fails_in_the_middle_is_reported_once_and_the_study_goes_on(server, study, executed, monkeypatch):
+def test_a_server_that_fails_in_the_middle_is_reported_once_and_the_study_goes_on(
+    server, study, executed, monkeypatch
+):
     tried = []
 
     def failing(self, folder, planned):
@@ -454,5 +533,7 @@ def test_the_runner_and_the_command_load_no_mlflow():
 
 
 def test_who_runs_the_tests_has_what_tracking_needs():
-    extras = tomllib.loads((REPO_ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    extras = tomllib.loads((REPO_ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
     assert set(extras["track"]) <= set(extras["dev"])

@@ -1,4 +1,5 @@
-"""Training: the masked loss, exact resume after SIGKILL, true copies of the best weights, loaders."""
+"""Training: the masked loss, exact resume after SIGKILL, true copies of the best weights,
+loaders."""
 
 import os
 import signal
@@ -61,7 +62,15 @@ def loaders(config: Config) -> tuple[Loader, Loader]:
     store, targets = films()
     train, val = np.arange(28), np.arange(28, 40)
     return (
-        Loader(store, train, targets[train], config.batch_size, config.augment, shuffle=True, seed=config.seed),
+        Loader(
+            store,
+            train,
+            targets[train],
+            config.batch_size,
+            config.augment,
+            shuffle=True,
+            seed=config.seed,
+        ),
         Loader(store, val, targets[val], config.batch_size),
     )
 
@@ -85,7 +94,12 @@ def start_training(popen):
 
     def start(folder: Path, **environment: str) -> subprocess.Popen:
         code = f"from pathlib import Path; from tests.test_training import train_in; train_in(Path({str(folder)!r}))"
-        environment = {**os.environ, "PYTHONPATH": str(REPO_ROOT), "OMP_NUM_THREADS": "1", **environment}
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(REPO_ROOT),
+            "OMP_NUM_THREADS": "1",
+            **environment,
+        }
         return popen([sys.executable, "-c", code], cwd=REPO_ROOT, env=environment)
 
     return start
@@ -114,7 +128,9 @@ def test_loss_of_a_batch_without_labels_is_zero_and_has_no_gradient():
 def test_loss_can_be_the_sum_over_known_labels():
     logits = torch.tensor([[0.0, 2.0], [1.0, -1.0]])
     targets = torch.tensor([[1.0, float("nan")], [0.0, float("nan")]])
-    assert masked_bce(logits, targets, reduction="sum").item() == pytest.approx(np.log(2) + np.log1p(np.e), rel=1e-6)
+    assert masked_bce(logits, targets, reduction="sum").item() == pytest.approx(
+        np.log(2) + np.log1p(np.e), rel=1e-6
+    )
 
 
 def test_the_head_starts_at_the_smoothed_log_odds_of_each_finding():
@@ -134,7 +150,9 @@ def test_balanced_positives_count_in_the_heads_first_bias_as_in_the_loss():
 
 @pytest.mark.parametrize(("head_bias", "moved"), [("prior", True), ("random", False)])
 def test_training_starts_at_the_prevalence_where_the_config_asks_for_it(tmp_path, head_bias, moved):
-    config = CONFIG.model_copy(update={"head_bias": head_bias, "lr": 1e-30, "epochs": 1, "ema": 0.0})
+    config = CONFIG.model_copy(
+        update={"head_bias": head_bias, "lr": 1e-30, "epochs": 1, "ema": 0.0}
+    )
     model = build_model(config)
     before = model.head[-1].bias.detach().clone()
     fit(model, *loaders(config), config, tmp_path)
@@ -146,16 +164,24 @@ def test_weight_decay_spares_biases_norms_position_embeddings_and_class_tokens(b
     config = CONFIG.model_copy(update={"backbone": backbone, "head": "mlp"})
     model = build_model(config)
     groups = build_optimizer(model, config).param_groups
-    decayed = {id(weight) for group in groups if group["weight_decay"] for weight in group["params"]}
+    decayed = {
+        id(weight) for group in groups if group["weight_decay"] for weight in group["params"]
+    }
     spared = {name for name, weight in model.named_parameters() if id(weight) not in decayed}
     tokens = {"backbone.pos_embed", "backbone.cls_token"}
-    assert spared == {name for name, weight in model.named_parameters() if weight.ndim == 1 or name in tokens}
+    assert spared == {
+        name for name, weight in model.named_parameters() if weight.ndim == 1 or name in tokens
+    }
 
 
-@pytest.mark.parametrize(("rule", "epoch"), [("auroc", 2), ("loss", 1), ("last", 4), ("cardiomegaly_accuracy", 3)])
+@pytest.mark.parametrize(
+    ("rule", "epoch"), [("auroc", 2), ("loss", 1), ("last", 4), ("cardiomegaly_accuracy", 3)]
+)
 def test_the_epoch_that_is_kept_is_the_one_that_the_rule_prefers(rule, epoch):
     accuracy = [0.1, 0.2, 0.9, 0.3]
-    history = pd.DataFrame({"epoch": [1, 2, 3, 4], "val_auroc": [0.5, 0.8, 0.7, 0.6], "val_loss": [0.1, 0.4, 0.3, 0.2]})
+    history = pd.DataFrame(
+        {"epoch": [1, 2, 3, 4], "val_auroc": [0.5, 0.8, 0.7, 0.6], "val_loss": [0.1, 0.4, 0.3, 0.2]}
+    )
     history["val_cardiomegaly_accuracy"] = accuracy
     assert history.loc[epoch_score(history, rule).idxmax(), "epoch"] == epoch
 
@@ -165,12 +191,18 @@ def test_training_by_the_last_epoch_ends_with_its_weights(tmp_path):
     train, val = loaders(config)
     model = build_model(config)
     history = fit(model, train, val, config, tmp_path)
-    scores = [auroc(t, p) for t, p in zip(val.targets.T, predict(model, val, config).T, strict=True)]
+    scores = [
+        auroc(t, p) for t, p in zip(val.targets.T, predict(model, val, config).T, strict=True)
+    ]
     assert np.mean(scores) == pytest.approx(history["val_auroc"].iloc[-1])
 
 
 def test_the_history_holds_the_cardiomegaly_accuracy_that_chose(tmp_path):
-    changes = {"choose_epoch_by": "cardiomegaly_accuracy", "findings": ("Cardiomegaly", "Mass"), "ema": 0.0}
+    changes = {
+        "choose_epoch_by": "cardiomegaly_accuracy",
+        "findings": ("Cardiomegaly", "Mass"),
+        "ema": 0.0,
+    }
     config = CONFIG.model_copy(update=changes)
     train, val = loaders(config)
     model = build_model(config)
@@ -190,13 +222,18 @@ def test_choosing_by_cardiomegaly_needs_labels_of_it_in_validation(tmp_path):
 
 
 def test_choosing_by_cardiomegaly_needs_it_among_the_findings():
-    with pytest.raises(ValueError, match="cardiomegaly_accuracy needs Cardiomegaly among the findings"):
+    with pytest.raises(
+        ValueError, match="cardiomegaly_accuracy needs Cardiomegaly among the findings"
+    ):
         Config(findings="Mass", choose_epoch_by="cardiomegaly_accuracy")
 
 
 def test_a_training_makes_one_fabric(tmp_path, monkeypatch):
     made = []
-    monkeypatch.setattr("lib.models.training.make_fabric", lambda *asked: made.append(make_fabric(*asked)) or made[-1])
+    monkeypatch.setattr(
+        "lib.models.training.make_fabric",
+        lambda *asked: made.append(make_fabric(*asked)) or made[-1],
+    )
     fit(build_model(CONFIG), *loaders(CONFIG), CONFIG, tmp_path)
     assert len(made) == 1
 
@@ -302,15 +339,21 @@ def test_batches_made_ahead_are_the_same():
     store, targets = films()
     loader = Loader(store, np.arange(40), targets, 8, "full", shuffle=True, seed=1)
     pairs = zip(loader.epoch(2), loader.epoch(2, ahead=True), strict=True)
-    assert all(torch.equal(a, b) and torch.equal(s.nan_to_num(9), t.nan_to_num(9)) for (a, s), (b, t) in pairs)
+    assert all(
+        torch.equal(a, b) and torch.equal(s.nan_to_num(9), t.nan_to_num(9))
+        for (a, s), (b, t) in pairs
+    )
 
 
 def test_an_epoch_is_the_same_for_the_same_seed_and_another_for_another():
     store, targets = films()
     first, again, other = (
-        Loader(store, np.arange(40), targets, 8, "full", shuffle=True, seed=seed) for seed in (1, 1, 2)
+        Loader(store, np.arange(40), targets, 8, "full", shuffle=True, seed=seed)
+        for seed in (1, 1, 2)
     )
-    a, b, c = (torch.cat([images for images, _ in loader.epoch(5)]) for loader in (first, again, other))
+    a, b, c = (
+        torch.cat([images for images, _ in loader.epoch(5)]) for loader in (first, again, other)
+    )
     assert torch.equal(a, b) and not torch.equal(a, c)
 
 
@@ -324,7 +367,10 @@ def test_augmented_images_stay_in_range_and_keep_one_grey_channel(kind):
 
 def test_affine_grid_equals_torch():
     matrices = random_affine(5, 0.2, 0.1, 0.1, torch.Generator().manual_seed(0))
-    ours, theirs = affine_grid(matrices, 17), torch_affine_grid(matrices, [5, 1, 17, 17], align_corners=False)
+    ours, theirs = (
+        affine_grid(matrices, 17),
+        torch_affine_grid(matrices, [5, 1, 17, 17], align_corners=False),
+    )
     assert torch.allclose(ours, theirs, atol=1e-6)
 
 
@@ -338,7 +384,10 @@ def test_a_checkpoint_of_another_version_is_kept_aside(tmp_path):
     train, val = loaders(CONFIG)
     fit(build_model(CONFIG), train, val, CONFIG, tmp_path)
     content = torch.load(tmp_path / "last.ckpt", weights_only=True)
-    torch.save({name: value for name, value in content.items() if name != "version"}, tmp_path / "last.ckpt")
+    torch.save(
+        {name: value for name, value in content.items() if name != "version"},
+        tmp_path / "last.ckpt",
+    )
     with pytest.warns(UserWarning, match=r"of another version \(version 1, this code writes"):
         assert len(fit(build_model(CONFIG), train, val, CONFIG, tmp_path)) == CONFIG.epochs
     assert list(tmp_path.glob("last.ckpt.damaged-*"))
@@ -349,14 +398,20 @@ def test_a_damaged_checkpoint_is_kept_aside_and_training_begins_anew(tmp_path, c
     (tmp_path / CHECKPOINT).write_bytes(content)
     config = CONFIG.model_copy(update={"epochs": 1})
     with pytest.warns(
-        UserWarning, match=r"last.ckpt is damaged or of .* kept as last.ckpt.damaged-.*, training begins anew"
+        UserWarning,
+        match=r"last.ckpt is damaged or of .* kept as last.ckpt.damaged-.*, training begins anew",
     ):
         history = fit(build_model(config), *loaders(config), config, tmp_path)
     assert len(history) == 1 and next(tmp_path.glob("last.ckpt.damaged-*")).read_bytes() == content
 
 
 def test_a_batch_systems_environment_changes_no_run(monkeypatch):
-    for name, value in {"SLURM_NTASKS": "4", "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "cxr", "SLURM_PROCID": "1"}.items():
+    for name, value in {
+        "SLURM_NTASKS": "4",
+        "SLURM_JOB_ID": "7",
+        "SLURM_JOB_NAME": "cxr",
+        "SLURM_PROCID": "1",
+    }.items():
         monkeypatch.setenv(name, value)
     fabric = make_fabric(CONFIG, build_model(CONFIG))
     assert fabric.world_size == 1 and fabric.global_rank == 0

@@ -1,4 +1,5 @@
-"""A tiny ONNX file that keeps the exported model's contract, with answers that can be worked out by hand."""
+"""A tiny ONNX file that keeps the exported model's contract, with answers that can be worked out by
+hand."""
 
 import json
 from pathlib import Path
@@ -14,13 +15,19 @@ SLOPE = (8.0, 4.0, 0.0)
 
 def tiny_card(**changes) -> dict:
     """The card of the tiny model: all that the predictor asks for."""
-    card = {"format": 1, "name": "tiny", "findings": list(FINDINGS), "image_size": SIZE, "thresholds": [0.5, 0.6, 0.7]}
+    card = {
+        "format": 1,
+        "name": "tiny",
+        "findings": list(FINDINGS),
+        "image_size": SIZE,
+        "thresholds": [0.5, 0.6, 0.7],
+    }
     return card | {"familiarity": None} | changes
 
 
 def write_tiny_model(path: Path, **changes) -> Path:
-    """logit = SLOPE * mean grey in [0, 1] + BIAS; probs are its sigmoid; heat maps are 4 x 4 means times SLOPE;
-    the embedding is the mean grey, twice.
+    """logit = SLOPE * mean grey in [0, 1] + BIAS; probs are its sigmoid; heat maps are 4 x 4 means
+    times SLOPE; the embedding is the mean grey, twice.
     """
     constants = [
         helper.make_tensor("scale", TensorProto.FLOAT, [], [1 / 255]),
@@ -42,12 +49,20 @@ def write_tiny_model(path: Path, **changes) -> Path:
         helper.make_node("Add", ["scaled", "bias"], ["logits"]),
         helper.make_node("Sigmoid", ["logits"], ["probs"]),
     ]
-    shapes = {"logits": ["B", 3], "probs": ["B", 3], "heatmaps": ["B", 3, 4, 4], "embedding": ["B", 2]}
+    shapes = {
+        "logits": ["B", 3],
+        "probs": ["B", 3],
+        "heatmaps": ["B", 3, 4, 4],
+        "embedding": ["B", 2],
+    }
     graph = helper.make_graph(
         nodes,
         "tiny",
         [helper.make_tensor_value_info("images", TensorProto.UINT8, ["B", SIZE, SIZE])],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()],
+        [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+            for name, shape in shapes.items()
+        ],
         constants,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)

@@ -13,4 +13,6 @@ def tracked(pattern: str) -> list[Path]:
         told = subprocess.run(command, cwd=REPO_ROOT, capture_output=True, text=True).stdout
     except OSError:  # no git
         told = ""
-    return [REPO_ROOT / name for name in told.split("\0") if name] or sorted(REPO_ROOT.glob(pattern))
+    return [REPO_ROOT / name for name in told.split("\0") if name] or sorted(
+        REPO_ROOT.glob(pattern)
+    )

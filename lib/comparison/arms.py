@@ -1,14 +1,17 @@
-"""In: the folders of complete runs. Out: arms and their differences, with intervals over patients and over seeds.
+"""In: the folders of complete runs. Out: arms and their differences, with intervals over patients
+and over seeds.
 
-The scheme. The score of an arm is the mean of its runs, one per seed; two arms are compared on the same test images.
-Patients: the cluster bootstrap of `lib.metrics.bootstrap`, with the same resamples for every run, gives the variance
-over test patients. Seeds: the spread of the runs of an arm gives the variance over trainings. Both are added, like
-cases and readers in reading studies (Obuchowski and Rockette 1995; Hillis 2007), and the interval is Student's with
-Satterthwaite's degrees of freedom. The seed-by-patient interaction appears in both components and is subtracted once.
-If the seed variance is smaller than the interaction, only the patient variance is used, so that seeds that agree by
-chance cannot narrow the interval. With two or three seeds the variance is poorly estimated, so it is pooled over the
-arms of the study (`training_noise`), and the larger of the pooled and the arms' own is used.
-With one training on each side and no study nothing is known of the second part: there is no p-value, and no verdict.
+The scheme. The score of an arm is the mean of its runs, one per seed; two arms are compared on the
+same test images. Patients: the cluster bootstrap of `lib.metrics.bootstrap`, with the same
+resamples for every run, gives the variance over test patients. Seeds: the spread of the runs of an
+arm gives the variance over trainings. Both are added, like cases and readers in reading studies
+(Obuchowski and Rockette 1995; Hillis 2007), and the interval is Student's with Satterthwaite's
+degrees of freedom. The seed-by-patient interaction appears in both components and is subtracted
+once. If the seed variance is smaller than the interaction, only the patient variance is used, so
+that seeds that agree by chance cannot narrow the interval. With two or three seeds the variance is
+poorly estimated, so it is pooled over the arms of the study (`training_noise`), and the larger of
+the pooled and the arms' own is used. With one training on each side and no study nothing is known
+of the second part: there is no p-value, and no verdict.
 """
 
 import contextlib
@@ -49,8 +52,8 @@ RESAMPLES = 1000
 class RunPredictions(Predictions):
     """One run's predictions for its test images, sorted by image, with its thresholds (F,).
 
-    fingerprint: of the test images and labels, from the record. scored: metric -> (F,) where metrics.csv has them.
-    folder: where resamples are kept; None keeps nothing.
+    fingerprint: of the test images and labels, from the record. scored: metric -> (F,) where
+    metrics.csv has them. folder: where resamples are kept; None keeps nothing.
     """
 
     run: str
@@ -61,7 +64,8 @@ class RunPredictions(Predictions):
     folder: Path | None = None
 
     def on(self, findings: Sequence[str]) -> "RunPredictions":
-        """The same for some findings, and the images that are annotated for at least one of them."""
+        """The same for some findings, and the images that are annotated for at least one of
+        them."""
         columns = [self.findings.index(name) for name in findings]
         kept = ~np.isnan(self.targets[:, columns]).all(axis=1)
         if tuple(findings) == self.findings and kept.all():
@@ -84,23 +88,34 @@ class RunPredictions(Predictions):
     def points(self) -> dict[str, np.ndarray]:
         """metric -> (F + 1,): each finding, then macro."""
         scores = self.scored or point_scores(self.targets, self.probs, self.thresholds)
-        return {metric: np.append(values, mean_known(values[self.counted])) for metric, values in scores.items()}
+        return {
+            metric: np.append(values, mean_known(values[self.counted]))
+            for metric, values in scores.items()
+        }
 
     @cached_property
     def resampled(self) -> dict[str, np.ndarray]:
-        """metric -> (RESAMPLES, F + 1), NaN where a class is missing; macro is the mean of what is there."""
+        """metric -> (RESAMPLES, F + 1), NaN where a class is missing; macro is the mean of what is
+        there."""
         scores = self._kept_resamples()
         return {
-            metric: np.column_stack([values, mean_known(values[:, self.counted])]) for metric, values in scores.items()
+            metric: np.column_stack([values, mean_known(values[:, self.counted])])
+            for metric, values in scores.items()
         }
 
     def _kept_resamples(self) -> dict[str, np.ndarray]:
-        """metric -> (RESAMPLES, F), from the run's folder where they were computed of the same predictions before."""
+        """metric -> (RESAMPLES, F), from the run's folder where they were computed of the same
+        predictions before."""
         path = None if self.folder is None else self.folder / "resamples" / f"{self._digest()}.npz"
         if path is not None and path.exists():
-            with contextlib.suppress(OSError, ValueError, KeyError, zipfile.BadZipFile), np.load(path) as kept:
+            with (
+                contextlib.suppress(OSError, ValueError, KeyError, zipfile.BadZipFile),
+                np.load(path) as kept,
+            ):
                 return {metric: kept[metric] for metric in INTERVAL_METRICS}
-        scores = bootstrap_scores(self.targets, self.probs, self.patients, self.thresholds, n=RESAMPLES)
+        scores = bootstrap_scores(
+            self.targets, self.probs, self.patients, self.thresholds, n=RESAMPLES
+        )
         if path is not None:
             with (
                 contextlib.suppress(OSError),
@@ -121,13 +136,21 @@ class RunPredictions(Predictions):
 def read_run_predictions(folder: Path) -> RunPredictions:
     """The test predictions of a complete run; raises ComparisonError when there are none."""
     if not is_complete(folder):
-        raise ComparisonError(f"{folder} holds no complete run (no record.json): run it, or name another folder")
+        raise ComparisonError(
+            f"{folder} holds no complete run (no record.json): run it, or name another folder"
+        )
     test = read_predictions(folder / "predictions.parquet")
     metrics = read_table(folder / "metrics.csv").set_index("finding").loc[list(test.findings)]
     thresholds = metrics["threshold"].where(metrics["threshold_from"] != "default").to_numpy(float)
     whole = set(INTERVAL_METRICS) <= set(metrics.columns)
-    scored = {metric: metrics[metric].to_numpy(float) for metric in INTERVAL_METRICS} if whole else None
-    about = {"run": folder.name, "seed": read_json(folder / "config.json")["seed"], "folder": folder}
+    scored = (
+        {metric: metrics[metric].to_numpy(float) for metric in INTERVAL_METRICS} if whole else None
+    )
+    about = {
+        "run": folder.name,
+        "seed": read_json(folder / "config.json")["seed"],
+        "folder": folder,
+    }
     about["fingerprint"] = read_record(folder).data.test_fingerprint
     return RunPredictions(**vars(test), thresholds=thresholds, scored=scored, **about)
 
@@ -139,11 +162,14 @@ def resample_all(runs: Sequence[RunPredictions]) -> None:
 
 
 def common_findings(runs: Sequence[RunPredictions]) -> tuple[str, ...]:
-    """The findings that all runs answer for; raises ComparisonError where there is none, or test images differ."""
+    """The findings that all runs answer for; raises ComparisonError where there is none, or test
+    images differ."""
     first = runs[0]
     shared = tuple(name for name in first.findings if all(name in run.findings for run in runs))
     if not shared:
-        raise ComparisonError(f"{' and '.join(dict.fromkeys(run.run for run in runs))} share no finding")
+        raise ComparisonError(
+            f"{' and '.join(dict.fromkeys(run.run for run in runs))} share no finding"
+        )
     ours = first.on(shared)
     for run in runs[1:]:
         theirs = run.on(shared)
@@ -156,15 +182,19 @@ def common_findings(runs: Sequence[RunPredictions]) -> tuple[str, ...]:
             )
         if not np.array_equal(ours.targets, theirs.targets, equal_nan=True):
             changed = int((~_same(ours.targets, theirs.targets)).any(axis=1).sum())
-            raise ComparisonError(f"{ours.run} and {theirs.run}: the labels of {changed} test images differ")
+            raise ComparisonError(
+                f"{ours.run} and {theirs.run}: the labels of {changed} test images differ"
+            )
     return shared
 
 
 @dataclass(frozen=True)
 class Noise:
-    """Variance of a run's score over trainings: metric -> (F + 1,), each finding and macro; df: degrees of freedom.
+    """Variance of a run's score over trainings: metric -> (F + 1,), each finding and macro; df:
+    degrees of freedom.
 
-    `interaction` is the part of it that resampling patients shows too: runs that meet the same patients differently.
+    `interaction` is the part of it that resampling patients shows too: runs that meet the same
+    patients differently.
     """
 
     findings: tuple[str, ...]
@@ -180,7 +210,9 @@ def training_noise(arms: Sequence[Sequence[RunPredictions]]) -> Noise:
     df = sum(len(group) - 1 for group in groups)
     variance, interaction = {}, {}
     for metric in INTERVAL_METRICS:
-        scores = [np.array([run.points[metric] for run in group]) for group in groups]  # (S, F + 1) each
+        scores = [
+            np.array([run.points[metric] for run in group]) for group in groups
+        ]  # (S, F + 1) each
         variance[metric] = sum(map(_squares, scores)) / max(df, 1)
         several = [group for group in groups if len(group) > 1]
         shown = [(len(group) - 1) * _interaction(group, metric) for group in several]
@@ -189,35 +221,47 @@ def training_noise(arms: Sequence[Sequence[RunPredictions]]) -> Noise:
 
 
 def arm_scores(runs: Sequence[RunPredictions], noise: Noise | None = None) -> pd.DataFrame:
-    """The scores of one arm, its `runs` of different seeds: one row per metric and finding, macro last.
+    """The scores of one arm, its `runs` of different seeds: one row per metric and finding, macro
+    last.
 
-    Columns: metric, finding, value, low, high (95 %), se_patients, se_seeds, df, patients, images, positives,
-    positive_patients, in_macro, seeds. Findings with too few positive patients have no interval
-    (`intervals.finding_interval`); that of macro average precision is corrected for the bootstrap's bias.
+    Columns: metric, finding, value, low, high (95 %), se_patients, se_seeds, df, patients, images,
+    positives, positive_patients, in_macro, seeds. Findings with too few positive patients have no
+    interval (`intervals.finding_interval`); that of macro average precision is corrected for the
+    bootstrap's bias.
     """
     findings = common_findings(runs)
     runs = [run.on(findings) for run in runs]
     tables = [_estimate([(1, runs)], noise, metric) for metric in INTERVAL_METRICS]
-    table = pd.concat(tables, ignore_index=True).rename(columns={"difference": "value"}).drop(columns="p")
-    table = table.assign(low=table["low"].clip(0, 1), high=table["high"].clip(0, 1), seeds=len(runs))
+    table = (
+        pd.concat(tables, ignore_index=True)
+        .rename(columns={"difference": "value"})
+        .drop(columns="p")
+    )
+    table = table.assign(
+        low=table["low"].clip(0, 1), high=table["high"].clip(0, 1), seeds=len(runs)
+    )
     return table.drop(columns="one_training")
 
 
 def differences(
     runs: Sequence[RunPredictions], reference: Sequence[RunPredictions], noise: Noise | None = None
 ) -> pd.DataFrame:
-    """How much better one arm is than another on the same test images: one row per metric and finding, macro last.
+    """How much better one arm is than another on the same test images: one row per metric and
+    finding, macro last.
 
-    Columns: metric, finding, difference, low, high (95 %), p (two-sided, not corrected), se_patients, se_seeds, df,
-    patients, images, positives, positive_patients, in_macro, seeds, reference_seeds, one_training. A finding with
-    fewer than MIN_PATIENTS positive patients has neither interval nor p. With one training on each side and no other
-    arm that shows how trainings differ (one_training) there is an interval over patients, but no p: the difference may
-    be chance in training. Raises ComparisonError where they do not compare.
+    Columns: metric, finding, difference, low, high (95 %), p (two-sided, not corrected),
+    se_patients, se_seeds, df, patients, images, positives, positive_patients, in_macro, seeds,
+    reference_seeds, one_training. A finding with fewer than MIN_PATIENTS positive patients has
+    neither interval nor p. With one training on each side and no other arm that shows how trainings
+    differ (one_training) there is an interval over patients, but no p: the difference may be chance
+    in training. Raises ComparisonError where they do not compare.
     """
     findings = common_findings([*reference, *runs])
     runs, reference = ([run.on(findings) for run in group] for group in (runs, reference))
     tables = [_estimate([(1, runs), (-1, reference)], noise, metric) for metric in INTERVAL_METRICS]
-    return pd.concat(tables, ignore_index=True).assign(seeds=len(runs), reference_seeds=len(reference))
+    return pd.concat(tables, ignore_index=True).assign(
+        seeds=len(runs), reference_seeds=len(reference)
+    )
 
 
 Groups = Sequence[tuple[int, list[RunPredictions]]]
@@ -225,17 +269,24 @@ Groups = Sequence[tuple[int, list[RunPredictions]]]
 
 
 def _estimate(groups: Groups, noise: Noise | None, metric: str) -> pd.DataFrame:
-    """The signed sum of the groups' means (one arm, or two with signs 1 and -1) with Student's interval and p-value."""
+    """The signed sum of the groups' means (one arm, or two with signs 1 and -1) with Student's
+    interval and p-value."""
     first, level = groups[0][1][0], len(groups) == 1
-    value = np.sum([sign * _points(runs, metric).mean(axis=0) for sign, runs in groups], axis=0)  # (F + 1,)
-    resampled = np.sum([sign * _resampled(runs, metric) for sign, runs in groups], axis=0)  # (RESAMPLES, F + 1)
+    value = np.sum(
+        [sign * _points(runs, metric).mean(axis=0) for sign, runs in groups], axis=0
+    )  # (F + 1,)
+    resampled = np.sum(
+        [sign * _resampled(runs, metric) for sign, runs in groups], axis=0
+    )  # (RESAMPLES, F + 1)
     same = noise if noise is not None and noise.findings == first.findings else None
     patients, seeds, freedom, df = _variance_components(groups, resampled, same, metric)
     error = np.sqrt(patients + seeds)
     low, high = _student_interval(value, error, freedom)
     people, others = positive_patients(first.targets, first.patients)
     if level:
-        ends = finding_interval(metric, value[:-1], resampled[:, :-1], people, others, error[:-1], freedom[:-1])
+        ends = finding_interval(
+            metric, value[:-1], resampled[:, :-1], people, others, error[:-1], freedom[:-1]
+        )
         low[:-1], high[:-1] = ends
         if len(first.findings) == 1:
             low[-1], high[-1] = low[0], high[0]
@@ -251,7 +302,14 @@ def _estimate(groups: Groups, noise: Noise | None, metric: str) -> pd.DataFrame:
         low, high, p = (np.where(rare, np.nan, values) for values in (low, high, p))
     positives = (first.targets == 1).sum(axis=0)
     return pd.DataFrame(
-        {"metric": metric, "finding": [*first.findings, MACRO], "difference": value, "low": low, "high": high, "p": p}
+        {
+            "metric": metric,
+            "finding": [*first.findings, MACRO],
+            "difference": value,
+            "low": low,
+            "high": high,
+            "p": p,
+        }
         | {"se_patients": np.sqrt(patients), "se_seeds": np.sqrt(seeds), "df": freedom}
         | {"patients": len(np.unique(first.patients)), "images": len(first.images)}
         | {"positives": [*positives, positives.sum()], "positive_patients": [*people, people.sum()]}
@@ -262,16 +320,19 @@ def _estimate(groups: Groups, noise: Noise | None, metric: str) -> pd.DataFrame:
 def _variance_components(
     groups: Groups, resampled: np.ndarray, noise: Noise | None, metric: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """Variance from patients, from seeds, degrees of freedom of their sum, (F + 1,) each; those of the seeds' alone.
+    """Variance from patients, from seeds, degrees of freedom of their sum, (F + 1,) each; those of
+    the seeds' alone.
 
-    The seed-by-patient interaction shows in both and is taken from the patients' part. Where the seeds show less than
-    the interaction, no more than what they show is taken: the sum is then the variance of the patients alone, which is
-    known well.
+    The seed-by-patient interaction shows in both and is taken from the patients' part. Where the
+    seeds show less than the interaction, no more than what they show is taken: the sum is then the
+    variance of the patients alone, which is known well.
     """
     patients = spread(resampled) ** 2
     share = sum(1 / len(runs) for _, runs in groups)
     df = sum(len(runs) - 1 for _, runs in groups)
-    seeds = np.sum([_squares(_points(runs, metric)) for _, runs in groups], axis=0) / max(df, 1) * share
+    seeds = (
+        np.sum([_squares(_points(runs, metric)) for _, runs in groups], axis=0) / max(df, 1) * share
+    )
     if noise is not None and noise.df > df:
         seeds, df = np.fmax(seeds, noise.variance[metric] * share), noise.df
     both = np.zeros(resampled.shape[1])
@@ -287,7 +348,9 @@ def _variance_components(
     return patients, seeds, freedom, df
 
 
-def _student_interval(value: np.ndarray, error: np.ndarray, freedom: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _student_interval(
+    value: np.ndarray, error: np.ndarray, freedom: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """low and high (F + 1,) of the 95 % interval."""
     reach = stats.t.ppf((1 + LEVEL) / 2, freedom) * error
     return value - reach, value + reach
@@ -316,7 +379,8 @@ def _squares(scores: np.ndarray) -> np.ndarray:
 
 
 def _interaction(runs: list[RunPredictions], metric: str) -> np.ndarray:
-    """Variance over patients of a run's deviation from the mean of the runs of its arm: (F + 1,)."""
+    """Variance over patients of a run's deviation from the mean of the runs of its arm: (F +
+    1,)."""
     each = np.array([run.resampled[metric] for run in runs])  # (S, RESAMPLES, F + 1)
     apart = each - mean_known(each, axis=0)
     squares = mean_known((apart - mean_known(apart, axis=1)[:, None]) ** 2, axis=1)  # (S, F + 1)

@@ -19,11 +19,14 @@ def holm(p: Sequence[float]) -> np.ndarray:
     return corrected
 
 
-def detectable(variance_patients: float, variance_seeds: float, df_seeds: float, alpha: float = ALPHA) -> float:
-    """The smallest true difference that a two-sided test at `alpha` finds with 80 % power, for 5 % (t.975 + t.80)
-    standard errors.
+def detectable(
+    variance_patients: float, variance_seeds: float, df_seeds: float, alpha: float = ALPHA
+) -> float:
+    """The smallest true difference that a two-sided test at `alpha` finds with 80 % power, for 5 %
+    (t.975 + t.80) standard errors.
 
-    The variances are those of the difference of two means; Satterthwaite's degrees of freedom as in the intervals.
+    The variances are those of the difference of two means; Satterthwaite's degrees of freedom as in
+    the intervals.
     """
     df = satterthwaite(variance_patients, variance_seeds, df_seeds)
     steps = stats.t.ppf(1 - alpha / 2, df) + stats.t.ppf(POWER, df)
@@ -31,7 +34,8 @@ def detectable(variance_patients: float, variance_seeds: float, df_seeds: float,
 
 
 def satterthwaite(patients: float, seeds: float, df_seeds: float) -> float:
-    """Degrees of freedom of the sum of two variances, the first of them known well (Satterthwaite 1946)."""
+    """Degrees of freedom of the sum of two variances, the first of them known well (Satterthwaite
+    1946)."""
     if seeds <= 0 or df_seeds <= 0 or np.isnan(patients + seeds):
         return np.inf
     return float(df_seeds * ((patients + seeds) / seeds) ** 2)

@@ -1,4 +1,5 @@
-"""In: the test answers of an arm's runs. Out: its macro AUROC by sex, age band and view, with intervals."""
+"""In: the test answers of an arm's runs. Out: its macro AUROC by sex, age band and view, with
+intervals."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,8 @@ from lib.metrics.scores import MACRO
 NOT_KNOWN = "not known"
 AGE_BANDS = ((0, 40), (40, 60), (60, 200))
 MIN_POSITIVES = 5
-"""A finding counts for an attribute when every group has as many positive images, and as many negative ones."""
+"""A finding counts for an attribute when every group has as many positive images, and as many
+negative ones."""
 MIN_PATIENTS = 30
 """A group with fewer patients is marked small."""
 
@@ -22,21 +24,35 @@ def subgroup_table(
 ) -> pd.DataFrame:
     """Macro scores of an arm (its runs' folders, one per seed) in groups of its test images.
 
-    `others` are the folders of the study's other arms of the same findings: the spread over seeds is pooled over them.
-    Columns: attribute, group, value, low, high (95 %, over patients and seeds), findings, images, patients, small.
-    Within an attribute all groups are scored on the same findings, those with MIN_POSITIVES in each, so that
-    they compare; images that lack the attribute are a group "not known". NaN where no finding is left.
+    `others` are the folders of the study's other arms of the same findings: the spread over seeds
+    is pooled over them. Columns: attribute, group, value, low, high (95 %, over patients and
+    seeds), findings, images, patients, small. Within an attribute all groups are scored on the same
+    findings, those with MIN_POSITIVES in each, so that they compare; images that lack the attribute
+    are a group "not known". NaN where no finding is left.
     """
     runs = [read_run_predictions(folder) for folder in folders]
     arms = [runs, *([read_run_predictions(folder) for folder in arm] for arm in others)]
     people = _people(folders[0], runs[0])
-    rows = [_row("all", "all test images", arms, np.ones(len(people), bool), _enough(runs[0], [slice(None)]), metric)]
+    rows = [
+        _row(
+            "all",
+            "all test images",
+            arms,
+            np.ones(len(people), bool),
+            _enough(runs[0], [slice(None)]),
+            metric,
+        )
+    ]
     for attribute, groups in people.items():
-        names = list(groups.cat.categories[groups.value_counts().reindex(groups.cat.categories) > 0])
+        names = list(
+            groups.cat.categories[groups.value_counts().reindex(groups.cat.categories) > 0]
+        )
         masks = [(groups == name).to_numpy() for name in names]
         if len(names) < 2:
             continue
-        findings = _enough(runs[0], [mask for mask, name in zip(masks, names, strict=True) if name != NOT_KNOWN])
+        findings = _enough(
+            runs[0], [mask for mask, name in zip(masks, names, strict=True) if name != NOT_KNOWN]
+        )
         for name, mask in zip(names, masks, strict=True):
             rows.append(_row(attribute, name, arms, mask, findings, metric))
     return pd.DataFrame(rows)
@@ -44,7 +60,9 @@ def subgroup_table(
 
 def _people(folder: Path, run: RunPredictions) -> pd.DataFrame:
     """sex, age band and view of the run's test images, as ordered categories, in their order."""
-    frame = pd.read_parquet(folder / "predictions.parquet").query("split == 'test'").set_index("image")
+    frame = (
+        pd.read_parquet(folder / "predictions.parquet").query("split == 'test'").set_index("image")
+    )
     frame = frame.loc[run.images]
     bands = pd.Series(NOT_KNOWN, index=frame.index)
     age = pd.to_numeric(frame["age"], errors="coerce")
@@ -53,12 +71,14 @@ def _people(folder: Path, run: RunPredictions) -> pd.DataFrame:
     orders = {"sex": ["F", "M"], "age": [_band(*band) for band in AGE_BANDS], "view": ["PA", "AP"]}
     values = {"sex": frame["sex"], "age": bands, "view": frame["view"]}
     known = {
-        name: column.astype(object).where(column.notna(), NOT_KNOWN).astype(str) for name, column in values.items()
+        name: column.astype(object).where(column.notna(), NOT_KNOWN).astype(str)
+        for name, column in values.items()
     }
     return pd.DataFrame(
         {
             name: pd.Categorical(
-                column, [*dict.fromkeys([*orders[name], *sorted(set(column) - {NOT_KNOWN})]), NOT_KNOWN]
+                column,
+                [*dict.fromkeys([*orders[name], *sorted(set(column) - {NOT_KNOWN})]), NOT_KNOWN],
             )
             for name, column in known.items()
         }
@@ -67,7 +87,11 @@ def _people(folder: Path, run: RunPredictions) -> pd.DataFrame:
 
 def _band(low: int, high: int) -> str:
     return (
-        f"{low} years and over" if high >= 200 else f"under {high} years" if low == 0 else f"{low} to {high - 1} years"
+        f"{low} years and over"
+        if high >= 200
+        else f"under {high} years"
+        if low == 0
+        else f"{low} to {high - 1} years"
     )
 
 
@@ -76,17 +100,30 @@ def _enough(run: RunPredictions, groups: Sequence) -> list[str]:
     kept = np.ones(len(run.findings), bool)
     for group in groups:
         targets = run.targets[group]
-        kept &= ((targets == 1).sum(axis=0) >= MIN_POSITIVES) & ((targets == 0).sum(axis=0) >= MIN_POSITIVES)
+        kept &= ((targets == 1).sum(axis=0) >= MIN_POSITIVES) & (
+            (targets == 0).sum(axis=0) >= MIN_POSITIVES
+        )
     return [name for name, keep in zip(run.findings, kept, strict=True) if keep]
 
 
 def _row(
-    attribute: str, group: str, arms: list[list[RunPredictions]], mask: np.ndarray, findings: list[str], metric: str
+    attribute: str,
+    group: str,
+    arms: list[list[RunPredictions]],
+    mask: np.ndarray,
+    findings: list[str],
+    metric: str,
 ) -> dict:
     runs = arms[0]
     patients = len(np.unique(runs[0].patients[mask]))
     row = {"attribute": attribute, "group": group, "images": int(mask.sum()), "patients": patients}
-    row |= {"findings": len(findings), "small": patients < MIN_PATIENTS, "value": np.nan, "low": np.nan, "high": np.nan}
+    row |= {
+        "findings": len(findings),
+        "small": patients < MIN_PATIENTS,
+        "value": np.nan,
+        "low": np.nan,
+        "high": np.nan,
+    }
     if findings and patients > 1:
         groups = [[run.rows(mask).on(findings) for run in arm] for arm in arms]
         scores = arm_scores(groups[0], training_noise(groups))

@@ -1,4 +1,5 @@
-"""In: the exports of one run. Out: what each costs and what it still knows, side by side, with intervals."""
+"""In: the exports of one run. Out: what each costs and what it still knows, side by side, with
+intervals."""
 
 import subprocess
 import sys
@@ -28,27 +29,44 @@ print(peak_memory_mb())
 """
 
 
-def compare_exports(models: Mapping[str, Path], run: RunPredictions, probs: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """One row per model {name: file}, the first the reference; `probs` (N, F) are their answers to the films of `run`.
+def compare_exports(
+    models: Mapping[str, Path], run: RunPredictions, probs: Mapping[str, np.ndarray]
+) -> pd.DataFrame:
+    """One row per model {name: file}, the first the reference; `probs` (N, F) are their answers to
+    the films of `run`.
 
-    `run` gives test targets, patients and thresholds (`comparisons.read_run_predictions`). Columns: megabytes, auroc,
-    low, high (macro, 95 %, patients), change, change_low, change_high (against the first, paired), prob_max (largest
-    change of a probability), milliseconds (one film, two threads, taking turns), memory_mb (the peak of a process that
-    does nothing else). Raises ExportError where probs do not fit the films.
+    `run` gives test targets, patients and thresholds (`comparisons.read_run_predictions`). Columns:
+    megabytes, auroc, low, high (macro, 95 %, patients), change, change_low, change_high (against
+    the first, paired), prob_max (largest change of a probability), milliseconds (one film, two
+    threads, taking turns), memory_mb (the peak of a process that does nothing else). Raises
+    ExportError where probs do not fit the films.
     """
     size = Predictor(next(iter(models.values()))).image_size
     speed = latencies_ms(models, size)
     answers, rows = {}, []
     for name, path in models.items():
         if probs[name].shape != run.targets.shape:
-            raise ExportError(f"{name} has {probs[name].shape} answers for films with targets {run.targets.shape}")
-        answers[name] = replace(run, run=name, probs=probs[name].astype(float), scored=None, folder=None)
+            raise ExportError(
+                f"{name} has {probs[name].shape} answers for films with targets {run.targets.shape}"
+            )
+        answers[name] = replace(
+            run, run=name, probs=probs[name].astype(float), scored=None, folder=None
+        )
         first = next(iter(answers.values()))
-        score, change = _macro(arm_scores([answers[name]])), _macro(differences([answers[name]], [first]))
-        row = {"model": name, "megabytes": path.stat().st_size / 1e6, "auroc": score["value"], "low": score["low"]}
+        score = _macro(arm_scores([answers[name]]))
+        change = _macro(differences([answers[name]], [first]))
+        row = {
+            "model": name,
+            "megabytes": path.stat().st_size / 1e6,
+            "auroc": score["value"],
+            "low": score["low"],
+        }
         row |= {"high": score["high"], "change": change["difference"]}
         row |= {"change_low": change["low"], "change_high": change["high"]}
-        row |= {"prob_max": np.abs(answers[name].probs - first.probs).max(), "milliseconds": speed[name]}
+        row |= {
+            "prob_max": np.abs(answers[name].probs - first.probs).max(),
+            "milliseconds": speed[name],
+        }
         rows.append({**row, "memory_mb": _peak_memory_mb(path)})
     return pd.DataFrame(rows)
 
@@ -59,4 +77,6 @@ def _macro(table: pd.DataFrame) -> pd.Series:
 
 def _peak_memory_mb(path: Path) -> float:
     words = [sys.executable, "-c", _ALONE, str(path.resolve())]
-    return float(subprocess.run(words, cwd=REPO_ROOT, capture_output=True, text=True, check=True).stdout)
+    return float(
+        subprocess.run(words, cwd=REPO_ROOT, capture_output=True, text=True, check=True).stdout
+    )

@@ -1,4 +1,5 @@
-"""In: the graph of an exported model. Out: the names of the nodes that int8 is for, in the order in which they run."""
+"""In: the graph of an exported model. Out: the names of the nodes that int8 is for, in the order in
+which they run."""
 
 import onnx
 from onnx import NodeProto
@@ -8,17 +9,21 @@ _LIGHT = ("Sigmoid", "Mul", "Add")
 
 
 def weighted_nodes(model: onnx.ModelProto) -> list[str]:
-    """The backbone's convolutions and matrix products with constant weights, squeeze-excitation left out."""
+    """The backbone's convolutions and matrix products with constant weights, squeeze-excitation
+    left out."""
     constants = {tensor.name for tensor in model.graph.initializer}
     return [
         node.name
         for node in _backbone(model)
-        if node.op_type in _WEIGHTED and node.input[1] in constants and node.input[0] not in constants
+        if node.op_type in _WEIGHTED
+        and node.input[1] in constants
+        and node.input[0] not in constants
     ]
 
 
 def light_nodes(model: onnx.ModelProto) -> list[str]:
-    """The products, sums and sigmoids of activations between convolutions (SiLU, gates, skip connections).
+    """The products, sums and sigmoids of activations between convolutions (SiLU, gates, skip
+    connections).
 
     None in a transformer: what its layer norms are given must keep its precision.
     """
@@ -26,7 +31,9 @@ def light_nodes(model: onnx.ModelProto) -> list[str]:
     if any(node.op_type == "LayerNormalization" for node in nodes):
         return []
     constants = {tensor.name for tensor in model.graph.initializer}
-    return [node.name for node in nodes if node.op_type in _LIGHT and constants.isdisjoint(node.input)]
+    return [
+        node.name for node in nodes if node.op_type in _LIGHT and constants.isdisjoint(node.input)
+    ]
 
 
 def _backbone(model: onnx.ModelProto) -> list[NodeProto]:
@@ -43,7 +50,8 @@ def _backbone(model: onnx.ModelProto) -> list[NodeProto]:
 
 
 def _squeezed(model: onnx.ModelProto) -> set[str]:
-    """The nodes fed by means over the film alone: squeeze-excitation (Hu et al. 2018), and what follows pooling."""
+    """The nodes fed by means over the film alone: squeeze-excitation (Hu et al. 2018), and what
+    follows pooling."""
     constants = {tensor.name for tensor in model.graph.initializer}
     squeezed, names = set(), set()
     for node in model.graph.node:  # in the order in which they run

@@ -1,4 +1,5 @@
-"""In: the folder of a complete run. Out: its training, validation and test images; nothing in the folder changes."""
+"""In: the folder of a complete run. Out: its training, validation and test images; nothing in the
+folder changes."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +22,12 @@ VAL_FILMS = 5000
 
 @dataclass(frozen=True)
 class CalibrationImages:
-    """Films (N, S, S) uint8 that the run trained on, and those (M, S, S) that it chose with, and their targets (M, F).
+    """Films (N, S, S) uint8 that the run trained on, and those (M, S, S) that it chose with, and
+    their targets (M, F).
 
-    Of large sets a random part: at most TRAIN_FILMS and VAL_FILMS, in a random order that is always the same. All test
-    images are there; they are read from disk as they are needed. `prevalence` (F,) is that of all training images.
+    Of large sets a random part: at most TRAIN_FILMS and VAL_FILMS, in a random order that is always
+    the same. All test images are there; they are read from disk as they are needed. `prevalence`
+    (F,) is that of all training images.
     """
 
     train: np.ndarray
@@ -54,8 +57,8 @@ class Stored:
 def read_run_films(folder: Path, card: dict[str, Any]) -> CalibrationImages:
     """The films of the run in `folder`, whose model has the card `card`.
 
-    Phantoms are drawn again where they are missing. Raises DatasetError when films are missing, or when images, labels
-    or splits are no longer those that the run was trained on.
+    Phantoms are drawn again where they are missing. Raises DatasetError when films are missing, or
+    when images, labels or splits are no longer those that the run was trained on.
     """
     config = Config(**read_json(folder / "config.json"))
     data, frame, bad_rows = read_rows(config)
@@ -64,10 +67,14 @@ def read_run_films(folder: Path, card: dict[str, Any]) -> CalibrationImages:
     films = PreparedData(data, frame, bad_rows, open_cache(frame, config.image_size))
     if describe_data(films)["fingerprint"] != card["data"]["fingerprint"]:
         folders = ", ".join(str(path) for path in config.data_folders)
-        raise DatasetError(f"the images, labels or splits in {folders} are not those that {folder} was trained on")
+        raise DatasetError(
+            f"the images, labels or splits in {folders} are not those that {folder} was trained on"
+        )
     loaders = make_loaders(frame, films.store, config)
     train, val = _some(loaders["train"], TRAIN_FILMS), _some(loaders["val"], VAL_FILMS)
-    patients = {split: frame["patient"].to_numpy(str)[loaders[split].rows] for split in ("val", "test")}
+    patients = {
+        split: frame["patient"].to_numpy(str)[loaders[split].rows] for split in ("val", "test")
+    }
     return CalibrationImages(
         train=_pixels(loaders["train"], train),
         prevalence=prevalence(loaders["train"].targets),

@@ -1,9 +1,11 @@
-"""In: an exported model and films of its run. Out: int8 versions of it, each with what it costs in AUROC.
+"""In: an exported model and films of its run. Out: int8 versions of it, each with what it costs in
+AUROC.
 
-Static quantisation (Jacob et al. 2018; Krishnamoorthi 2018): QDQ, a scale per output channel for weights, one per
-tensor for activations. Weights use 7 bits, so that processors without VNNI, which add pairs of products in 16 bits, do
-not overflow and answer the same. Only what leads to the embedding is quantised: head, probabilities and the arithmetic
-of the heat maps stay in floating point, and so does squeeze-excitation, whose tensors of one pixel gain nothing.
+Static quantisation (Jacob et al. 2018; Krishnamoorthi 2018): QDQ, a scale per output channel for
+weights, one per tensor for activations. Weights use 7 bits, so that processors without VNNI, which
+add pairs of products in 16 bits, do not overflow and answer the same. Only what leads to the
+embedding is quantised: head, probabilities and the arithmetic of the heat maps stay in floating
+point, and so does squeeze-excitation, whose tensors of one pixel gain nothing.
 """
 
 import contextlib
@@ -16,7 +18,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType, quantize_static
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    CalibrationMethod,
+    QuantType,
+    quantize_static,
+)
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
 from lib.compression.graph import light_nodes, weighted_nodes
@@ -25,19 +32,22 @@ from lib.inference.session import run_file
 from lib.metrics.scores import auroc
 
 LIMIT = 0.005
-"""The largest change of validation macro AUROC, up or down: a gain by rounding is chance, and a sign of other answers.
-Between seeds the AUROC of a run differs by more, so below this a change does not matter."""
+"""The largest change of validation macro AUROC, up or down: a gain by rounding is chance, and a
+sign of other answers. Between seeds the AUROC of a run differs by more, so below this a change does
+not matter."""
 
 PROB_LIMIT = 0.02
-"""The largest mean absolute difference of calibrated probabilities: below this, most round to the same percents that a
-person reads within two points."""
+"""The largest mean absolute difference of calibrated probabilities: below this, most round to the
+same percents that a person reads within two points."""
 
 FLAG_LIMIT = 0.02
-"""The largest share of (image, finding) pairs whose flag changes: one in fifty, about what a second read changes."""
+"""The largest share of (image, finding) pairs whose flag changes: one in fifty, about what a second
+read changes."""
 
 MIN_POSITIVES = 20
-"""Positive labels that a half of the validation images needs, over all findings with both classes. With 20 positives
-and 20 negatives one pair that changes its order is 0.0025 of AUROC, half of LIMIT; with fewer, LIMIT means nothing."""
+"""Positive labels that a half of the validation images needs, over all findings with both classes.
+With 20 positives and 20 negatives one pair that changes its order is 0.0025 of AUROC, half of
+LIMIT; with fewer, LIMIT means nothing."""
 
 METHODS = {
     "minmax": CalibrationMethod.MinMax,
@@ -51,8 +61,8 @@ _PARTS = 8  # of the network, quantised one by one to find those that suffer mos
 
 @dataclass(frozen=True)
 class ValidationSet:
-    """What int8 is compared on: validation images (N, S, S) uint8, targets (N, F) with NaN, the answers of fp32, and
-    its thresholds (F,) on calibrated probabilities.
+    """What int8 is compared on: validation images (N, S, S) uint8, targets (N, F) with NaN, the
+    answers of fp32, and its thresholds (F,) on calibrated probabilities.
     """
 
     images: np.ndarray
@@ -78,9 +88,11 @@ class ValidationSet:
 
 @dataclass(frozen=True)
 class Trial:
-    """One int8 file: how it was calibrated, what is int8 in it, and its drift from fp32 on some validation images.
+    """One int8 file: how it was calibrated, what is int8 in it, and its drift from fp32 on some
+    validation images.
 
-    `drop` is the AUROC of fp32 less its own; `flags` is the share of (image, finding) pairs whose flag changed.
+    `drop` is the AUROC of fp32 less its own; `flags` is the share of (image, finding) pairs whose
+    flag changed.
     """
 
     calibration: str
@@ -94,7 +106,8 @@ class Trial:
 
     @property
     def excess(self) -> float:
-        """The largest of AUROC change, mean difference of probabilities and changed flags, each over its limit."""
+        """The largest of AUROC change, mean difference of probabilities and changed flags, each
+        over its limit."""
         change = 0.0 if np.isnan(self.drop) else abs(self.drop)
         return max(change / LIMIT, self.prob_mean / PROB_LIMIT, self.flags / FLAG_LIMIT)
 
@@ -106,7 +119,8 @@ class Trial:
 
 @dataclass(frozen=True)
 class QuantizationJob:
-    """What trials share: the fp32 file, calibration films (N, S, S) uint8, the judge, and a folder to write into."""
+    """What trials share: the fp32 file, calibration films (N, S, S) uint8, the judge, and a folder
+    to write into."""
 
     plain: Path
     films: np.ndarray
@@ -116,30 +130,38 @@ class QuantizationJob:
     @cached_property
     def model(self) -> onnx.ModelProto:
         model = onnx.load(self.plain)
-        add_pre_process_metadata(model)  # batch norms are folded already, so onnxruntime need not ask for it
+        add_pre_process_metadata(
+            model
+        )  # batch norms are folded already, so onnxruntime need not ask for it
         return model
 
 
 def macro_auroc(targets: np.ndarray, logits: np.ndarray) -> float:
-    """Mean AUROC of logits (N, F) over the findings that have both classes in targets (N, F); NaN where none has."""
+    """Mean AUROC of logits (N, F) over the findings that have both classes in targets (N, F); NaN
+    where none has."""
     scores = []
     for y, values in zip(targets.T, logits.T, strict=True):
         ranks = np.unique(values, return_inverse=True)[1]
-        scores.append(auroc(y, ranks / max(1, ranks.max())))  # in [0, 1], with the ties of the logits and no others
+        scores.append(
+            auroc(y, ranks / max(1, ranks.max()))
+        )  # in [0, 1], with the ties of the logits and no others
     known = [score for score in scores if not np.isnan(score)]
     return float(np.mean(known)) if known else float("nan")
 
 
 def quantize(bench: QuantizationJob, tell: Callable[[str], None] = print) -> list[Trial]:
-    """Tries one way after the other until one is fine; returns all trials, the last one may be fine.
+    """Tries one way after the other until one is fine; returns all trials, the last one may be
+    fine.
 
-    In order: everything with minimum and maximum as range; convolutions and matrix products alone, calibrated by
-    minimum and maximum, percentile, entropy; then the best of these with the first and last layer in fp32, with the
-    quarter of the network that suffers most in fp32, and with half of it. Raises ExportError when there is nothing to
-    quantise, or too little to calibrate on.
+    In order: everything with minimum and maximum as range; convolutions and matrix products alone,
+    calibrated by minimum and maximum, percentile, entropy; then the best of these with the first
+    and last layer in fp32, with the quarter of the network that suffers most in fp32, and with half
+    of it. Raises ExportError when there is nothing to quantise, or too little to calibrate on.
     """
     if not weighted_nodes(bench.model):
-        raise ExportError("nothing in this model can be quantised: it has no convolution with constant weights")
+        raise ExportError(
+            "nothing in this model can be quantised: it has no convolution with constant weights"
+        )
     if len(bench.films) < _STRIDE:
         raise ExportError(
             f"{len(bench.films)} training films are too few to calibrate int8 on: {_STRIDE} are needed; export fp32"
@@ -157,7 +179,9 @@ def quantize(bench: QuantizationJob, tell: Callable[[str], None] = print) -> lis
 
 def best_trial(trials: Sequence[Trial]) -> Trial:
     """The first that is fine, else the one that exceeds the limits least."""
-    return next((trial for trial in trials if trial.fine), min(trials, key=lambda trial: trial.excess))
+    return next(
+        (trial for trial in trials if trial.fine), min(trials, key=lambda trial: trial.excess)
+    )
 
 
 def drift_text(trial: Trial) -> str:
@@ -166,13 +190,15 @@ def drift_text(trial: Trial) -> str:
 
 
 def halves(patients: Sequence[str]) -> np.ndarray:
-    """(N,) True for the images to choose a recipe on, False for those to judge it on: by a hash of the patient."""
+    """(N,) True for the images to choose a recipe on, False for those to judge it on: by a hash of
+    the patient."""
     known = sorted(set(patients), key=lambda patient: sha256(str(patient).encode()).digest())
     return np.isin(patients, known[: (len(known) + 1) // 2])
 
 
 def _attempts(bench: QuantizationJob, trials: list[Trial]) -> Iterator[tuple[str, str, list[str]]]:
-    """(calibration, what is int8, nodes) of one trial after the other; later ones depend on what the earlier gave."""
+    """(calibration, what is int8, nodes) of one trial after the other; later ones depend on what
+    the earlier gave."""
     heavy, light = weighted_nodes(bench.model), light_nodes(bench.model)
     if light:
         yield "minmax", "layers and activations", heavy + light
@@ -182,11 +208,16 @@ def _attempts(bench: QuantizationJob, trials: list[Trial]) -> Iterator[tuple[str
     yield method, "layers, first and last in fp32", heavy[1:-1]
     parts = _by_harm(bench, method, heavy)
     for count, share in ((_PARTS // 4, "quarter"), (_PARTS // 2, "half")):
-        yield method, f"layers, most sensitive {share} in fp32", [name for part in parts[count:] for name in part]
+        yield (
+            method,
+            f"layers, most sensitive {share} in fp32",
+            [name for part in parts[count:] for name in part],
+        )
 
 
 def _by_harm(bench: QuantizationJob, method: str, heavy: list[str]) -> list[list[str]]:
-    """The layers in consecutive parts, the most sensitive part first: quantised alone, it changes the logits most."""
+    """The layers in consecutive parts, the most sensitive part first: quantised alone, it changes
+    the logits most."""
     parts = [part.tolist() for part in np.array_split(np.array(heavy, dtype=object), _PARTS)]
     parts = [part for part in parts if part]
     wanted = run_file(bench.plain, bench.films)["logits"]
@@ -198,11 +229,14 @@ def _by_harm(bench: QuantizationJob, method: str, heavy: list[str]) -> list[list
 
 
 def judged(judge: ValidationSet, method: str, what: str, path: Path) -> Trial:
-    """The drift of the file at `path` on the judge's images, with the calibration and thresholds of fp32 for both."""
+    """The drift of the file at `path` on the judge's images, with the calibration and thresholds of
+    fp32 for both."""
     found = run_file(path, judge.images)
     score = macro_auroc(judge.targets, found["logits"])
     gap = np.abs(found["probs"] - judge.answers["probs"])
-    flags = (found["probs"] >= judge.thresholds) != (judge.answers["probs"] >= judge.thresholds)  # (N, F)
+    flags = (found["probs"] >= judge.thresholds) != (
+        judge.answers["probs"] >= judge.thresholds
+    )  # (N, F)
     drift = (judge.auroc - score, float(gap.max()), float(gap.mean()), float(flags.mean()))
     return Trial(method, what, path, score, *drift)
 

@@ -1,6 +1,8 @@
-"""In: an exported file and the images of its run. Out: its own thresholds, calibration and test scores.
+"""In: an exported file and the images of its run. Out: its own thresholds, calibration and test
+scores.
 
-A quantised network is another network: what was fitted or measured on the predictions of fp32 does not hold for it.
+A quantised network is another network: what was fitted or measured on the predictions of fp32 does
+not hold for it.
 """
 
 from pathlib import Path
@@ -22,20 +24,32 @@ from lib.metrics.thresholds import apply_thresholds, choose_thresholds
 def remeasure(
     path: Path, films: CalibrationImages, card: dict[str, Any]
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The run's `card` with thresholds, operating points and calibration of the file at `path`, and its test metrics.
+    """The run's `card` with thresholds, operating points and calibration of the file at `path`, and
+    its test metrics.
 
-    Thresholds and calibration are fitted on the file's predictions for the validation images, as a run fits its own.
+    Thresholds and calibration are fitted on the file's predictions for the validation images, as a
+    run fits its own.
     """
     findings = card["findings"]
-    val, test = (expit(run_file(path, images)["logits"].astype(float)) for images in (films.val, films.test))
+    val, test = (
+        expit(run_file(path, images)["logits"].astype(float)) for images in (films.val, films.test)
+    )
     chosen = choose_thresholds(films.val_targets, val, findings, films.prevalence)
     best_f1 = chosen[chosen["rule"] == "f1"]
     cuts = best_f1["threshold"].to_numpy()
-    metrics = evaluate(films.test_targets, test, findings, cuts, list(best_f1["source"]), films.test_patients)
-    metrics = metrics.merge(bootstrap_interval(films.test_targets, test, films.test_patients, findings, cuts))
+    metrics = evaluate(
+        films.test_targets, test, findings, cuts, list(best_f1["source"]), films.test_patients
+    )
+    metrics = metrics.merge(
+        bootstrap_interval(films.test_targets, test, films.test_patients, findings, cuts)
+    )
     points = apply_thresholds(chosen, films.test_targets, test, films.test_patients)
     calibration = fit_calibration(films.val_targets, val, films.val_patients, findings)
-    own = {"thresholds": cuts.tolist(), "operating_points": _records(points), "calibration": calibration.as_card()}
+    own = {
+        "thresholds": cuts.tolist(),
+        "operating_points": _records(points),
+        "calibration": calibration.as_card(),
+    }
     return card | own, _records(metrics)
 
 
@@ -49,8 +63,12 @@ def set_calibration(path: Path, slope: list[float], intercept: list[float]) -> N
         graph.initializer.append(onnx.numpy_helper.from_array(np.array(values, np.float32), name))
     graph.node.extend(
         [
-            onnx.helper.make_node("Mul", ["logits", "own_slope"], ["own_scaled"], name="own_scaled"),
-            onnx.helper.make_node("Add", ["own_scaled", "own_intercept"], ["own_shifted"], name="own_shifted"),
+            onnx.helper.make_node(
+                "Mul", ["logits", "own_slope"], ["own_scaled"], name="own_scaled"
+            ),
+            onnx.helper.make_node(
+                "Add", ["own_scaled", "own_intercept"], ["own_shifted"], name="own_shifted"
+            ),
             onnx.helper.make_node("Sigmoid", ["own_shifted"], ["probs"], name="own_probs"),
         ]
     )

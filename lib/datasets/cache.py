@@ -1,8 +1,10 @@
-"""In: a frame of images. Out: a uint8 memory map (N, S, S) on disk, in the frame's order, each image decoded once.
+"""In: a frame of images. Out: a uint8 memory map (N, S, S) on disk, in the frame's order, each
+image decoded once.
 
-A store is known by its content: the ids, paths, sizes and modification times of its files, the size S and the version
-of the decoder. Beside `<S>px-<key>.npy` stand `.index.npz` (what is in each row, and what could not be decoded), a
-`.lock`, and while it is built `.partial` (pixels) and `.done.npz` (which of its rows are safely on disk).
+A store is known by its content: the ids, paths, sizes and modification times of its files, the size
+S and the version of the decoder. Beside `<S>px-<key>.npy` stand `.index.npz` (what is in each row,
+and what could not be decoded), a `.lock`, and while it is built `.partial` (pixels) and `.done.npz`
+(which of its rows are safely on disk).
 """
 
 import os
@@ -44,20 +46,23 @@ def open_cache(
     workers: int | None = None,
     progress: bool = True,
 ) -> np.memmap:
-    """The store of `frame` (columns image, path, source) at `size` pixels per side, built first where it is not there.
+    """The store of `frame` (columns image, path, source) at `size` pixels per side, built first
+    where it is not there.
 
-    Returns a read-only np.memmap (N, size, size) uint8, rows in the frame's order. `folder` is by default what
-    CXR_STORE in the environment names, else REPO_ROOT/.store; `workers` by default one process a core. Building resumes
-    after a kill, takes over what other stores in the folder hold already, and waits where another process builds the
-    same store. Raises DatasetError, listing them all, when images cannot be decoded; `without_undecodable` leaves those
-    out.
+    Returns a read-only np.memmap (N, size, size) uint8, rows in the frame's order. `folder` is by
+    default what CXR_STORE in the environment names, else REPO_ROOT/.store; `workers` by default one
+    process a core. Building resumes after a kill, takes over what other stores in the folder hold
+    already, and waits where another process builds the same store. Raises DatasetError, listing
+    them all, when images cannot be decoded; `without_undecodable` leaves those out.
     """
     path, bad = _build(frame, size, folder, workers, progress)
     if bad:
         images, paths = frame["image"].tolist(), frame["path"].tolist()
         problems = [Problem(paths[row], 0, images[row], _KIND, why) for row, why in bad]
         text = problem_text(", ".join(frame["source"].unique()), problems, len(frame))
-        raise DatasetError(f"{text}\nRepair the files, or leave these rows out and have them listed: on_bad=skip.")
+        raise DatasetError(
+            f"{text}\nRepair the files, or leave these rows out and have them listed: on_bad=skip."
+        )
     with suppress(OSError):  # a shared cache may be there to be read only
         path.with_suffix(".index.npz").touch()  # when it was last used, for `cxr clean`
     return np.load(path, mmap_mode="r")  # (N, S, S)
@@ -71,40 +76,55 @@ def without_undecodable(
     workers: int | None = None,
     progress: bool = True,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """What on_bad='skip' does with broken images: (the frame without them, the bad rows), building the store.
+    """What on_bad='skip' does with broken images: (the frame without them, the bad rows), building
+    the store.
 
-    The bad rows have the columns source, row (0), image, reason of `tables.Dataset.bad_rows`. What was decoded is then
-    the cache of the frame that is returned, and only there. Raises DatasetError when no image is left.
+    The bad rows have the columns source, row (0), image, reason of `tables.Dataset.bad_rows`. What
+    was decoded is then the cache of the frame that is returned, and only there. Raises DatasetError
+    when no image is left.
     """
     bad = _bad_of_moved(frame, size, folder)
     path = None
     if bad is None:
         path, bad = _build(frame, size, folder, workers, progress)
     if len(bad) == len(frame):
-        raise DatasetError(f"none of the {len(frame):,} images can be decoded; {frame['path'].iloc[0]}: {bad[0][1]}")
+        raise DatasetError(
+            f"none of the {len(frame):,} images can be decoded; {frame['path'].iloc[0]}: {bad[0][1]}"
+        )
     kept = np.ones(len(frame), dtype=bool)
     kept[[row for row, _ in bad]] = False
     rest = frame[kept].reset_index(drop=True)
-    if bad and path is not None:  # the pixels move to the cache that will be used; the index says what was broken
+    if (
+        bad and path is not None
+    ):  # the pixels move to the cache that will be used; the index says what was broken
         open_cache(rest, size, folder=folder, workers=workers, progress=progress)
         path.unlink(missing_ok=True)
     return rest, _bad_table(frame, bad)
 
 
 def _bad_of_moved(frame: pd.DataFrame, size: int, folder: Path | None) -> Bad | None:
-    """The broken rows of a cache whose pixels were moved to that of the others; None where there is no such cache."""
+    """The broken rows of a cache whose pixels were moved to that of the others; None where there is
+    no such cache."""
     path = _path(_row_keys(frame, size), size, folder)
     index = path.with_suffix(".index.npz")
     if path.exists() or not index.exists():
         return None
     with np.load(index) as saved:
-        return list(zip(saved["bad_rows"].tolist(), saved["bad_reasons"].tolist(), strict=True)) or None
+        return (
+            list(zip(saved["bad_rows"].tolist(), saved["bad_reasons"].tolist(), strict=True))
+            or None
+        )
 
 
-def decode_problems(frame: pd.DataFrame, *, workers: int | None = None, progress: bool = True) -> pd.DataFrame:
-    """Decode every image of `frame` to its end, keeping nothing: source, row (0), image, reason of those that fail."""
+def decode_problems(
+    frame: pd.DataFrame, *, workers: int | None = None, progress: bool = True
+) -> pd.DataFrame:
+    """Decode every image of `frame` to its end, keeping nothing: source, row (0), image, reason of
+    those that fail."""
     bad: Bad = []
-    with tqdm(total=len(frame), desc="decoding", unit="image", disable=not progress, dynamic_ncols=True) as bar:
+    with tqdm(
+        total=len(frame), desc="decoding", unit="image", disable=not progress, dynamic_ncols=True
+    ) as bar:
 
         def on_chunk(rows: Sequence[int], failed: Bad) -> None:
             bad.extend(failed)
@@ -117,7 +137,9 @@ def decode_problems(frame: pd.DataFrame, *, workers: int | None = None, progress
 def _bad_table(frame: pd.DataFrame, bad: Bad) -> pd.DataFrame:
     """source, row (0: the file itself), image, reason."""
     table = frame.iloc[[row for row, _ in bad]][["source", "image"]]
-    return table.assign(row=0, reason=[f"{_KIND}: {why}" for _, why in bad])[BAD_COLUMNS].reset_index(drop=True)
+    return table.assign(row=0, reason=[f"{_KIND}: {why}" for _, why in bad])[
+        BAD_COLUMNS
+    ].reset_index(drop=True)
 
 
 def _build(
@@ -134,7 +156,9 @@ def _build(
             if not _is_complete(path):  # another process may have built it while this one waited
                 _fill(path, keys, frame["path"].tolist(), size, workers, progress)
     with np.load(path.with_suffix(".index.npz")) as index:
-        return path, list(zip(index["bad_rows"].tolist(), index["bad_reasons"].tolist(), strict=True))
+        return path, list(
+            zip(index["bad_rows"].tolist(), index["bad_reasons"].tolist(), strict=True)
+        )
 
 
 def cache_folder() -> Path:
@@ -143,7 +167,9 @@ def cache_folder() -> Path:
 
 
 def _path(keys: np.ndarray, size: int, folder: Path | None) -> Path:
-    return (folder or cache_folder()) / f"{size}px-{blake2b(keys.tobytes(), digest_size=12).hexdigest()}.npy"
+    return (
+        folder or cache_folder()
+    ) / f"{size}px-{blake2b(keys.tobytes(), digest_size=12).hexdigest()}.npy"
 
 
 def _is_complete(path: Path) -> bool:
@@ -151,7 +177,8 @@ def _is_complete(path: Path) -> bool:
 
 
 def _row_keys(frame: pd.DataFrame, size: int) -> np.ndarray:
-    """(N,) 16-byte digests that change with an image's id, path, size or modification time, S, and the decoder."""
+    """(N,) 16-byte digests that change with an image's id, path, size or modification time, S, and
+    the decoder."""
     keys = []
     for image, path in zip(frame["image"], frame["path"], strict=True):
         stat = os.stat(path)  # noqa: PTH116 - for every image: quick
@@ -160,8 +187,11 @@ def _row_keys(frame: pd.DataFrame, size: int) -> np.ndarray:
     return np.frombuffer(b"".join(keys), dtype="V16")
 
 
-def _fill(path: Path, keys: np.ndarray, paths: list[str], size: int, workers: int | None, progress: bool) -> None:
-    """Decode what is missing into the partial file, then give it its name. One process at a time, under the lock."""
+def _fill(
+    path: Path, keys: np.ndarray, paths: list[str], size: int, workers: int | None, progress: bool
+) -> None:
+    """Decode what is missing into the partial file, then give it its name. One process at a time,
+    under the lock."""
     partial = path.with_suffix(".partial")
     journal = _Journal.of(path)
     if journal is None or not partial.is_file():
@@ -170,7 +200,9 @@ def _fill(path: Path, keys: np.ndarray, paths: list[str], size: int, workers: in
             gigabytes = f"needs {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free there"
             raise DatasetError(f"{path.parent}: the store {gigabytes}")
         np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=(len(keys), size, size))
-        journal = _Journal(path.with_suffix(".done.npz"), partial, np.zeros(len(keys), dtype=np.uint8))
+        journal = _Journal(
+            path.with_suffix(".done.npz"), partial, np.zeros(len(keys), dtype=np.uint8)
+        )
         _take_over(path, partial, keys, size, journal)
     with tqdm(
         total=len(keys), initial=int(np.count_nonzero(journal.state)), desc=f"store {size} px", unit="image",
@@ -185,7 +217,11 @@ def _fill(path: Path, keys: np.ndarray, paths: list[str], size: int, workers: in
             _run(np.flatnonzero(journal.state == 0), paths, size, partial, workers, on_chunk)
         finally:
             journal.save()
-    _write_npz(path.with_suffix(".index.npz"), keys=keys.view(np.uint8).reshape(-1, 16), **journal.bad_arrays())
+    _write_npz(
+        path.with_suffix(".index.npz"),
+        keys=keys.view(np.uint8).reshape(-1, 16),
+        **journal.bad_arrays(),
+    )
     partial.rename(path)
     journal.path.unlink()
 
@@ -198,12 +234,15 @@ def _run(
     workers: int | None,
     on_chunk: Callable[[Sequence[int], Bad], None],
 ) -> None:
-    """Decode `rows` of `paths` and hand each finished chunk to `on_chunk`; in worker processes where that pays."""
+    """Decode `rows` of `paths` and hand each finished chunk to `on_chunk`; in worker processes
+    where that pays."""
     if workers is None:
         workers = available_cores()
     chunks = [rows[start : start + _CHUNK].tolist() for start in range(0, len(rows), _CHUNK)]
     offset = np.load(target, mmap_mode="r").offset if target is not None else 0
-    work = partial_call(decode_chunk, size=size, target=None if target is None else str(target), offset=offset)
+    work = partial_call(
+        decode_chunk, size=size, target=None if target is None else str(target), offset=offset
+    )
     while chunks:
         started = time.perf_counter()
         chunk = chunks.pop(0)
@@ -212,9 +251,13 @@ def _run(
             break
     if not chunks:
         return
-    pool = ProcessPoolExecutor(min(workers, len(chunks)), get_context("spawn"), initializer=start_worker)
+    pool = ProcessPoolExecutor(
+        min(workers, len(chunks)), get_context("spawn"), initializer=start_worker
+    )
     try:
-        futures = {pool.submit(work, chunk, [paths[row] for row in chunk]): chunk for chunk in chunks}
+        futures = {
+            pool.submit(work, chunk, [paths[row] for row in chunk]): chunk for chunk in chunks
+        }
         for future in as_completed(futures):
             on_chunk(futures.pop(future), future.result())
     except BrokenProcessPool as error:
@@ -227,7 +270,8 @@ def _run(
 
 
 def _take_over(path: Path, partial: Path, keys: np.ndarray, size: int, journal: "_Journal") -> None:
-    """Copy the rows that other complete stores of this folder hold already, and what they know to be broken."""
+    """Copy the rows that other complete stores of this folder hold already, and what they know to
+    be broken."""
     wanted = {key.tobytes(): row for row, key in enumerate(keys)}
     pixels = np.load(partial, mmap_mode="r+")
     for index in sorted(path.parent.glob(f"{size}px-*.index.npz")):
@@ -235,17 +279,23 @@ def _take_over(path: Path, partial: Path, keys: np.ndarray, size: int, journal: 
         if not wanted or not other.is_file():
             continue
         with np.load(index) as saved:
-            found, broken = (
-                saved["keys"],
-                dict(zip(saved["bad_rows"].tolist(), saved["bad_reasons"].tolist(), strict=True)),
+            found = saved["keys"]
+            broken = dict(
+                zip(saved["bad_rows"].tolist(), saved["bad_reasons"].tolist(), strict=True)
             )
-        pairs = [(wanted.pop(k), r) for r, k in enumerate(map(bytes, found)) if k in wanted]
+        pairs = []
+        for row, key in enumerate(map(bytes, found)):
+            if key in wanted:
+                pairs.append((wanted.pop(key), row))
         source = np.load(other, mmap_mode="r")
         for start in range(0, len(pairs), 256):
             here, there = np.array(pairs[start : start + 256]).T
             pixels[here] = source[there]
         pixels.flush()
-        journal.note([here for here, _ in pairs], [(here, broken[there]) for here, there in pairs if there in broken])
+        journal.note(
+            [here for here, _ in pairs],
+            [(here, broken[there]) for here, there in pairs if there in broken],
+        )
     journal.save()
 
 

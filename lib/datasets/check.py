@@ -1,4 +1,5 @@
-"""In: a dataset folder. Out: a `FolderReport`: layout, images, patients, findings, and every problem, as text."""
+"""In: a dataset folder. Out: a `FolderReport`: layout, images, patients, findings, and every
+problem, as text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ COMPARED_AT = 64  # pixels per side at which copies are looked for
 
 @dataclass(frozen=True)
 class FolderReport:
-    """What is in a folder. `counts` (14 rows): positives, negatives, not annotated; `problems` as Dataset.bad_rows.
+    """What is in a folder. `counts` (14 rows): positives, negatives, not annotated; `problems` as
+    Dataset.bad_rows.
 
     `failure` says why the folder could not be read at all; then nothing else is known.
     """
@@ -51,12 +53,17 @@ class FolderReport:
             f"{len(self.problems):,} problems" if len(self.problems) else "no problems",
         ]
         for source, row, image, reason in self.problems.itertuples(index=False):
-            lines.append(f"  {source}{f' row {row}' if row else ''}: {image or '(no name)'}: {reason}")
+            lines.append(
+                f"  {source}{f' row {row}' if row else ''}: {image or '(no name)'}: {reason}"
+            )
         return "\n".join(lines)
 
 
-def check_folder(folder: Path | str, *, workers: int | None = None, progress: bool = True) -> FolderReport:
-    """Read a folder and decode every image in it; nothing is raised for what is wrong with it, `ok` says so."""
+def check_folder(
+    folder: Path | str, *, workers: int | None = None, progress: bool = True
+) -> FolderReport:
+    """Read a folder and decode every image in it; nothing is raised for what is wrong with it, `ok`
+    says so."""
     folder = Path(folder).expanduser().absolute()
     try:
         dataset = read_dataset([folder], on_bad="skip")
@@ -65,7 +72,9 @@ def check_folder(folder: Path | str, *, workers: int | None = None, progress: bo
     undecodable = decode_problems(dataset.frame, workers=workers, progress=progress)
     frame = dataset.frame[~dataset.frame["image"].isin(undecodable["image"])]
     copies = (
-        duplicates_text(frame, open_cache(frame, COMPARED_AT, workers=workers, progress=progress)) if len(frame) else ()
+        duplicates_text(frame, open_cache(frame, COMPARED_AT, workers=workers, progress=progress))
+        if len(frame)
+        else ()
     )
     return FolderReport(
         folder=folder,
@@ -79,7 +88,8 @@ def check_folder(folder: Path | str, *, workers: int | None = None, progress: bo
 
 
 def check_overlap(folders: Sequence[Path]) -> str:
-    """What each of several folders adds beyond the others: images, patients and labels; a warning where none."""
+    """What each of several folders adds beyond the others: images, patients and labels; a warning
+    where none."""
     frames = {folder: read_dataset([folder], on_bad="skip").frame for folder in folders}
     lines = []
     for folder, frame in frames.items():
@@ -87,9 +97,13 @@ def check_overlap(folders: Sequence[Path]) -> str:
         images = len(set(frame["image"]) - set(others["image"]))
         patients = len(set(frame["patient"]) - set(others["patient"]))
         labels = len(_labels(frame).difference(_labels(others)))
-        lines.append(f"{folder} adds {images:,} images, {patients:,} patients and {labels:,} labels beyond the others")
+        lines.append(
+            f"{folder} adds {images:,} images, {patients:,} patients and {labels:,} labels beyond the others"
+        )
         if not images:
-            lines.append(f"warning: all images of {folder} are in the others: a stage trained on it sees no new image")
+            lines.append(
+                f"warning: all images of {folder} are in the others: a stage trained on it sees no new image"
+            )
     return "\n".join(lines)
 
 
@@ -100,10 +114,18 @@ def _labels(frame: pd.DataFrame) -> pd.Index:
 
 def _counts(frame: pd.DataFrame) -> pd.DataFrame:
     targets = frame[list(FINDINGS)]
-    counts = {"present": (targets == 1).sum(), "absent": (targets == 0).sum(), "not annotated": targets.isna().sum()}
+    counts = {
+        "present": (targets == 1).sum(),
+        "absent": (targets == 0).sum(),
+        "not annotated": targets.isna().sum(),
+    }
     return pd.DataFrame(counts)
 
 
 def _parts(dataset: Dataset) -> tuple[str, ...]:
     counts = dataset.frame["official"].value_counts()
-    return (f"official lists: {', '.join(f'{part} {n:,}' for part, n in counts.items())}",) if len(counts) else ()
+    return (
+        (f"official lists: {', '.join(f'{part} {n:,}' for part, n in counts.items())}",)
+        if len(counts)
+        else ()
+    )

@@ -1,6 +1,8 @@
-"""In: the decoded images (N, S, S) uint8 and their splits. Out: pairs of identical or nearly identical images.
+"""In: the decoded images (N, S, S) uint8 and their splits. Out: pairs of identical or nearly
+identical images.
 
-Images are summarised by 8 x 8 differences (a perceptual hash); those that share a quarter of it are compared by pixel.
+Images are summarised by 8 x 8 differences (a perceptual hash); those that share a quarter of it are
+compared by pixel.
 """
 
 import warnings
@@ -17,18 +19,22 @@ LEAST_CONTRAST = 2.0  # standard deviation in grey levels; a blank image identif
 
 
 def duplicate_pairs(images: np.ndarray) -> np.ndarray:
-    """Pairs of rows of `images` (N, S, S) uint8 that are the same radiograph, first < second: (P, 2) int."""
+    """Pairs of rows of `images` (N, S, S) uint8 that are the same radiograph, first < second: (P,
+    2) int."""
     hashes, contrast = _summaries(images)
-    pairs = [_candidates(hashes[:, part], contrast > LEAST_CONTRAST) for part in range(hashes.shape[1])]
+    pairs = [
+        _candidates(hashes[:, part], contrast > LEAST_CONTRAST) for part in range(hashes.shape[1])
+    ]
     found = np.unique(np.concatenate(pairs), axis=0)
     return found[_same(images, found)]
 
 
 def check_duplicates(frame: pd.DataFrame, images: np.ndarray) -> None:
-    """Raise SplitError where one radiograph of two patients stands in two of train, val and test; else warn of copies.
+    """Raise SplitError where one radiograph of two patients stands in two of train, val and test;
+    else warn of copies.
 
-    frame: columns image, patient and split, in the order of `images`. Copies of one patient are in two splits only
-    where validation is chosen by image, which has patients in both anyway.
+    frame: columns image, patient and split, in the order of `images`. Copies of one patient are in
+    two splits only where validation is chosen by image, which has patients in both anyway.
     """
     pairs = duplicate_pairs(images)
     splits = frame["split"].replace("submit", "test").to_numpy(str)[pairs]  # (P, 2)
@@ -42,11 +48,15 @@ def check_duplicates(frame: pd.DataFrame, images: np.ndarray) -> None:
             "Remove one image of each pair, or list both under one Patient ID."
         )
     if len(within):
-        warnings.warn(f"{len(within):,} pairs of images are the same radiograph: {_names(frame, within)}", stacklevel=2)
+        warnings.warn(
+            f"{len(within):,} pairs of images are the same radiograph: {_names(frame, within)}",
+            stacklevel=2,
+        )
 
 
 def duplicates_text(frame: pd.DataFrame, images: np.ndarray) -> tuple[str, ...]:
-    """A sentence that names copies, or nothing. frame: columns image and patient, in the order of `images`."""
+    """A sentence that names copies, or nothing. frame: columns image and patient, in the order of
+    `images`."""
     pairs = duplicate_pairs(images)
     named = _names(frame.assign(split=frame["patient"]), pairs)
     text = f"{len(pairs):,} pairs of images are the same radiograph (with their patients): {named}"
@@ -85,8 +95,9 @@ def _same(images: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     """Whether the pixels of each pair agree: (P,) bool."""
     same = np.zeros(len(pairs), bool)
     for start in range(0, len(pairs), CHUNK):
-        first, second = (images[pairs[start : start + CHUNK, side]].astype(np.int16) for side in (0, 1))
-        same[start : start + CHUNK] = np.abs(first - second).mean(axis=(1, 2)) <= LARGEST_DIFFERENCE
+        chunk = images[pairs[start : start + CHUNK]].astype(np.int16)  # (P, 2, H, W)
+        difference = np.abs(chunk[:, 0] - chunk[:, 1]).mean(axis=(1, 2))
+        same[start : start + CHUNK] = difference <= LARGEST_DIFFERENCE
     return same
 
 

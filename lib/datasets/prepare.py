@@ -1,4 +1,5 @@
-"""In: a config and its run's folder. Out: `PreparedData`: the dataset, the split of every image, the pixels."""
+"""In: a config and its run's folder. Out: `PreparedData`: the dataset, the split of every image,
+the pixels."""
 
 import hashlib
 import time
@@ -25,7 +26,8 @@ from lib.phantoms.write import write_phantoms
 
 @dataclass(frozen=True)
 class PreparedData:
-    """What a run works on: `frame` is the dataset's with a column `split`; `store` (N, S, S) uint8 in its order."""
+    """What a run works on: `frame` is the dataset's with a column `split`; `store` (N, S, S) uint8
+    in its order."""
 
     data: Dataset
     frame: pd.DataFrame
@@ -44,11 +46,13 @@ class PreparedData:
 
 
 def prepare_data(config: Config, folder: Path) -> PreparedData:
-    """Reads, splits and decodes what `config` names; writes `splits.csv` and `bad_rows.csv` into the run's `folder`.
+    """Reads, splits and decodes what `config` names; writes `splits.csv` and `bad_rows.csv` into
+    the run's `folder`.
 
-    The phantoms are drawn first where `data_root` asks for them and they are not there. Raises DatasetError and
-    SplitError, also when an earlier stage of `init_from` trained, or chose its epoch, on what is held out here,
-    or when one radiograph stands in two splits under the names of two patients.
+    The phantoms are drawn first where `data_root` asks for them and they are not there. Raises
+    DatasetError and SplitError, also when an earlier stage of `init_from` trained, or chose its
+    epoch, on what is held out here, or when one radiograph stands in two splits under the names of
+    two patients.
     """
     data, frame, bad_rows = read_rows(config)
     frame = frame.assign(split=split_rows(frame, config))
@@ -64,7 +68,8 @@ def prepare_data(config: Config, folder: Path) -> PreparedData:
 
 
 def read_rows(config: Config) -> tuple[Dataset, pd.DataFrame, pd.DataFrame]:
-    """The dataset that `config` names, its rows that can be used, and those that cannot; missing phantoms are drawn."""
+    """The dataset that `config` names, its rows that can be used, and those that cannot; missing
+    phantoms are drawn."""
     root = resolve(config.data_root)
     if config.data_root == PHANTOMS and not root.exists():
         write_phantoms(root)
@@ -80,34 +85,43 @@ def split_rows(frame: pd.DataFrame, config: Config) -> pd.Series:
     """`assign_splits` of a dataset's rows, with what `config.hold_out` names left out."""
     if not config.hold_out:
         return assign_splits(frame, config)
-    return assign_splits(frame, config, held_out(read_dataset(config.held_out_folders, on_bad="skip").frame, config))
+    return assign_splits(
+        frame, config, held_out(read_dataset(config.held_out_folders, on_bad="skip").frame, config)
+    )
 
 
 def held_out(frame: pd.DataFrame, config: Config) -> pd.DataFrame:
-    """The rows of a later stage with their splits, which it chooses by this config's seed and fractions.
+    """The rows of a later stage with their splits, which it chooses by this config's seed and
+    fractions.
 
     All findings count: a stage of some of them tests on these patients or on fewer.
     """
     later = config.model_copy(update={"findings": FINDINGS, "hold_out": ()})
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the later stage itself warns of what is odd about its splits
+        warnings.simplefilter(
+            "ignore"
+        )  # the later stage itself warns of what is odd about its splits
         return frame.assign(split=assign_splits(frame, later))
 
 
 def load_images(data: Dataset, images: Sequence[str], size: int) -> np.ndarray:
-    """Some films of a dataset by their ids, decoded anew: (N, size, size) uint8; raises KeyError for an unknown id."""
+    """Some films of a dataset by their ids, decoded anew: (N, size, size) uint8; raises KeyError
+    for an unknown id."""
     paths = data.frame.set_index("image")["path"].loc[list(images)]
     films = [decode_grey(str(path), size) for path in paths]
     return np.stack(films) if films else np.zeros((0, size, size), np.uint8)
 
 
 def _drop_stale_checkpoint(folder: Path, fingerprint: str) -> None:
-    """Sets aside the checkpoint of a broken run whose images, labels or splits were others: it is not continued."""
+    """Sets aside the checkpoint of a broken run whose images, labels or splits were others: it is
+    not continued."""
     known, checkpoint = folder / "data.json", folder / "last.ckpt"
     if known.exists() and checkpoint.exists() and read_json(known)["fingerprint"] != fingerprint:
         stamp = time.strftime("%Y%m%dT%H%M%S")
         aside = checkpoint.rename(checkpoint.with_name(f"{checkpoint.name}.of_other_data-{stamp}"))
-        print(f"the data changed since this run began: it begins anew, and its old checkpoint is kept in {aside}")
+        print(
+            f"the data changed since this run began: it begins anew, and its old checkpoint is kept in {aside}"
+        )
 
 
 def earlier_stages(config: Config) -> list[Path]:
@@ -124,13 +138,17 @@ def earlier_stages(config: Config) -> list[Path]:
 
 
 def describe_data(films: PreparedData, loaders: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What the record says of the data: layouts, phantom or not, rows left out, counts per split, fingerprint.
+    """What the record says of the data: layouts, phantom or not, rows left out, counts per split,
+    fingerprint.
 
-    `loaders`, of `make_loaders`, say how many images of each split are annotated and used. A fingerprint changes with
-    any image id, split or label; runs compare when their `test_fingerprint` is the same.
+    `loaders`, of `make_loaders`, say how many images of each split are annotated and used. A
+    fingerprint changes with any image id, split or label; runs compare when their
+    `test_fingerprint` is the same.
     """
     frame = films.frame
-    used = {"used": {split: len(loader.rows) for split, loader in loaders.items()}} if loaders else {}
+    used = (
+        {"used": {split: len(loader.rows) for split, loader in loaders.items()}} if loaders else {}
+    )
     return {
         **used,
         "layouts": films.data.layouts,
@@ -146,7 +164,8 @@ def describe_data(films: PreparedData, loaders: Mapping[str, Any] | None = None)
 
 
 def data_fingerprint(config: Config) -> str:
-    """The fingerprint that a run of `config` would record: of the image ids, labels and splits. Decodes no image."""
+    """The fingerprint that a run of `config` would record: of the image ids, labels and splits.
+    Decodes no image."""
     _, frame, _ = read_rows(config)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the run itself says what is odd about its splits

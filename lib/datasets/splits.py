@@ -1,4 +1,5 @@
-"""In: a frame of images (`datasets.tables`) and a Config. Out: the split of each row, by patient; checks for leaks."""
+"""In: a frame of images (`datasets.tables`) and a Config. Out: the split of each row, by patient;
+checks for leaks."""
 
 import warnings
 from collections.abc import Iterable, Sequence
@@ -10,38 +11,55 @@ from lib.config import FINDINGS, Config
 from lib.exceptions import SplitError
 
 SPLITS = ("train", "val", "test", "submit", "excluded")
-"""What a row can be for. submit: official test images without labels; excluded: other images of test patients."""
+"""What a row can be for. submit: official test images without labels; excluded: other images of
+test patients."""
 TEST_SEED = 0  # of the test patients that no official list names: all runs are tested on the same
 
 
-def assign_splits(frame: pd.DataFrame, config: Config, later: pd.DataFrame | None = None) -> pd.Series:
+def assign_splits(
+    frame: pd.DataFrame, config: Config, later: pd.DataFrame | None = None
+) -> pd.Series:
     """The split of each row: a Series named 'split' of SPLITS, with the frame's index.
 
-    Official test images are 'test' ('submit' without a label); other images of their patients are 'excluded' in every
-    source, never trained on. Where no official test image is labelled, or those leave out a finding of the config that
-    other images know, `test_fraction` of the patients whom no official list names are 'test' too, the same patients for
-    every seed, so that seeds compare. Of the rest `val_fraction` are 'val'. The choice depends on the seed and the
-    patient's id alone, without the population, so that a patient who is validation in one stage is validation in every
-    stage of that seed, whatever else the data hold.
-    With config.split_by == 'image' validation is chosen by image, as the published method does: patients who train
-    validate too, so that validation flatters. The test stays by patient: nobody in it is ever trained on.
+    Official test images are 'test' ('submit' without a label); other images of their patients are
+    'excluded' in every source, never trained on. Where no official test image is labelled, or those
+    leave out a finding of the config that other images know, `test_fraction` of the patients whom
+    no official list names are 'test' too, the same patients for every seed, so that seeds compare.
+    Of the rest `val_fraction` are 'val'. The choice depends on the seed and the patient's id alone,
+    without the population, so that a patient who is validation in one stage is validation in every
+    stage of that seed, whatever else the data hold. With config.split_by == 'image' validation is
+    chosen by image, as the published method does: patients who train validate too, so that
+    validation flatters. The test stays by patient: nobody in it is ever trained on.
 
-    later: image, patient and split of what `config.hold_out` names. What would leak into it is 'excluded' here.
+    later: image, patient and split of what `config.hold_out` names. What would leak into it is
+    'excluded' here.
 
-    Raises SplitError when train or val would be empty; warns (UserWarning) of excluded rows, and of findings that
-    have no positive image in a split.
+    Raises SplitError when train or val would be empty; warns (UserWarning) of excluded rows, and of
+    findings that have no positive image in a split.
     """
     by = "patient" if config.split_by == "patient" else "image"
     official = frame["official"].eq("test").fillna(False).astype(bool)
     labelled = frame[list(FINDINGS)].notna().any(axis=1)
     reserved = set(frame.loc[official, "patient"])
     whole = _covers(frame, official, config.findings)
-    listed = set(frame.loc[frame["official"].notna(), "patient"]) if (official & labelled).any() else set()
+    listed = (
+        set(frame.loc[frame["official"].notna(), "patient"])
+        if (official & labelled).any()
+        else set()
+    )
     test_fraction = 0.0 if whole else config.test_fraction
     units = set(frame["patient"]) - listed
-    tested = {unit for unit in units if unit_hash(TEST_SEED, "test", patient_id(unit)) < test_fraction}
-    named = {unit: patient_id(unit) if by == "patient" else str(unit) for unit in frame[by].unique()}
-    val = {unit for unit, name in named.items() if unit_hash(config.seed, "val", name) < config.val_fraction}
+    tested = {
+        unit for unit in units if unit_hash(TEST_SEED, "test", patient_id(unit)) < test_fraction
+    }
+    named = {
+        unit: patient_id(unit) if by == "patient" else str(unit) for unit in frame[by].unique()
+    }
+    val = {
+        unit
+        for unit, name in named.items()
+        if unit_hash(config.seed, "val", name) < config.val_fraction
+    }
     split = frame[by].isin(val).map({True: "val", False: "train"}).astype("str").rename("split")
     split[frame["patient"].isin(tested)] = "test"
     split[frame["patient"].isin(reserved)] = "excluded"
@@ -52,7 +70,9 @@ def assign_splits(frame: pd.DataFrame, config: Config, later: pd.DataFrame | Non
     check_leaks(frame.assign(split=split), by)
     for part in ("train", "val"):
         if not (split == part).any():
-            fractions = f"val_fraction {config.val_fraction:.3g}, test_fraction {config.test_fraction:.3g}"
+            fractions = (
+                f"val_fraction {config.val_fraction:.3g}, test_fraction {config.test_fraction:.3g}"
+            )
             raise SplitError(
                 f"no image is left for {part}: {len(frame):,} images, {frame[by].nunique():,} {by}s, "
                 f"seed {config.seed}, {fractions}. Use more data, another seed, or other fractions."
@@ -63,48 +83,67 @@ def assign_splits(frame: pd.DataFrame, config: Config, later: pd.DataFrame | Non
 
 
 def _covers(frame: pd.DataFrame, official: pd.Series, findings: Sequence[str]) -> bool:
-    """Whether the official test images annotate every one of `findings` that any image annotates."""
+    """Whether the official test images annotate every one of `findings` that any image
+    annotates."""
     known = frame[list(findings)].notna()
     return bool(known[official].any()[known.any()].all()) and bool(known[official].any().any())
 
 
 def patient_id(patient: str) -> str:
-    """The id of a patient without the population; splits are chosen by it, whatever the population is called."""
+    """The id of a patient without the population; splits are chosen by it, whatever the population
+    is called."""
     return str(patient).partition(":")[2] or str(patient)
 
 
 def unit_hash(seed: int, purpose: str, unit: str) -> float:
-    """A number in [0, 1) that depends on nothing but its arguments: the first 53 bits of their BLAKE2b digest."""
+    """A number in [0, 1) that depends on nothing but its arguments: the first 53 bits of their
+    BLAKE2b digest."""
     digest = blake2b(f"{seed}\0{purpose}\0{unit}".encode(), digest_size=8).digest()
     return (int.from_bytes(digest, "big") >> 11) / 2**53
 
 
-def split_counts(frame: pd.DataFrame, split: pd.Series, findings: Sequence[str] = FINDINGS) -> pd.DataFrame:
+def split_counts(
+    frame: pd.DataFrame, split: pd.Series, findings: Sequence[str] = FINDINGS
+) -> pd.DataFrame:
     """One row per split that occurs: images, patients, then the positives of each finding."""
     rows = {}
     for part in SPLITS:
         if (here := (split == part).to_numpy()).any():
             positives = (frame.loc[here, list(findings)] == 1).sum()
-            rows[part] = {"images": int(here.sum()), "patients": frame.loc[here, "patient"].nunique(), **positives}
+            rows[part] = {
+                "images": int(here.sum()),
+                "patients": frame.loc[here, "patient"].nunique(),
+                **positives,
+            }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("split")
 
 
-def split_notes(frame: pd.DataFrame, split: pd.Series, findings: Sequence[str] = FINDINGS) -> list[str]:
-    """Sentences about what is odd: excluded rows, and annotated findings without a positive in train, val or test."""
+def split_notes(
+    frame: pd.DataFrame, split: pd.Series, findings: Sequence[str] = FINDINGS
+) -> list[str]:
+    """Sentences about what is odd: excluded rows, and annotated findings without a positive in
+    train, val or test."""
     notes = []
     if excluded := int((split == "excluded").sum()):
         patients = frame.loc[(split == "excluded").to_numpy(), "patient"].nunique()
-        notes.append(f"{excluded:,} images of {patients:,} patients of an official test list or hold_out are left out")
+        notes.append(
+            f"{excluded:,} images of {patients:,} patients of an official test list or hold_out are left out"
+        )
     counts = split_counts(frame, split, findings)
     known = [name for name in findings if (frame[name] == 1).any()]
     for part in ("train", "val", "test"):
-        if part in counts.index and (lacking := [name for name in known if counts.loc[part, name] == 0]):
-            notes.append(f"no positive image in {part} for {', '.join(lacking)}: its metrics will be missing there")
+        if part in counts.index and (
+            lacking := [name for name in known if counts.loc[part, name] == 0]
+        ):
+            notes.append(
+                f"no positive image in {part} for {', '.join(lacking)}: its metrics will be missing there"
+            )
     return notes
 
 
 def check_leaks(frame: pd.DataFrame, by: str = "patient") -> None:
-    """Raise SplitError when a `by` (patient or image) of `frame`, with its column 'split', stands in two splits.
+    """Raise SplitError when a `by` (patient or image) of `frame`, with its column 'split', stands
+    in two splits.
 
     Rows 'excluded' do not count; 'submit' counts as 'test'.
     """
@@ -112,18 +151,26 @@ def check_leaks(frame: pd.DataFrame, by: str = "patient") -> None:
     strange = set(used["split"]) - set(SPLITS)
     if strange:
         raise SplitError(f"unknown splits {sorted(strange)}; they are {', '.join(SPLITS)}")
-    parts = used["split"].replace("submit", "test").groupby(used[by]).agg(lambda s: "+".join(sorted(set(s))))
+    parts = (
+        used["split"]
+        .replace("submit", "test")
+        .groupby(used[by])
+        .agg(lambda s: "+".join(sorted(set(s))))
+    )
     leaks = parts[parts.str.contains("+", regex=False)]
     if len(leaks):
-        raise SplitError(f"{len(leaks):,} {by}s stand in two splits: {_names(f'{u} ({p})' for u, p in leaks.items())}")
+        raise SplitError(
+            f"{len(leaks):,} {by}s stand in two splits: {_names(f'{u} ({p})' for u, p in leaks.items())}"
+        )
 
 
 def leaking(earlier: pd.DataFrame, later: pd.DataFrame, by: str = "patient") -> pd.Series:
     """Which rows of an earlier stage leak into a later one: True or False per row of `earlier`.
 
-    What the later stage tests on must not have trained the earlier one nor chosen its epoch; what validates the later
-    stage must not have trained the earlier one. The test is by patient, validation by `by`. Both frames have the
-    columns image, patient and split. Patients of a file without populations compare by their ids.
+    What the later stage tests on must not have trained the earlier one nor chosen its epoch; what
+    validates the later stage must not have trained the earlier one. The test is by patient,
+    validation by `by`. Both frames have the columns image, patient and split. Patients of a file
+    without populations compare by their ids.
     """
     tested = _keys(later[later["split"].isin(["test", "submit"])], "patient", earlier)
     validated = _keys(later[later["split"] == "val"], by, earlier)
@@ -133,14 +180,18 @@ def leaking(earlier: pd.DataFrame, later: pd.DataFrame, by: str = "patient") -> 
 
 
 def _keys(frame: pd.DataFrame, by: str, other: pd.DataFrame) -> pd.Series:
-    """A column as text, without the populations where either frame was written before there were any."""
+    """A column as text, without the populations where either frame was written before there were
+    any."""
     keys = frame[by].astype("str")
-    named = all(one["patient"].astype("str").str.contains(":", regex=False).all() for one in (frame, other))
+    named = all(
+        one["patient"].astype("str").str.contains(":", regex=False).all() for one in (frame, other)
+    )
     return keys if named or by == "image" else keys.map(patient_id).astype("str")
 
 
 def check_inherited(earlier: pd.DataFrame, frame: pd.DataFrame, by: str = "patient") -> None:
-    """Raise SplitError when an earlier stage trained on, or chose its epoch by, what this stage holds out.
+    """Raise SplitError when an earlier stage trained on, or chose its epoch by, what this stage
+    holds out.
 
     earlier: the earlier stage's image, patient and split; frame: this stage's. See `leaking`.
     """

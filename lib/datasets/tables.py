@@ -1,6 +1,8 @@
-"""In: dataset folders in any of five layouts. Out: a `Dataset`: one frame of images, patients and findings (1, 0, NaN).
+"""In: dataset folders in any of five layouts. Out: a `Dataset`: one frame of images, patients and
+findings (1, 0, NaN).
 
-Nothing is dropped silently: every row that cannot be used is named in one DatasetError or, when asked, in `bad_rows`.
+Nothing is dropped silently: every row that cannot be used is named in one DatasetError or, when
+asked, in `bad_rows`.
 """
 
 import math
@@ -22,7 +24,13 @@ from lib.exceptions import DatasetError
 BAD_COLUMNS = ["source", "row", "image", "reason"]
 BOX_COLUMNS = ["image", "finding", "x", "y", "w", "h"]
 _TEXT_COLUMNS = ["image", "path", "patient", "age", "sex", "view", "source", "official"]
-_SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"II*\x00", b"MM\x00*")  # PNG JPEG BMP TIFF TIFF
+_SIGNATURES = (
+    b"\x89PNG\r\n\x1a\n",
+    b"\xff\xd8\xff",
+    b"BM",
+    b"II*\x00",
+    b"MM\x00*",
+)  # PNG JPEG BMP TIFF TIFF
 _OLDEST = 120  # years; a few ages of the NIH table are above 400
 _AGE = re.compile(r"^(-?\d+(?:\.\d+)?)\s*([YMWD]?)$", re.IGNORECASE)
 _UNITS_A_YEAR = {"": 1.0, "Y": 1.0, "M": 12.0, "W": 52.18, "D": 365.25}
@@ -30,7 +38,8 @@ _UNITS_A_YEAR = {"": 1.0, "Y": 1.0, "M": 12.0, "W": 52.18, "D": 365.25}
 
 @dataclass(frozen=True)
 class Rows:
-    """One folder, checked: `frame` and `boxes` hold only what can be used, `bad` the rest with the reasons.
+    """One folder, checked: `frame` and `boxes` hold only what can be used, `bad` the rest with the
+    reasons.
 
     `error` is the paragraph about the bad rows, empty where there are none.
     """
@@ -44,34 +53,45 @@ class Rows:
 
 
 def check_rows(listing: Listing, source: str) -> Rows:
-    """The rows of a listing as a frame (columns as in `lib.datasets.tables.Dataset`) and what is wrong with the others.
+    """The rows of a listing as a frame (columns as in `lib.datasets.tables.Dataset`) and what is
+    wrong with the others.
 
-    Of rows that list the same image alike the first is kept; of rows that contradict each other none.
+    Of rows that list the same image alike the first is kept; of rows that contradict each other
+    none.
     """
     problems = [*listing.problems, *_bad_rows(listing), *_bad_files(listing.rows)]
     labels = {text: parse_labels(text)[0] for text in {row.labels for row in listing.rows}}
     records, notes = _records(listing.rows, source)
     text = dict.fromkeys(_TEXT_COLUMNS, pd.StringDtype(na_value=np.nan)) | {"age": float}
     frame = pd.DataFrame(records, columns=_TEXT_COLUMNS).astype(text)
-    targets = pd.DataFrame(_targets([labels[row.labels] for row in listing.rows], listing.complete), columns=FINDINGS)
+    targets = pd.DataFrame(
+        _targets([labels[row.labels] for row in listing.rows], listing.complete), columns=FINDINGS
+    )
     bad = {(p.table, p.row, p.image) for p in problems}
-    good = np.array([(row.table, row.row, row.image) not in bad for row in listing.rows], dtype=bool)
+    good = np.array(
+        [(row.table, row.row, row.image) not in bad for row in listing.rows], dtype=bool
+    )
     unlabelled = np.array([row.labels is None for row in listing.rows], dtype=bool)
     boxes, bad_boxes = _read_boxes(listing, set(frame["image"]))
     problems += bad_boxes
-    reasons = [(source, p.row, p.image, p.kind + (f": {p.detail}" if p.detail else "")) for p in problems]
+    reasons = [
+        (source, p.row, p.image, p.kind + (f": {p.detail}" if p.detail else "")) for p in problems
+    ]
     return Rows(
         frame=pd.concat([frame, targets], axis=1)[good].reset_index(drop=True),
         bad=pd.DataFrame(reasons, columns=BAD_COLUMNS),
         boxes=boxes[boxes["image"].isin(frame["image"][good])].reset_index(drop=True),
         submission=frame["image"][good & unlabelled].tolist(),
         notes=listing.notes + notes,
-        error=problem_text(source, problems, len(listing.rows), listing.looked_in) if problems else "",
+        error=problem_text(source, problems, len(listing.rows), listing.looked_in)
+        if problems
+        else "",
     )
 
 
 def patient_of(image: str, listed: str | None = None) -> str | None:
-    """The patient as listed, else from an NIH file name, else None; '00000506', '506' and '506.0' are all '506'."""
+    """The patient as listed, else from an NIH file name, else None; '00000506', '506' and '506.0'
+    are all '506'."""
     if listed:
         return str(int(float(listed))) if re.fullmatch(r"\d{1,15}(\.0+)?", listed) else listed
     match = NIH_NAME.match(image)
@@ -79,7 +99,8 @@ def patient_of(image: str, listed: str | None = None) -> str | None:
 
 
 def parse_labels(text: str | None) -> tuple[frozenset[str] | None, str, str]:
-    """'Mass|Nodule' -> (its findings, '', ''); None for no label; with a kind and a detail where it is wrong."""
+    """'Mass|Nodule' -> (its findings, '', ''); None for no label; with a kind and a detail where it
+    is wrong."""
     if text is None:
         return None, "", ""
     names = [canonical_finding(part) for part in text.split("|")]
@@ -91,27 +112,40 @@ def parse_labels(text: str | None) -> tuple[frozenset[str] | None, str, str]:
     return frozenset(name for name in names if name and name != NO_FINDING), "", ""
 
 
-def problem_text(source: str, problems: Sequence[Problem], n_rows: int, looked_in: Sequence[str] = ()) -> str:
-    """The paragraph of an error: how many of each kind of problem, each with its first three examples."""
+def problem_text(
+    source: str, problems: Sequence[Problem], n_rows: int, looked_in: Sequence[str] = ()
+) -> str:
+    """The paragraph of an error: how many of each kind of problem, each with its first three
+    examples."""
     kinds: dict[str, list[Problem]] = {}
     for problem in problems:
         kinds.setdefault(problem.kind, []).append(problem)
-    lines = [f"{source}: {len({(p.table, p.row, p.image) for p in problems}):,} of {n_rows:,} rows cannot be used"]
+    lines = [
+        f"{source}: {len({(p.table, p.row, p.image) for p in problems}):,} of {n_rows:,} rows cannot be used"
+    ]
     for kind, members in sorted(kinds.items(), key=lambda item: -len(item[1])):
         text = f"{len(members):,} x {kind}"
         if kind == "missing file":
             tables = ", ".join(dict.fromkeys(p.table for p in members))
             some = f"{len(members):,} of the {n_rows:,} images listed in {tables} are not there"
-            text = f"none of the {n_rows:,} images listed in {tables} is there" if len(members) == n_rows else some
+            text = (
+                f"none of the {n_rows:,} images listed in {tables} is there"
+                if len(members) == n_rows
+                else some
+            )
             text += f" (looked in {', '.join(looked_in)}; unpack all image folders there)"
-        examples = "; ".join(_example(p) for p in members[:3]) + ("; ..." if len(members) > 3 else "")
+        examples = "; ".join(_example(p) for p in members[:3]) + (
+            "; ..." if len(members) > 3 else ""
+        )
         lines.append(f"  - {text}: {examples}")
     return "\n".join(lines)
 
 
 def _example(problem: Problem) -> str:
     where = f"{problem.table} row {problem.row}" if problem.row else problem.table
-    return f"{problem.image or '(no name)'} ({where}{', ' + problem.detail if problem.detail else ''})"
+    return (
+        f"{problem.image or '(no name)'} ({where}{', ' + problem.detail if problem.detail else ''})"
+    )
 
 
 def _bad_rows(listing: Listing) -> list[Problem]:
@@ -138,7 +172,10 @@ def _bad_rows(listing: Listing) -> list[Problem]:
         elif row.image in seen:
             first = seen[row.image]
             add("duplicate id", f"also in {first.table}{f' row {first.row}' if first.row else ''}")
-            if (first.labels, first.official) != (row.labels, row.official):  # which of them is true is not known
+            if (first.labels, first.official) != (
+                row.labels,
+                row.official,
+            ):  # which of them is true is not known
                 add("duplicate id", "contradicted by a later row", first)
         elif row.path is None:
             add("missing file")
@@ -151,9 +188,15 @@ def _bad_files(rows: Sequence[Row]) -> list[Problem]:
     rows = [row for row in rows if row.path is not None]
     starts = range(0, len(rows), 256)
     with ThreadPoolExecutor(8) as pool:  # waits for the disk, mostly
-        found = pool.map(lambda start: [_bad_head(str(row.path)) for row in rows[start : start + 256]], starts)
+        found = pool.map(
+            lambda start: [_bad_head(str(row.path)) for row in rows[start : start + 256]], starts
+        )
         kinds = [kind for chunk in found for kind in chunk]
-    return [Problem(r.table, r.row, r.image, *kind) for r, kind in zip(rows, kinds, strict=True) if kind is not None]
+    return [
+        Problem(r.table, r.row, r.image, *kind)
+        for r, kind in zip(rows, kinds, strict=True)
+        if kind is not None
+    ]
 
 
 def _bad_head(path: str) -> tuple[str, str] | None:
@@ -185,12 +228,26 @@ def _records(rows: Sequence[Row], source: str) -> tuple[list[tuple], list[str]]:
             if text is not None and lost:
                 odd[what] += 1
                 examples.setdefault(what, f"{text!r} of {row.image}")
-        records.append((row.image, row.path, patient_of(row.image, row.patient), age, sex, view, source, row.official))
-    return records, [f"{count:,} {what} were read as missing, as {examples[what]}" for what, count in odd.items()]
+        records.append(
+            (
+                row.image,
+                row.path,
+                patient_of(row.image, row.patient),
+                age,
+                sex,
+                view,
+                source,
+                row.official,
+            )
+        )
+    return records, [
+        f"{count:,} {what} were read as missing, as {examples[what]}" for what, count in odd.items()
+    ]
 
 
 def _age(text: str | None) -> float | None:
-    """'57', '058Y' or '018M' in years; NaN where empty or impossible; None where it is no age at all."""
+    """'57', '058Y' or '018M' in years; NaN where empty or impossible; None where it is no age at
+    all."""
     if text is None:
         return np.nan
     match = _AGE.match(text)
@@ -201,10 +258,14 @@ def _age(text: str | None) -> float | None:
 
 
 def _targets(labels: Sequence[frozenset[str] | None], complete: bool) -> np.ndarray:
-    """(N, 14) of 1, 0 and NaN. A source that is not complete annotates only the findings that it names."""
+    """(N, 14) of 1, 0 and NaN. A source that is not complete annotates only the findings that it
+    names."""
     named = set(FINDINGS) if complete else set().union(*(found for found in set(labels) if found))
     rows = {
-        found: [np.nan if found is None or name not in named else float(name in found) for name in FINDINGS]
+        found: [
+            np.nan if found is None or name not in named else float(name in found)
+            for name in FINDINGS
+        ]
         for found in set(labels)
     }
     return np.array([rows[found] for found in labels], dtype=float).reshape(-1, len(FINDINGS))
@@ -220,13 +281,17 @@ def _read_boxes(listing: Listing, known: set[str]) -> tuple[pd.DataFrame, list[P
             numbers = []
         possible = len(numbers) == 4 and all(map(math.isfinite, numbers)) and min(numbers[2:]) > 0
         if not possible or finding in (None, NO_FINDING):
-            problems.append(Problem("BBox_List_2017.csv", line, image, "unusable box", repr(",".join(cells))))
+            problems.append(
+                Problem("BBox_List_2017.csv", line, image, "unusable box", repr(",".join(cells)))
+            )
         elif image in known:
             boxes.append((image, finding, *numbers))
         else:
             strangers += 1
     if strangers:
-        listing.notes.append(f"{strangers:,} boxes of BBox_List_2017.csv are of images that are not listed")
+        listing.notes.append(
+            f"{strangers:,} boxes of BBox_List_2017.csv are of images that are not listed"
+        )
     return pd.DataFrame(boxes, columns=BOX_COLUMNS), problems
 
 
@@ -241,13 +306,15 @@ NUMBERED = re.compile(r"^(.*\d+)[_-](?:[A-Za-z]+[_-])?\d+\.\w+$")
 class Dataset:
     """What a set of folders holds.
 
-    frame: one row per image, with `image` (unique id), `path` (absolute), `patient` (population:id), `age` (years or
-        NaN), `sex` ('M', 'F' or missing), `view` ('PA', 'AP' or missing), `source` (folder name), `official`
-        ('trainval', 'train', 'test' or missing), then a float column per finding of FINDINGS: 1 present, 0 absent,
-        NaN not annotated.
-    layouts: folder -> which layout was found there. bad_rows: source, row, image, reason of what cannot be used.
-    phantom: any folder holds a file PHANTOM. boxes: image, finding, x, y, w, h in pixels of the original image.
-    submission: ids of the images of an unlabelled test.csv, in its order. warnings: sentences worth reading.
+    frame: one row per image, with `image` (unique id), `path` (absolute), `patient`
+    (population:id), `age` (years or
+        NaN), `sex` ('M', 'F' or missing), `view` ('PA', 'AP' or missing), `source` (folder name),
+        `official` ('trainval', 'train', 'test' or missing), then a float column per finding of
+        FINDINGS: 1 present, 0 absent, NaN not annotated.
+    layouts: folder -> which layout was found there. bad_rows: source, row, image, reason of what
+    cannot be used. phantom: any folder holds a file PHANTOM. boxes: image, finding, x, y, w, h in
+    pixels of the original image. submission: ids of the images of an unlabelled test.csv, in its
+    order. warnings: sentences worth reading.
     """
 
     frame: pd.DataFrame
@@ -264,12 +331,14 @@ def read_dataset(
     *,
     on_bad: Literal["raise", "skip"] = "raise",
 ) -> Dataset:
-    """Read and merge dataset folders; where several hold an image, the one that annotates most findings wins.
+    """Read and merge dataset folders; where several hold an image, the one that annotates most
+    findings wins.
 
-    Checks that every listed file is there, is not empty and starts like an image; whether it decodes to its end shows
-    when the store is built (`lib.datasets.cache`). With on_bad='skip' rows that cannot be used are left out and
-    returned as `bad_rows`. Raises DatasetError: with on_bad='raise' for any such row (one error for
-    all), always for a folder without a known layout, a table that cannot be read, or when no row is left.
+    Checks that every listed file is there, is not empty and starts like an image; whether it
+    decodes to its end shows when the store is built (`lib.datasets.cache`). With on_bad='skip' rows
+    that cannot be used are left out and returned as `bad_rows`. Raises DatasetError: with
+    on_bad='raise' for any such row (one error for all), always for a folder without a known layout,
+    a table that cannot be read, or when no row is left.
     """
     if on_bad not in ("raise", "skip"):
         raise ValueError(f"on_bad must be 'raise' or 'skip', got {on_bad!r}")
@@ -283,11 +352,21 @@ def read_dataset(
         raise DatasetError(f"{errors}\n{advice}\n{whole}")
     bad = pd.concat([part.bad for part in parts], ignore_index=True)
     if not any(len(part.frame) for part in parts):
-        raise DatasetError(f"{', '.join(map(str, paths))}: no image that can be used.\n{errors}".rstrip())
+        raise DatasetError(
+            f"{', '.join(map(str, paths))}: no image that can be used.\n{errors}".rstrip()
+        )
     named = zip(parts, paths, listings, sources, strict=True)
     frame, merge_notes = _merge([_with_populations(part.frame, *where) for part, *where in named])
-    notes = [f"{source}: {note}" for source, part in zip(sources, parts, strict=True) for note in part.notes]
-    notes += [note for source, part in zip(sources, parts, strict=True) for note in _patient_notes(part.frame, source)]
+    notes = [
+        f"{source}: {note}"
+        for source, part in zip(sources, parts, strict=True)
+        for note in part.notes
+    ]
+    notes += [
+        note
+        for source, part in zip(sources, parts, strict=True)
+        for note in _patient_notes(part.frame, source)
+    ]
     return Dataset(
         frame=frame,
         layouts={str(path): listing.layout for path, listing in zip(paths, listings, strict=True)},
@@ -300,20 +379,25 @@ def read_dataset(
 
 
 def _folders(folders: Sequence[Path | str] | Path | str) -> tuple[list[Path], list[str]]:
-    """Absolute paths, and a name for each: the folder's, or its path where two folders have the same name."""
+    """Absolute paths, and a name for each: the folder's, or its path where two folders have the
+    same name."""
     given = [folders] if isinstance(folders, str | Path) else folders
     paths = [Path(folder).expanduser().absolute() for folder in given]
     if not paths or len(set(paths)) != len(paths):
-        raise DatasetError(f"name one or more different dataset folders; got {', '.join(map(str, paths)) or 'none'}.")
+        raise DatasetError(
+            f"name one or more different dataset folders; got {', '.join(map(str, paths)) or 'none'}."
+        )
     names = [path.name for path in paths]
     return paths, [str(path) if names.count(path.name) > 1 else path.name for path in paths]
 
 
-def _with_populations(frame: pd.DataFrame, folder: Path, listing: Listing, source: str) -> pd.DataFrame:
+def _with_populations(
+    frame: pd.DataFrame, folder: Path, listing: Listing, source: str
+) -> pd.DataFrame:
     """Patients as population:id. Equal ids are one person only within a population.
 
-    The NIH release, the Kaggle sample and the challenge sets are of the same people, and so is any image with an NIH
-    name; phantoms are another population, and every folder of classes is its own.
+    The NIH release, the Kaggle sample and the challenge sets are of the same people, and so is any
+    image with an NIH name; phantoms are another population, and every folder of classes is its own.
     """
     population = pd.Series(source.replace(":", "_"), index=frame.index, dtype="str")
     if not listing.layout.startswith("class folders"):
@@ -325,7 +409,8 @@ def _with_populations(frame: pd.DataFrame, folder: Path, listing: Listing, sourc
 
 
 def _patient_notes(frame: pd.DataFrame, source: str) -> list[str]:
-    """A warning where no image has a patient; with an example where file names look as if they held one."""
+    """A warning where no image has a patient; with an example where file names look as if they held
+    one."""
     if frame.empty or frame["patient"].notna().any():
         return []
     names = frame["image"].str.rsplit("/").str[-1]
@@ -336,11 +421,14 @@ def _patient_notes(frame: pd.DataFrame, source: str) -> list[str]:
         return [f"{note}; several images of one person may stand in different splits"]
     example = f"{shared.iloc[0]!r} looks like patient {stems[shared.index[0]]!r}"
     advice = "list Image Index, Finding Labels and Patient ID in sample_labels.csv, with the images in images/"
-    return [f"{note}, but {example}, so that people may stand in two splits; to declare them, {advice}"]
+    return [
+        f"{note}, but {example}, so that people may stand in two splits; to declare them, {advice}"
+    ]
 
 
 def _merge(frames: list[pd.DataFrame]) -> tuple[pd.DataFrame, list[str]]:
-    """One row per image. Per column the fullest source that knows a value wins, the first named one of equals."""
+    """One row per image. Per column the fullest source that knows a value wins, the first named one
+    of equals."""
     frame = pd.concat([frame for frame in frames if len(frame)], ignore_index=True)
     findings = list(FINDINGS)
     test = set(frame.loc[frame["official"] == "test", "image"])
@@ -349,14 +437,23 @@ def _merge(frames: list[pd.DataFrame]) -> tuple[pd.DataFrame, list[str]]:
     if len(order) < len(frame):
         twice = frame["image"].duplicated(keep=False)
         by_image = frame[twice].groupby("image", sort=False)
-        clash = (by_image[findings].max() != by_image[findings].min()) & by_image[findings].max().notna()
+        clash = (by_image[findings].max() != by_image[findings].min()) & by_image[
+            findings
+        ].max().notna()
         if n_clash := int(clash.any(axis=1).sum()):
             example = clash.index[clash.any(axis=1)][0]
             names = ", ".join(clash.columns[clash.loc[example]])
             what = "images are labelled differently by two sources (the fuller one wins)"
             notes.append(f"{n_clash:,} {what}, as {example} on {names}")
-        fullest = frame[findings].notna().sum(axis=1).sort_values(ascending=False, kind="stable").index
-        merged = frame.loc[fullest][twice.loc[fullest]].groupby("image", sort=False).first().reset_index()
+        fullest = (
+            frame[findings].notna().sum(axis=1).sort_values(ascending=False, kind="stable").index
+        )
+        merged = (
+            frame.loc[fullest][twice.loc[fullest]]
+            .groupby("image", sort=False)
+            .first()
+            .reset_index()
+        )
         frame = pd.concat([frame[~twice], merged], ignore_index=True)
         frame = frame.set_index("image").loc[order].reset_index()
     frame["patient"] = frame["patient"].fillna(frame["population"] + ":" + frame["image"])
@@ -365,4 +462,6 @@ def _merge(frames: list[pd.DataFrame]) -> tuple[pd.DataFrame, list[str]]:
 
 
 def _boxes(parts: Sequence[Rows]) -> pd.DataFrame:
-    return pd.concat([part.boxes for part in parts], ignore_index=True).drop_duplicates(ignore_index=True)
+    return pd.concat([part.boxes for part in parts], ignore_index=True).drop_duplicates(
+        ignore_index=True
+    )

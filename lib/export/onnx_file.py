@@ -1,4 +1,5 @@
-"""In: a network to serve. Out: its ONNX file, the card in it, and what the file answers and takes, by onnxruntime."""
+"""In: a network to serve. Out: its ONNX file, the card in it, and what the file answers and takes,
+by onnxruntime."""
 
 import json
 from collections.abc import Mapping
@@ -19,9 +20,11 @@ TOLERANCE = 1e-4
 
 
 def write_onnx(served: ServingModule, path: Path) -> None:
-    """Writes the graph for films (B, S, S), B free; batch norms are folded into the convolutions before them.
+    """Writes the graph for films (B, S, S), B free; batch norms are folded into the convolutions
+    before them.
 
-    What the exporter notes of source files is taken out. The file is checked against the ONNX standard.
+    What the exporter notes of source files is taken out. The file is checked against the ONNX
+    standard.
     """
     films = torch.zeros(2, served.size, served.size, dtype=torch.uint8)  # (B, S, S)
     batch = {"images": {0: torch.export.Dim("batch")}}
@@ -43,7 +46,15 @@ def write_onnx(served: ServingModule, path: Path) -> None:
 
 def _forget_sources(model: onnx.ModelProto) -> None:
     graph = model.graph
-    for part in (model, graph, *graph.node, *graph.initializer, *graph.value_info, *graph.input, *graph.output):
+    for part in (
+        model,
+        graph,
+        *graph.node,
+        *graph.initializer,
+        *graph.value_info,
+        *graph.input,
+        *graph.output,
+    ):
         part.ClearField("doc_string")
         part.ClearField("metadata_props")
 
@@ -58,16 +69,20 @@ def write_card(path: Path, card: Mapping[str, Any]) -> None:
 
 def read_card(path: Path) -> dict[str, Any]:
     """The card in an exported file; raises ExportError when it has none."""
-    props = {prop.key: prop.value for prop in onnx.load(path, load_external_data=False).metadata_props}
+    props = {
+        prop.key: prop.value for prop in onnx.load(path, load_external_data=False).metadata_props
+    }
     if "card" not in props:
         raise ExportError(f"{path} holds no card: it was not written by `cxr export`")
     return parse_card(props["card"], path)
 
 
 def golden_films(size: int, films: np.ndarray | None = None) -> np.ndarray:
-    """Films to compare on (N, size, size) uint8: ramps from each side, and the first eight of `films`.
+    """Films to compare on (N, size, size) uint8: ramps from each side, and the first eight of
+    `films`.
 
-    No noise and nothing flat: what a network never meets can drive it to values where rounding decides.
+    No noise and nothing flat: what a network never meets can drive it to values where rounding
+    decides.
     """
     ramp = np.broadcast_to(np.linspace(0, 255, size, dtype=np.uint8), (size, size))
     ramps = np.stack([ramp, ramp.T, ramp[:, ::-1], ramp.T[::-1]])
@@ -76,9 +91,11 @@ def golden_films(size: int, films: np.ndarray | None = None) -> np.ndarray:
 
 @torch.inference_mode()
 def check_parity(served: ServingModule, path: Path, images: np.ndarray) -> float:
-    """The largest difference of probabilities between torch and the file; raises ExportError when one is over 1e-4.
+    """The largest difference of probabilities between torch and the file; raises ExportError when
+    one is over 1e-4.
 
-    Logits, heat maps and embeddings are compared too, relative to the largest value of each where that is over 1.
+    Logits, heat maps and embeddings are compared too, relative to the largest value of each where
+    that is over 1.
     """
     wanted = dict(zip(OUTPUTS, served.eval()(torch.from_numpy(images.copy())), strict=True))
     found = run_file(path, images)
@@ -86,5 +103,7 @@ def check_parity(served: ServingModule, path: Path, images: np.ndarray) -> float
         scale = max(1.0, float(values.abs().max()))
         gap = float(np.abs(values.numpy() - found[name]).max()) / scale
         if not gap <= TOLERANCE:
-            raise ExportError(f"the ONNX file's {name} differ by {gap:.2g} from torch's; nothing was exported")
+            raise ExportError(
+                f"the ONNX file's {name} differ by {gap:.2g} from torch's; nothing was exported"
+            )
     return float(np.abs(wanted["probs"].numpy() - found["probs"]).max())

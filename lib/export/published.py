@@ -1,9 +1,11 @@
-"""In: a state dict that the method's authors published. Out: a classifier with our findings in our order, and its card.
+"""In: a state dict that the method's authors published. Out: a classifier with our findings in our
+order, and its card.
 
-Ayushk4/MedImaging (2021) released `all_14.pt` and `single_disease.pt`: plain state dicts of tf_efficientnet_b4_ns from
-timm, with `classifier` replaced by Linear(1792, 625), LeakyReLU, Dropout, Linear(625, 256), LeakyReLU, Linear(256, n).
-Films are squashed to 224 px and normalised with ImageNet's mean and std. Their app uses LeakyReLU for both files, and
-so does this; their script for a single finding trained with ReLU, which differs by a hundredth of what is below zero.
+Ayushk4/MedImaging (2021) released `all_14.pt` and `single_disease.pt`: plain state dicts of
+tf_efficientnet_b4_ns from timm, with `classifier` replaced by Linear(1792, 625), LeakyReLU,
+Dropout, Linear(625, 256), LeakyReLU, Linear(256, n). Films are squashed to 224 px and normalised
+with ImageNet's mean and std. Their app uses LeakyReLU for both files, and so does this; their
+script for a single finding trained with ReLU, which differs by a hundredth of what is below zero.
 """
 
 import pickle
@@ -41,56 +43,97 @@ ORDER = (
 """The outputs of `all_14.pt`; each goes through a sigmoid."""
 
 PAIR = ("No Finding", "Cardiomegaly")
-"""The outputs of `single_disease.pt`, as their training script numbers them; they go through one softmax."""
+"""The outputs of `single_disease.pt`, as their training script numbers them; they go through one
+softmax."""
 
 _LAST = "classifier.5"
-_ABOUT = "as its authors released it (Ayushk4/MedImaging, 2021), trained on samples of NIH ChestX-ray14"
+_ABOUT = (
+    "as its authors released it (Ayushk4/MedImaging, 2021), trained on samples of NIH ChestX-ray14"
+)
 
 
 def load_published(path: Path) -> tuple[Classifier, dict[str, Any]]:
     """The classifier in `path`, in evaluation mode, and a card like that of a run.
 
-    Fourteen outputs are put into the order of FINDINGS. Two become one logit of Cardiomegaly, z_1 - z_0, as the softmax
-    of two is the sigmoid of their difference. Nothing but tensors is read from the file. Raises ExportError for a file
-    that is anything else, naming what is unknown, missing or of the wrong shape.
+    Fourteen outputs are put into the order of FINDINGS. Two become one logit of Cardiomegaly, z_1 -
+    z_0, as the softmax of two is the sigmoid of their difference. Nothing but tensors is read from
+    the file. Raises ExportError for a file that is anything else, naming what is unknown, missing
+    or of the wrong shape.
     """
     state = read_state(path)
-    outputs = state[f"{_LAST}.bias"].shape[0] if f"{_LAST}.bias" in state and state[f"{_LAST}.bias"].ndim else None
+    outputs = (
+        state[f"{_LAST}.bias"].shape[0]
+        if f"{_LAST}.bias" in state and state[f"{_LAST}.bias"].ndim
+        else None
+    )
     if outputs not in (len(ORDER), len(PAIR)):
         raise ExportError(
             f"{path}: {_LAST}.bias should have {len(ORDER)} values (all_14.pt) or {len(PAIR)} (single_disease.pt), not "
             f"{outputs}; only the two files that the method's authors published are read"
         )
     backbone = build_backbone(BACKBONE, SIZE)
-    model = Classifier(backbone, build_head("mlp", backbone.head_hidden_size, outputs, DROPOUT), MEAN, STD)
+    model = Classifier(
+        backbone, build_head("mlp", backbone.head_hidden_size, outputs, DROPOUT), MEAN, STD
+    )
     state = {_our_name(key): value for key, value in state.items()}
     _check_fits(path, state, model.state_dict())
     findings = FINDINGS if outputs == len(ORDER) else ("Cardiomegaly",)
     for key in ("head.5.weight", "head.5.bias"):
         rows = state[key]
-        state[key] = rows[[ORDER.index(name) for name in FINDINGS]] if len(findings) > 1 else rows[1:] - rows[:1]
+        state[key] = (
+            rows[[ORDER.index(name) for name in FINDINGS]]
+            if len(findings) > 1
+            else rows[1:] - rows[:1]
+        )
     model.head = build_head("mlp", backbone.head_hidden_size, len(findings), DROPOUT)
     model.load_state_dict(state)
-    card = {"backbone": BACKBONE, "head": "mlp", "dropout": DROPOUT, "image_size": SIZE, "findings": list(findings)}
+    card = {
+        "backbone": BACKBONE,
+        "head": "mlp",
+        "dropout": DROPOUT,
+        "image_size": SIZE,
+        "findings": list(findings),
+    }
     return model.eval(), card | {"data": {"phantom": False, "about": _ABOUT}}
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a state dict, read with weights_only=True; raises ExportError for anything else in the file."""
+    """The tensors of a state dict, read with weights_only=True; raises ExportError for anything
+    else in the file."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a broken or hostile file raises a dozen types; each becomes one sentence
-        raise ExportError(f"{path} cannot be read as plain weights: {_unreadable(error)}") from error
+    except (
+        Exception
+    ) as error:  # a broken or hostile file raises a dozen types; each becomes one sentence
+        raise ExportError(
+            f"{path} cannot be read as plain weights: {_unreadable(error)}"
+        ) from error
     if not isinstance(state, dict):
-        raise ExportError(f"{path} holds a {type(state).__name__}; a state dict of tensors is needed")
-    plain = {key for key, value in state.items() if isinstance(value, Tensor) and value.layout is torch.strided}
-    strange = [f"{key!r} ({type(value).__name__})" for key, value in state.items() if key not in plain]
+        raise ExportError(
+            f"{path} holds a {type(state).__name__}; a state dict of tensors is needed"
+        )
+    plain = {
+        key
+        for key, value in state.items()
+        if isinstance(value, Tensor) and value.layout is torch.strided
+    }
+    strange = [
+        f"{key!r} ({type(value).__name__})" for key, value in state.items() if key not in plain
+    ]
     strange += [f"{key!r} (a key)" for key in state if not isinstance(key, str)]
     if strange:
-        raise ExportError(f"{path} holds more than tensors: {_few(strange)}; a plain state dict is needed")
-    broken = [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+        raise ExportError(
+            f"{path} holds more than tensors: {_few(strange)}; a plain state dict is needed"
+        )
+    broken = [
+        key
+        for key, value in state.items()
+        if value.is_floating_point() and not value.isfinite().all()
+    ]
     if broken:
-        raise ExportError(f"{path}: values are not finite in {_few(broken)}; the file is broken, fetch it again")
+        raise ExportError(
+            f"{path}: values are not finite in {_few(broken)}; the file is broken, fetch it again"
+        )
     return state
 
 
@@ -102,16 +145,26 @@ def _unreadable(error: Exception) -> str:
             "save them alone, torch.save(model.state_dict(), FILE)"
         )
     if isinstance(error, pickle.UnpicklingError) or not str(error).strip():
-        return "it is damaged, or holds more than weights, and only weights are read; fetch it again"
+        return (
+            "it is damaged, or holds more than weights, and only weights are read; fetch it again"
+        )
     return str(error).strip().splitlines()[0][:200]
 
 
 def _our_name(key: str) -> str:
-    return f"head.{key.removeprefix('classifier.')}" if key.startswith("classifier.") else f"backbone.{key}"
+    return (
+        f"head.{key.removeprefix('classifier.')}"
+        if key.startswith("classifier.")
+        else f"backbone.{key}"
+    )
 
 
 def _their_name(key: str) -> str:
-    return key.removeprefix("backbone.") if key.startswith("backbone.") else key.replace("head.", "classifier.", 1)
+    return (
+        key.removeprefix("backbone.")
+        if key.startswith("backbone.")
+        else key.replace("head.", "classifier.", 1)
+    )
 
 
 def _check_fits(path: Path, given: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
@@ -124,7 +177,9 @@ def _check_fits(path: Path, given: dict[str, Tensor], wanted: dict[str, Tensor])
         elif given[key].is_floating_point() != wanted[key].is_floating_point():
             wrong.append(f"{_their_name(key)} holds {given[key].dtype}")
     if wrong:
-        raise ExportError(f"{path} is no published {BACKBONE} of this method: {_few(sorted(wrong))}")
+        raise ExportError(
+            f"{path} is no published {BACKBONE} of this method: {_few(sorted(wrong))}"
+        )
 
 
 def _few(names: list[str]) -> str:

@@ -1,4 +1,5 @@
-"""In: a complete run, or the authors' published weights. Out: `savefolder/NAME.onnx`, its card inside, and NAME.md."""
+"""In: a complete run, or the authors' published weights. Out: `savefolder/NAME.onnx`, its card
+inside, and NAME.md."""
 
 import re
 import shutil
@@ -48,7 +49,8 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 @dataclass(frozen=True)
 class Source:
-    """What is exported: the model, its own card, the record of its run (empty where none), its films or why none."""
+    """What is exported: the model, its own card, the record of its run (empty where none), its
+    films or why none."""
 
     name: str
     model: Classifier
@@ -66,20 +68,26 @@ def export_run(
     out: Path = REPO_ROOT / "savefolder",
     tell: Callable[[str], None] = print,
 ) -> Path:
-    """Exports a run's folder, or a state dict `all_14.pt` or `single_disease.pt`, and returns the path of NAME.onnx.
+    """Exports a run's folder, or a state dict `all_14.pt` or `single_disease.pt`, and returns the
+    path of NAME.onnx.
 
-    NAME is by default the study's and the run's, or the file's. The ONNX file is compared with torch before it is kept.
-    `int8` needs the run's images: it is calibrated on training images; a recipe is chosen on one half of the validation
-    patients and judged on the other; one over the limits of `compression.quantize` is refused unless `allow_drop`. Its
-    thresholds, calibration and test scores are its own. `tell` gets size, drift and latency, line by line. Raises
-    ExportError, DatasetError or ModelError; nothing is left behind then.
+    NAME is by default the study's and the run's, or the file's. The ONNX file is compared with
+    torch before it is kept. `int8` needs the run's images: it is calibrated on training images; a
+    recipe is chosen on one half of the validation patients and judged on the other; one over the
+    limits of `compression.quantize` is refused unless `allow_drop`. Its thresholds, calibration and
+    test scores are its own. `tell` gets size, drift and latency, line by line. Raises ExportError,
+    DatasetError or ModelError; nothing is left behind then.
     """
     found = read_source(Path(source))
     name = name or found.name + ("-int8" if int8 else "")
     if not NAME.fullmatch(name):
-        raise ExportError(f"{name!r} is no name for a model: use letters, digits, '.', '_' and '-' (--name NAME)")
+        raise ExportError(
+            f"{name!r} is no name for a model: use letters, digits, '.', '_' and '-' (--name NAME)"
+        )
     if int8 and found.films is None:
-        raise ExportError(f"int8 needs the films that the model was trained on, and {found.no_films}; export fp32")
+        raise ExportError(
+            f"int8 needs the films that the model was trained on, and {found.no_films}; export fp32"
+        )
     with tempfile.TemporaryDirectory() as place:
         plain = Path(place) / "fp32.onnx"
         parity = _write_plain(found, plain)
@@ -107,14 +115,18 @@ def read_source(source: Path) -> Source:
         model, card = load_published(source)
         return Source(source.stem, model, card, {}, None, "published weights come without any")
     if not is_complete(source):
-        raise ExportError(f"{source} is no complete run: there is no record.json in it; run it first, or name another")
+        raise ExportError(
+            f"{source} is no complete run: there is no record.json in it; run it first, or name another"
+        )
     model, card = load_model(source)
     name = f"{source.resolve().parent.name}-{source.resolve().name}"
     record = read_json(source / "record.json") | {"study": source.resolve().parent.name}
     try:
         films = read_run_films(source, card)
     except (DatasetError, OSError) as error:
-        return Source(name, model, card, record, None, f"they cannot be read: {str(error).splitlines()[0]}")
+        return Source(
+            name, model, card, record, None, f"they cannot be read: {str(error).splitlines()[0]}"
+        )
     return Source(name, model, card, record, films)
 
 
@@ -123,7 +135,9 @@ def _write_plain(found: Source, path: Path) -> float:
     calibration, size = read_calibration(found.card), found.card["image_size"]
     reference = ServingModule(found.model, calibration["slope"], calibration["intercept"], size)
     merged = Classifier(
-        reparameterize_model(found.model.backbone),  # parallel branches become one convolution (RepVGG)
+        reparameterize_model(
+            found.model.backbone
+        ),  # parallel branches become one convolution (RepVGG)
         found.model.head,
         found.model.mean.flatten().tolist(),
         found.model.std.flatten().tolist(),
@@ -146,7 +160,9 @@ def _write_int8(
             f"int8 cannot be judged: half of the {len(half):,} validation images has {positives} positive labels, "
             f"and {MIN_POSITIVES} are needed; nothing was exported. Export it as fp32, or ship it anyway: --allow-drop"
         )
-    trials = quantize(QuantizationJob(plain, films.train[:CALIBRATION_FILMS], choosing, plain.parent), tell)
+    trials = quantize(
+        QuantizationJob(plain, films.train[:CALIBRATION_FILMS], choosing, plain.parent), tell
+    )
     tell(_trial_table(plain, choosing, trials, found.card["image_size"]))
     best = best_trial(trials)
     best = judged(judging, best.calibration, best.what, best.path)
@@ -157,7 +173,10 @@ def _write_int8(
             f"{drift_text(best)}; the limits are {LIMIT}, {PROB_LIMIT} and {FLAG_LIMIT:.0%}. Nothing was exported. "
             "Export it as fp32, or accept the change: --allow-drop"
         )
-    return best.path, {"precision": "int8", "drift": _drift(best, judging, positives >= MIN_POSITIVES)}
+    return best.path, {
+        "precision": "int8",
+        "drift": _drift(best, judging, positives >= MIN_POSITIVES),
+    }
 
 
 def _drift(best: Trial, judging: ValidationSet, enough: bool) -> dict[str, Any]:
@@ -176,25 +195,60 @@ def _drift(best: Trial, judging: ValidationSet, enough: bool) -> dict[str, Any]:
 
 
 def _trial_table(plain: Path, judge: ValidationSet, trials: list[Trial], size: int) -> str:
-    took = latencies_ms({"fp32": plain} | {str(i): trial.path for i, trial in enumerate(trials)}, size)
-    rows = [("calibration", "what is int8", "MB", "AUROC", "drop", "probs, most", "ms a film, 2 threads")]
-    rows.append(("", "nothing (fp32)", _megabytes(plain), f"{judge.auroc:.4f}", "", "", f"{took['fp32']:.1f}"))
+    took = latencies_ms(
+        {"fp32": plain} | {str(i): trial.path for i, trial in enumerate(trials)}, size
+    )
+    rows = [
+        (
+            "calibration",
+            "what is int8",
+            "MB",
+            "AUROC",
+            "drop",
+            "probs, most",
+            "ms a film, 2 threads",
+        )
+    ]
+    rows.append(
+        (
+            "",
+            "nothing (fp32)",
+            _megabytes(plain),
+            f"{judge.auroc:.4f}",
+            "",
+            "",
+            f"{took['fp32']:.1f}",
+        )
+    )
     for i, trial in enumerate(trials):
-        numbers = (_megabytes(trial.path), f"{trial.auroc:.4f}", f"{trial.drop:+.4f}", f"{trial.prob_max:.3f}")
+        numbers = (
+            _megabytes(trial.path),
+            f"{trial.auroc:.4f}",
+            f"{trial.drop:+.4f}",
+            f"{trial.prob_max:.3f}",
+        )
         rows.append((trial.calibration, trial.what, *numbers, f"{took[str(i)]:.1f}"))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    )
 
 
 def _megabytes(path: Path) -> str:
     return f"{path.stat().st_size / 2**20:.1f}"
 
 
-def _familiarity(found: Source, shipped: Path, tell: Callable[[str], None]) -> dict[str, Any] | None:
-    """Statistics of the embeddings that the shipped file gives; None, said aloud, where there are no films for them."""
+def _familiarity(
+    found: Source, shipped: Path, tell: Callable[[str], None]
+) -> dict[str, Any] | None:
+    """Statistics of the embeddings that the shipped file gives; None, said aloud, where there are
+    no films for them."""
     reason = found.no_films
     if found.films is not None:
-        embeddings = [run_file(shipped, films)["embedding"] for films in (found.films.train, found.films.val)]
+        embeddings = [
+            run_file(shipped, films)["embedding"] for films in (found.films.train, found.films.val)
+        ]
         try:
             return fit_familiarity(*embeddings)
         except ValueError as error:

@@ -1,4 +1,5 @@
-"""In: the bytes of a DICOM file. Out: its film as it is meant to be seen, in 8-bit grey, or why it is none."""
+"""In: the bytes of a DICOM file. Out: its film as it is meant to be seen, in 8-bit grey, or why it
+is none."""
 
 import re
 from io import BytesIO
@@ -26,17 +27,28 @@ CHEST, MORE_THAN_CHEST = "CHEST|THORAX|TORAX|LUNG", "ABD|PELV|SPINE|NECK|RIB"
 FRONTAL, NOT_FRONTAL = r"\b(PA|AP)\b|FRONTAL|ANTERIOR|POSTERIOR", r"\b(LL|RL|LLD|RLD)\b|LAT|OBL"
 PLAIN = (uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian)
 BY_PILLOW = (uid.JPEGBaseline8Bit, uid.JPEG2000Lossless, uid.JPEG2000)
-BY_GDCM = (uid.JPEGExtended12Bit, uid.JPEGLossless, uid.JPEGLosslessSV1, uid.JPEGLSLossless, uid.JPEGLSNearLossless)
-GREY, COLOUR = ("MONOCHROME1", "MONOCHROME2"), ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+BY_GDCM = (
+    uid.JPEGExtended12Bit,
+    uid.JPEGLossless,
+    uid.JPEGLosslessSV1,
+    uid.JPEGLSLossless,
+    uid.JPEGLSNearLossless,
+)
+GREY = ("MONOCHROME1", "MONOCHROME2")
+COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 
 
 def read_header(data: bytes) -> Dataset:
-    """Everything but the pixels, of a file that holds one frontal chest radiograph of a possible size.
+    """Everything but the pixels, of a file that holds one frontal chest radiograph of a possible
+    size.
 
-    Raises ImageError with the reason for any other: by modality, body part, view, transfer syntax, and shape.
+    Raises ImageError with the reason for any other: by modality, body part, view, transfer syntax,
+    and shape.
     """
     try:
-        meta = read_dataset(BytesIO(data[132:]), False, True, stop_when=lambda tag, *_: tag.group != 2)
+        meta = read_dataset(
+            BytesIO(data[132:]), False, True, stop_when=lambda tag, *_: tag.group != 2
+        )
         syntax = uid.UID(str(meta.get("TransferSyntaxUID", "")))
         if syntax == uid.DeflatedExplicitVRLittleEndian:
             _check_syntax(syntax)  # before anything is read: reading inflates the whole file
@@ -52,7 +64,8 @@ def read_header(data: bytes) -> Dataset:
 
 
 def read_pixels(data: bytes, header: Dataset) -> tuple[np.ndarray, list[str]]:
-    """The film as (Rows, Columns) uint8 grey, bright where bone is, and warnings; `header` is that of `read_header`.
+    """The film as (Rows, Columns) uint8 grey, bright where bone is, and warnings; `header` is that
+    of `read_header`.
 
     Raises ImageError when the pixels are missing, cut short, or other than the header says.
     """
@@ -62,13 +75,16 @@ def read_pixels(data: bytes, header: Dataset) -> tuple[np.ndarray, list[str]]:
             raise ImageError("is DICOM without pixels")
         stored = _decode(dataset)  # (Rows, Columns) or (Rows, Columns, 3)
         if stored.ndim == 3:
-            grey, warnings = np.asarray(Image.fromarray(stored).convert("L")), ["in colour, where films are grey"]
+            grey = np.asarray(Image.fromarray(stored).convert("L"))
+            warnings = ["in colour, where films are grey"]
         else:
             grey, warnings = displayed(stored, dataset)
     except (ImageError, MemoryError):
         raise
     except Exception as error:
-        raise ImageError(f"is a DICOM file whose pixels are broken or cut short: {error}") from error
+        raise ImageError(
+            f"is a DICOM file whose pixels are broken or cut short: {error}"
+        ) from error
     if not _view(header) and not _word(header, "PatientOrientation"):
         warnings.append("of unknown view: nothing in the file says that it is frontal (PA or AP)")
     if _word(header, "PresentationIntentType") == "FOR PROCESSING":
@@ -82,15 +98,21 @@ def _check_syntax(syntax: uid.UID) -> None:
     if syntax in PLAIN or syntax in BY_PILLOW:
         return
     if syntax not in BY_GDCM:
-        raise ImageError(f"is DICOM stored as {syntax.name or 'nothing known'}; store it uncompressed, to be read")
+        raise ImageError(
+            f"is DICOM stored as {syntax.name or 'nothing known'}; store it uncompressed, to be read"
+        )
     if "gdcm" not in get_decoder(syntax).available_plugins:
-        raise ImageError(f"is DICOM compressed by {syntax.name}, which GDCM reads: pip install python-gdcm")
+        raise ImageError(
+            f"is DICOM compressed by {syntax.name}, which GDCM reads: pip install python-gdcm"
+        )
 
 
 def _check_kind(header: Dataset) -> None:
     modality = _word(header, "Modality")
     if modality not in MODALITIES and (modality or header.get("SOPClassUID") not in RADIOGRAPHS):
-        raise ImageError(f"is DICOM of modality {modality or 'unknown'}, not a radiograph (CR, DX or RG)")
+        raise ImageError(
+            f"is DICOM of modality {modality or 'unknown'}, not a radiograph (CR, DX or RG)"
+        )
     part = _word(header, "BodyPartExamined") or _meaning(header, "AnatomicRegionSequence")
     if part and (not re.search(CHEST, part) or re.search(MORE_THAN_CHEST, part)):
         raise ImageError(f"is a radiograph of {part}, not of the chest")
@@ -98,7 +120,9 @@ def _check_kind(header: Dataset) -> None:
     if view and (not re.search(FRONTAL, view) or re.search(NOT_FRONTAL, view)):
         raise ImageError(f"is a view from {view}, not a frontal one (PA or AP)")
     if re.match(r"\['[AP]", _word(header, "PatientOrientation")):
-        raise ImageError("is a lateral view by its PatientOrientation, not a frontal one (PA or AP)")
+        raise ImageError(
+            "is a lateral view by its PatientOrientation, not a frontal one (PA or AP)"
+        )
 
 
 def _view(header: Dataset) -> str:
@@ -124,8 +148,12 @@ def _check_shape(header: Dataset) -> None:
     check_size(int(header.Columns), int(header.Rows))
     kind = _word(header, "PhotometricInterpretation")
     samples, bits = header.get("SamplesPerPixel"), header.get("BitsAllocated")
-    if not (kind in GREY and samples == 1 and bits in (8, 16)) and not (kind in COLOUR and samples == 3 and bits == 8):
-        raise ImageError(f"stores {samples} x {bits} bits a pixel as {kind}; grey of 8 or 16 bits is read")
+    if not (kind in GREY and samples == 1 and bits in (8, 16)) and not (
+        kind in COLOUR and samples == 3 and bits == 8
+    ):
+        raise ImageError(
+            f"stores {samples} x {bits} bits a pixel as {kind}; grey of 8 or 16 bits is read"
+        )
 
 
 def _decode(dataset: Dataset) -> np.ndarray:
@@ -147,7 +175,9 @@ def _check_codestream(frame: bytes, header: Dataset) -> None:
     """Refuses a frame that is of another size than the header says: it may be a bomb."""
     width, height = _jpeg_size(frame) if frame[:2] == b"\xff\xd8" else _jpeg_2000_size(frame)
     if (width, height) != (header.Columns, header.Rows):
-        raise ImageError(f"says {header.Columns} x {header.Rows} px, but its compressed image is {width} x {height} px")
+        raise ImageError(
+            f"says {header.Columns} x {header.Rows} px, but its compressed image is {width} x {height} px"
+        )
 
 
 def _jpeg_size(frame: bytes) -> tuple[int, int]:

@@ -1,4 +1,5 @@
-"""In: the stored values of a DICOM film, and its header. Out: grey levels for display (DICOM PS3.3, C.11)."""
+"""In: the stored values of a DICOM film, and its header. Out: grey levels for display (DICOM PS3.3,
+C.11)."""
 
 import numpy as np
 from pydicom import Dataset
@@ -6,15 +7,22 @@ from pydicom.multival import MultiValue
 
 
 def displayed(stored: np.ndarray, header: Dataset) -> tuple[np.ndarray, list[str]]:
-    """(H, W) stored values of 8 or 16 bits -> (H, W) uint8 grey, bright where bone is, and warnings.
+    """(H, W) stored values of 8 or 16 bits -> (H, W) uint8 grey, bright where bone is, and
+    warnings.
 
-    Modality LUT or rescale, then VOI LUT or window (the first of several; the LUT where both are given), then
-    MONOCHROME1 is inverted and padding becomes black. Without LUT or window the range is that of
-    `lib.images.pixels.decode_grey`: the smallest power of two that holds the brightest pixel becomes 0..255.
+    Modality LUT or rescale, then VOI LUT or window (the first of several; the LUT where both are
+    given), then MONOCHROME1 is inverted and padding becomes black. Without LUT or window the range
+    is that of `lib.images.pixels.decode_grey`: the smallest power of two that holds the brightest
+    pixel becomes 0..255.
     """
     stored = np.ascontiguousarray(stored, stored.dtype.newbyteorder("="))
     codes = stored.view(f"u{stored.dtype.itemsize}")  # (H, W)
-    values = np.arange(2 ** (8 * stored.dtype.itemsize)).astype(codes.dtype).view(stored.dtype).astype(float)  # (K,)
+    values = (
+        np.arange(2 ** (8 * stored.dtype.itemsize))
+        .astype(codes.dtype)
+        .view(stored.dtype)
+        .astype(float)
+    )  # (K,)
     padding = _padding(values, header)  # (K,)
     seen = _seen(codes, len(values)) & ~padding  # (K,)
     values = _modality(values, header)
@@ -45,7 +53,8 @@ def _seen(codes: np.ndarray, count: int) -> np.ndarray:
 
 
 def _padding(values: np.ndarray, header: Dataset) -> np.ndarray:
-    """(K,) which stored values are padding: PixelPaddingValue, up to PixelPaddingRangeLimit where that is given."""
+    """(K,) which stored values are padding: PixelPaddingValue, up to PixelPaddingRangeLimit where
+    that is given."""
     first = header.get("PixelPaddingValue")
     if first is None:
         return np.zeros(len(values), bool)
@@ -59,11 +68,14 @@ def _modality(values: np.ndarray, header: Dataset) -> np.ndarray:
     if sequence := header.get("ModalityLUTSequence"):
         return _looked_up(values, sequence[0], header)[0]
     slope, intercept = header.get("RescaleSlope"), header.get("RescaleIntercept")
-    return values if slope is None or intercept is None else values * float(slope) + float(intercept)
+    return (
+        values if slope is None or intercept is None else values * float(slope) + float(intercept)
+    )
 
 
 def _voi(values: np.ndarray, header: Dataset) -> tuple[np.ndarray | None, list[str]]:
-    """(K,) display values in 0..1, or None where the header says nothing that can be used; and warnings."""
+    """(K,) display values in 0..1, or None where the header says nothing that can be used; and
+    warnings."""
     if sequence := header.get("VOILUTSequence"):
         entries, depth = _looked_up(values, sequence[0], header)
         return np.clip(entries / (2.0**depth - 1), 0, 1), []
@@ -77,7 +89,8 @@ def _voi(values: np.ndarray, header: Dataset) -> tuple[np.ndarray | None, list[s
 
 
 def window(values: np.ndarray, center: float, width: float, function: str = "LINEAR") -> np.ndarray:
-    """Values through a window, in 0..1: LINEAR, LINEAR_EXACT or SIGMOID (PS3.3, C.11.2.1.2 and C.11.2.1.3)."""
+    """Values through a window, in 0..1: LINEAR, LINEAR_EXACT or SIGMOID (PS3.3, C.11.2.1.2 and
+    C.11.2.1.3)."""
     if function == "SIGMOID":
         return 1 / (1 + np.exp(np.clip(-4 * (values - center) / width, -700, 700)))
     if function == "LINEAR_EXACT":
@@ -92,7 +105,8 @@ def _first(header: Dataset, keyword: str) -> float | None:
 
 
 def _looked_up(values: np.ndarray, item: Dataset, header: Dataset) -> tuple[np.ndarray, int]:
-    """(K,) entries of a LUT item for the values, the ends for what lies outside; and the bits of an entry."""
+    """(K,) entries of a LUT item for the values, the ends for what lies outside; and the bits of an
+    entry."""
     count, first, depth = item.LUTDescriptor
     count = count or 2**16
     data = item.LUTData
@@ -100,5 +114,7 @@ def _looked_up(values: np.ndarray, item: Dataset, header: Dataset) -> tuple[np.n
         order = "<" if header.file_meta.TransferSyntaxUID.is_little_endian else ">"
         data = np.frombuffer(data, np.uint8 if len(data) < 2 * count else f"{order}u2")
     entries = np.atleast_1d(np.asarray(data, dtype=float))[:count]
-    first = first - 2**16 if first >= 2**15 and values.min() < 0 else first  # a signed start that was read as unsigned
+    first = (
+        first - 2**16 if first >= 2**15 and values.min() < 0 else first
+    )  # a signed start that was read as unsigned
     return entries[np.clip(np.rint(values) - first, 0, len(entries) - 1).astype(int)], depth

@@ -1,4 +1,5 @@
-"""In: a path, bytes or an open file. Out: grey pixels of bounded size (S, S) uint8, or an `ImageError`."""
+"""In: a path, bytes or an open file. Out: grey pixels of bounded size (S, S) uint8, or an
+`ImageError`."""
 
 import os
 import stat
@@ -25,7 +26,9 @@ def check_size(width: int, height: int) -> None:
     if min(width, height) < MIN_SIDE:
         raise ImageError(f"{shape}; a film has at least {MIN_SIDE} px a side")
     if max(width, height) > MAX_ASPECT * min(width, height):
-        raise ImageError(f"{shape}, too long and narrow for a chest film (at most {MAX_ASPECT:g} to 1)")
+        raise ImageError(
+            f"{shape}, too long and narrow for a chest film (at most {MAX_ASPECT:g} to 1)"
+        )
 
 
 def read_bytes(source: Path | str | bytes | BinaryIO, expect: Callable[[int], None]) -> bytes:
@@ -36,7 +39,9 @@ def read_bytes(source: Path | str | bytes | BinaryIO, expect: Callable[[int], No
     if isinstance(source, Path | str):
         try:
             _check_regular(Path(source).stat())
-            with os.fdopen(os.open(source, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as opened:
+            with os.fdopen(
+                os.open(source, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb"
+            ) as opened:
                 known = os.fstat(opened.fileno())
                 _check_regular(known)  # the path may lead to a pipe since then
                 _check_bytes(known.st_size)
@@ -64,28 +69,35 @@ def _check_regular(known: os.stat_result) -> None:
         raise ImageError("is a pipe, a socket or a device, not a file")
 
 
-DECODE_VERSION = 3  # raise it when the same file would give other pixels: stores are then built anew
+DECODE_VERSION = (
+    3  # raise it when the same file would give other pixels: stores are then built anew
+)
 
 Bad = list[tuple[int, str]]
 """(row, reason) of the images that cannot be decoded."""
 
 
 def decode_grey(path: str, size: int) -> np.ndarray:
-    """The image as (size, size) uint8 grey, each side scaled on its own (a squash, as the method does).
+    """The image as (size, size) uint8 grey, each side scaled on its own (a squash, as the method
+    does).
 
-    It is turned as its EXIF asks. Colours become luma (ITU-R 601, Pillow's 'L'), transparency is ignored. Deeper than 8
-    bits: the range of the smallest power of two that holds the brightest pixel becomes 0..255, so that 12-bit films in
-    16-bit files keep their contrast; the range of a float image with no pixel over 1 is 0..1. Raises whatever Pillow
-    raises on a file that is no image, or not whole.
+    It is turned as its EXIF asks. Colours become luma (ITU-R 601, Pillow's 'L'), transparency is
+    ignored. Deeper than 8 bits: the range of the smallest power of two that holds the brightest
+    pixel becomes 0..255, so that 12-bit films in 16-bit files keep their contrast; the range of a
+    float image with no pixel over 1 is 0..1. Raises whatever Pillow raises on a file that is no
+    image, or not whole.
     """
     with Image.open(path) as image:
-        image.draft("L", (2 * size, 2 * size))  # JPEG alone: decodes at a half, quarter, eighth where that is enough
+        image.draft(
+            "L", (2 * size, 2 * size)
+        )  # JPEG alone: decodes at a half, quarter, eighth where that is enough
         image.load()
         return grey_pixels(set_upright(image)[0], size, size)  # (S, S)
 
 
 def set_upright(image: Image.Image) -> tuple[Image.Image, str]:
-    """A loaded image turned as its EXIF asks, and why it could not be turned, or nothing. Pillow itself turns TIFF."""
+    """A loaded image turned as its EXIF asks, and why it could not be turned, or nothing. Pillow
+    itself turns TIFF."""
     if image.format == "TIFF":
         return image, ""
     try:
@@ -97,7 +109,8 @@ def set_upright(image: Image.Image) -> tuple[Image.Image, str]:
 
 
 def grey_pixels(image: Image.Image, width: int, height: int) -> np.ndarray:
-    """A loaded image as (height, width) uint8 grey, resized with antialiasing; the rules are those of `decode_grey`."""
+    """A loaded image as (height, width) uint8 grey, resized with antialiasing; the rules are those
+    of `decode_grey`."""
     if image.mode.startswith(("I", "F")):
         return _deep(image, width, height)
     grey = image if image.mode == "L" else image.convert("L")
@@ -107,9 +120,11 @@ def grey_pixels(image: Image.Image, width: int, height: int) -> np.ndarray:
 def decode_chunk(
     rows: Sequence[int], paths: Sequence[str], size: int, target: str | None = None, offset: int = 0
 ) -> Bad:
-    """Decode some images and write each at its row of the file `target`, whose pixels start at byte `offset`.
+    """Decode some images and write each at its row of the file `target`, whose pixels start at byte
+    `offset`.
 
-    Without a target the images are only tried. Runs in worker processes: pixels never travel between processes.
+    Without a target the images are only tried. Runs in worker processes: pixels never travel
+    between processes.
     """
     bad: Bad = []
     file = os.open(target, os.O_RDWR) if target is not None else None
@@ -119,7 +134,8 @@ def decode_chunk(
                 pixels = decode_grey(path, size)
             except MemoryError:
                 raise
-            except Exception as error:  # Pillow raises a dozen types on broken files; each is reported with its row
+            # Pillow raises a dozen types on broken files; each is reported with its row
+            except Exception as error:
                 bad.append((row, f"{type(error).__name__}: {error}".replace(path, "the file")))
             else:
                 if file is not None:

@@ -1,4 +1,5 @@
-"""In: an image or DICOM file, from anywhere. Out: a `Radiograph` with the pixels of training, or an `ImageError`."""
+"""In: an image or DICOM file, from anywhere. Out: a `Radiograph` with the pixels of training, or an
+`ImageError`."""
 
 import threading
 from contextlib import ExitStack
@@ -24,8 +25,8 @@ _BEGINNINGS = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0
 class Radiograph:
     """One film: what the model sees, what a person sees, and what is to be said about it.
 
-    `pixels` (S, S) uint8 grey, squashed as in training; `preview` (h, w) uint8 grey in the film's own shape, or None;
-    `width` and `height` of the film, upright, in px; `warnings` are phrases.
+    `pixels` (S, S) uint8 grey, squashed as in training; `preview` (h, w) uint8 grey in the film's
+    own shape, or None; `width` and `height` of the film, upright, in px; `warnings` are phrases.
     """
 
     pixels: np.ndarray
@@ -41,9 +42,10 @@ def read_radiograph(
 ) -> Radiograph:
     """Reads one film: a path, the bytes of a file, or an open binary file.
 
-    The pixels are those of `pixels.decode_grey`, after the turn that EXIF may ask for. `preview` is the longest
-    side of the picture for display in px, 0 for none. `name` is how messages call the file. Size and frames are judged
-    by the header, before pixels are decoded. Raises ImageError with the reason for what is refused.
+    The pixels are those of `pixels.decode_grey`, after the turn that EXIF may ask for. `preview` is
+    the longest side of the picture for display in px, 0 for none. `name` is how messages call the
+    file. Size and frames are judged by the header, before pixels are decoded. Raises ImageError
+    with the reason for what is refused.
     """
     subject = "".join(c if c.isprintable() else "?" for c in name)[:120] or "the file"
     try:
@@ -73,7 +75,9 @@ def _read_image(data: bytes, size: int, preview: int, turn: ExitStack) -> Radiog
         shape = _within(*full, preview)
         larger = _load(_open(data), preview)[0] if image.width < shape[0] else image
         shown = _grey(larger, *shape)  # (h, w)
-    warnings += _look(_load(_open(data), 64, "RGB")[0] if kind == "JPEG" else image)  # L was all that JPEG gave
+    warnings += _look(
+        _load(_open(data), 64, "RGB")[0] if kind == "JPEG" else image
+    )  # L was all that JPEG gave
     return Radiograph(pixels, shown, *full, kind, (*warnings, *_remarks(pixels, *full)))
 
 
@@ -90,11 +94,14 @@ def _read_dicom(data: bytes, size: int, preview: int, turn: ExitStack) -> Radiog
     image = Image.fromarray(grey)
     pixels = _grey(image, size, size)  # (S, S)
     shown = _grey(image, *_within(*image.size, preview)) if preview else None  # (h, w)
-    return Radiograph(pixels, shown, *image.size, "DICOM", (*warnings, *_remarks(pixels, *image.size)))
+    return Radiograph(
+        pixels, shown, *image.size, "DICOM", (*warnings, *_remarks(pixels, *image.size))
+    )
 
 
 def _wait_turn(size: int, turn: ExitStack) -> None:
-    """Large films, by bytes of the file or of its pixels, are read one after the other: memory stays bounded."""
+    """Large films, by bytes of the file or of its pixels, are read one after the other: memory
+    stays bounded."""
     if size > _LARGE:
         turn.enter_context(_ONE_LARGE_FILM)
 
@@ -104,19 +111,28 @@ def _open(data: bytes) -> Image.Image:
     try:
         return Image.open(BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
-        raise ImageError(f"claims more pixels than any film has; at most {MAX_SIDE} px a side are read") from error
+        raise ImageError(
+            f"claims more pixels than any film has; at most {MAX_SIDE} px a side are read"
+        ) from error
     except UnidentifiedImageError as error:
         if data.startswith(_BEGINNINGS):
-            raise ImageError("begins like an image, but is broken, cut short, or of a rare kind") from error
-        raise ImageError("is not an image that can be read (PNG, JPEG, TIFF, BMP, GIF or DICOM)") from error
+            raise ImageError(
+                "begins like an image, but is broken, cut short, or of a rare kind"
+            ) from error
+        raise ImageError(
+            "is not an image that can be read (PNG, JPEG, TIFF, BMP, GIF or DICOM)"
+        ) from error
     except MemoryError:
         raise
     except Exception as error:
         raise ImageError(f"is a broken image: {error}") from error
 
 
-def _load(image: Image.Image, least: int, mode: str = "L") -> tuple[Image.Image, tuple[int, int], list[str]]:
-    """Decodes and sets upright: the image, its full (width, height), warnings. JPEG may be reduced, to `least` px."""
+def _load(
+    image: Image.Image, least: int, mode: str = "L"
+) -> tuple[Image.Image, tuple[int, int], list[str]]:
+    """Decodes and sets upright: the image, its full (width, height), warnings. JPEG may be reduced,
+    to `least` px."""
     full = image.size
     image.draft(mode, (least, least))  # as decode_grey does
     try:
@@ -147,18 +163,26 @@ def _within(width: int, height: int, longest: int) -> tuple[int, int]:
 
 def _look(image: Image.Image) -> list[str]:
     """Warnings of colour and transparency, from 64 x 64 samples of the image."""
-    if (image.mode in ("1", "L") and "transparency" not in image.info) or image.mode.startswith(("I", "F")):
+    if (image.mode in ("1", "L") and "transparency" not in image.info) or image.mode.startswith(
+        ("I", "F")
+    ):
         return []
-    sample = np.asarray(image.resize((64, 64), Image.Resampling.NEAREST).convert("RGBA"))  # (64, 64, 4)
+    sample = np.asarray(
+        image.resize((64, 64), Image.Resampling.NEAREST).convert("RGBA")
+    )  # (64, 64, 4)
     spread = np.ptp(sample[..., :3].astype(int), axis=2)  # (64, 64)
     coloured = ["in colour, where films are grey"] if spread.mean() > 8 else []
-    return coloured + (["partly transparent; the alpha channel is ignored"] if sample[..., 3].min() < 255 else [])
+    return coloured + (
+        ["partly transparent; the alpha channel is ignored"] if sample[..., 3].min() < 255 else []
+    )
 
 
 def _remarks(pixels: np.ndarray, width: int, height: int) -> list[str]:
     """Warnings that the pixels (S, S) and the full size give rise to."""
     size = len(pixels)
-    remarks = [f"only {width} x {height} px, where the model looks at {size} px"] * (min(width, height) < size)
+    remarks = [f"only {width} x {height} px, where the model looks at {size} px"] * (
+        min(width, height) < size
+    )
     if np.ptp(pixels) < 8:
         return [*remarks, "almost blank"]
     kept = 1.0

@@ -1,4 +1,5 @@
-"""In: a model and the names of files and folders. Out: one row of answers a file, in order, in constant memory."""
+"""In: a model and the names of files and folders. Out: one row of answers a file, in order, in
+constant memory."""
 
 import glob
 import os
@@ -19,7 +20,17 @@ from lib.exceptions import ImageError
 from lib.images.pixels import DECODE_VERSION
 from lib.images.read import Radiograph, read_radiograph
 from lib.inference.predictor import Predictor
-from lib.inference.table import Counts, Journal, Row, check_output, columns, escaped, line, read_answers, write_answers
+from lib.inference.table import (
+    Counts,
+    Journal,
+    Row,
+    check_output,
+    columns,
+    escaped,
+    line,
+    read_answers,
+    write_answers,
+)
 from lib.system import available_cores
 
 
@@ -31,11 +42,13 @@ class Found(NamedTuple):
 
 
 def find_files(named: Iterable[str], listing: BinaryIO | None = None) -> Iterator[Found]:
-    """Every file of `named`, in the order given; the files of a folder and of those below it sorted by name.
+    """Every file of `named`, in the order given; the files of a folder and of those below it sorted
+    by name.
 
-    A name that does not exist and has wildcards is a pattern. `-` is read from `listing`: a path a line, or between
-    zero bytes where there are any. Links to folders are not followed below a named one, so that no loop is endless.
-    Nothing is dropped: what cannot be listed is an entry with the reason. Holds one folder's names in memory.
+    A name that does not exist and has wildcards is a pattern. `-` is read from `listing`: a path a
+    line, or between zero bytes where there are any. Links to folders are not followed below a named
+    one, so that no loop is endless. Nothing is dropped: what cannot be listed is an entry with the
+    reason. Holds one folder's names in memory.
     """
     for name in named:
         if name == "-" and listing is not None:
@@ -62,7 +75,8 @@ def once(files: Iterable[Found]) -> Iterator[Found]:
 
 
 def without_output(files: Iterable[Found], out: Path | None) -> Iterator[Found]:
-    """Leaves out the output itself, and what is kept beside it while it grows: they may lie among the films."""
+    """Leaves out the output itself, and what is kept beside it while it grows: they may lie among
+    the films."""
     folder = None if out is None else out.resolve().parent
     for found in files:
         path = Path(found.path)
@@ -72,7 +86,8 @@ def without_output(files: Iterable[Found], out: Path | None) -> Iterator[Found]:
 
 
 def path_text(path: str) -> str:
-    """The path as a line of text that any file can hold: control characters, and bytes that are no UTF-8, as \\xNN."""
+    """The path as a line of text that any file can hold: control characters, and bytes that are no
+    UTF-8, as \\xNN."""
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
     return "".join(f"\\x{ord(c):02x}" if ord(c) < 32 or 127 <= ord(c) < 160 else c for c in text)
 
@@ -101,7 +116,13 @@ def _entries(folder: str) -> Iterator[tuple[Found, bool]]:
         return
     for entry in found:
         if entry.is_symlink() and os.path.isdir(entry.path):  # noqa: PTH112
-            yield Found(entry.path, "is a link to a folder, which is not followed; name the folder itself"), False
+            yield (
+                Found(
+                    entry.path,
+                    "is a link to a folder, which is not followed; name the folder itself",
+                ),
+                False,
+            )
         else:
             yield Found(entry.path), entry.is_dir(follow_symlinks=False)
 
@@ -120,7 +141,8 @@ def _listed(listing: BinaryIO) -> Iterator[str]:
 
 
 class _Job(NamedTuple):
-    """A file on its way: its path, and its row, which another thread makes; None where it is known from before."""
+    """A file on its way: its path, and its row, which another thread makes; None where it is known
+    from before."""
 
     path: str
     row: Future[Row] | None
@@ -135,11 +157,13 @@ def predict_files(
     leaderboard: bool = False,
     listing: BinaryIO | None = None,
 ) -> Counts:
-    """Answers every file of `named` (see `find_files`); a row for each goes to `out`, or is printed.
+    """Answers every file of `named` (see `find_files`); a row for each goes to `out`, or is
+    printed.
 
-    `threads` films are read and answered at a time, each on one core; by default as many as there are cores. A file
-    that is no film is a row with the reason. The same call goes on where the last was stopped, and answers only what is
-    new or changed; `out` then holds the rows of this call. Raises CxrError for a model or output that cannot be.
+    `threads` films are read and answered at a time, each on one core; by default as many as there
+    are cores. A file that is no film is a row with the reason. The same call goes on where the last
+    was stopped, and answers only what is new or changed; `out` then holds the rows of this call.
+    Raises CxrError for a model or output that cannot be.
     """
     named, threads = list(named), threads or available_cores()
     predictor = Predictor(model, threads=1)
@@ -177,15 +201,23 @@ def predict_command(
     threads: int | None = None,
     leaderboard: bool = False,
 ) -> int:
-    """`cxr predict`: `predict_files`, its summary on stderr, and the exit code: 1 when every file was refused."""
+    """`cxr predict`: `predict_files`, its summary on stderr, and the exit code: 1 when every file
+    was refused."""
     listing = sys.stdin.buffer if "-" in named else None
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of libraries, about broken files: what matters stands in the rows
+        warnings.simplefilter(
+            "ignore"
+        )  # of libraries, about broken files: what matters stands in the rows
         try:
-            counts = predict_files(model, named, out=out, threads=threads, leaderboard=leaderboard, listing=listing)
+            counts = predict_files(
+                model, named, out=out, threads=threads, leaderboard=leaderboard, listing=listing
+            )
         except KeyboardInterrupt:
             if out is not None:
-                print(f"what was answered so far is kept; the same command goes on ({out})", file=sys.stderr)
+                print(
+                    f"what was answered so far is kept; the same command goes on ({out})",
+                    file=sys.stderr,
+                )
             raise
     print(counts.text() + (f"; {out}" if out else ""), file=sys.stderr)
     return 1 if counts.refused and not counts.answered + counts.known else 0
@@ -200,17 +232,29 @@ def _open_journal(out: Path, predictor: Predictor, leaderboard: bool) -> Journal
 
 
 def _jobs(
-    files: Iterable[Found], predictor: Predictor, pool: ThreadPoolExecutor, ahead: int, journal: Journal | None
+    files: Iterable[Found],
+    predictor: Predictor,
+    pool: ThreadPoolExecutor,
+    ahead: int,
+    journal: Journal | None,
 ) -> Iterator[_Job]:
-    """The files in order, `ahead` of them under way while the first is waited for: no more is held in memory."""
+    """The files in order, `ahead` of them under way while the first is waited for: no more is held
+    in memory."""
     waiting: deque[_Job] = deque()
     with predictor.path.open("rb") as file:
-        model = f"{file_digest(file, 'sha256').hexdigest()[:16]}.{DECODE_VERSION}"  # what else an answer depends on
-    empty = dict.fromkeys(columns(predictor.findings)) | {"reason": "", "warnings": "", "flagged": ""}
+        # what else an answer depends on
+        model = f"{file_digest(file, 'sha256').hexdigest()[:16]}.{DECODE_VERSION}"
+    empty = dict.fromkeys(columns(predictor.findings)) | {
+        "reason": "",
+        "warnings": "",
+        "flagged": "",
+    }
     for found in files:
         row = empty | {"path": path_text(found.path), "model": model} | _stat(found.path)
         known = journal is not None and journal.holds(row)
-        waiting.append(_Job(row["path"], None if known else pool.submit(_answered, found, row, predictor)))
+        waiting.append(
+            _Job(row["path"], None if known else pool.submit(_answered, found, row, predictor))
+        )
         if len(waiting) > ahead:
             yield waiting.popleft()
     yield from waiting
@@ -225,7 +269,8 @@ def _stat(path: str) -> Row:
 
 
 def _answered(found: Found, row: Row, predictor: Predictor) -> Row:
-    """The whole row of one file. Runs in a thread; a file that cannot be read does not end the batch, a bug does."""
+    """The whole row of one file. Runs in a thread; a file that cannot be read does not end the
+    batch, a bug does."""
     reason = f"the path {found.refused}"
     if not found.refused:
         try:
@@ -240,12 +285,17 @@ def _answered(found: Found, row: Row, predictor: Predictor) -> Row:
 def _told(film: Radiograph, predictor: Predictor) -> Row:
     """What the model says of a film."""
     answer = predictor.predict(film.pixels[None])
-    score = float(answer.unlikeness[0])  # NaN without statistics in the card; inf if the embedding is not finite
+    score = float(
+        answer.unlikeness[0]
+    )  # NaN without statistics in the card; inf if the embedding is not finite
     return {
         "status": "ok",
         "warnings": escaped("; ".join(film.warnings)),
         "unlikeness": round(score, 4) if isfinite(score) else None,
         "unfamiliar": None if isnan(score) else bool(predictor.unfamiliar(answer.unlikeness)[0]),
         "flagged": "|".join(np.asarray(predictor.findings)[predictor.flagged(answer.probs)[0]]),
-        **{f"prob_{name}": round(float(p), 6) for name, p in zip(predictor.findings, answer.probs[0], strict=True)},
+        **{
+            f"prob_{name}": round(float(p), 6)
+            for name, p in zip(predictor.findings, answer.probs[0], strict=True)
+        },
     }

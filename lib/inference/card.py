@@ -1,4 +1,5 @@
-"""In: what is known of a trained model. Out: the card of its export, as JSON values and as Markdown to read."""
+"""In: what is known of a trained model. Out: the card of its export, as JSON values and as Markdown
+to read."""
 
 import math
 import re
@@ -15,18 +16,24 @@ INTENDED_USE = (
 _RUN_ONLY = ("threshold", "threshold_from")  # they are of raw probabilities; the card has its own
 
 
-def make_card(name: str, card: dict[str, Any], metrics: Sequence[dict[str, Any]], **parts: Any) -> dict[str, Any]:
-    """The exported card of a model whose own card is `card`, with its test `metrics` (rows of a run's record).
+def make_card(
+    name: str, card: dict[str, Any], metrics: Sequence[dict[str, Any]], **parts: Any
+) -> dict[str, Any]:
+    """The exported card of a model whose own card is `card`, with its test `metrics` (rows of a
+    run's record).
 
-    Thresholds and operating points, which a run keeps for raw probabilities, are put through the calibration, so that
-    they apply to the output `probs`; a finding without one gets 0.5. `parts`: precision, familiarity, run and more.
+    Thresholds and operating points, which a run keeps for raw probabilities, are put through the
+    calibration, so that they apply to the output `probs`; a finding without one gets 0.5. `parts`:
+    precision, familiarity, run and more.
     """
     findings = list(card["findings"])
     calibration = read_calibration(card)
     sources = {row["finding"]: row.get("threshold_from") for row in metrics}
     raw = card.get("thresholds") or [None] * len(findings)
     points = [row for row in card.get("operating_points") or [] if row["threshold"] is not None]
-    lines = dict(zip(findings, zip(calibration["slope"], calibration["intercept"], strict=True), strict=True))
+    lines = dict(
+        zip(findings, zip(calibration["slope"], calibration["intercept"], strict=True), strict=True)
+    )
     return {
         "format": CARD_FORMAT,
         "name": name,
@@ -35,14 +42,16 @@ def make_card(name: str, card: dict[str, Any], metrics: Sequence[dict[str, Any]]
         "findings": findings,
         "image_size": card["image_size"],
         "thresholds": [
-            0.5 if cut is None else calibrated(cut, *lines[f]) for f, cut in zip(findings, raw, strict=True)
+            0.5 if cut is None else calibrated(cut, *lines[f])
+            for f, cut in zip(findings, raw, strict=True)
         ],
         "thresholds_from": [
             "default" if cut is None else sources.get(finding) or "validation"
             for finding, cut in zip(findings, raw, strict=True)
         ],
         "operating_points": [
-            row | {"threshold": calibrated(row["threshold"], *lines[row["finding"]])} for row in points
+            row | {"threshold": calibrated(row["threshold"], *lines[row["finding"]])}
+            for row in points
         ],
         "calibration": calibration,
         "data": _without_paths(card["data"]),
@@ -54,14 +63,20 @@ def make_card(name: str, card: dict[str, Any], metrics: Sequence[dict[str, Any]]
 
 
 def read_calibration(card: dict[str, Any]) -> dict[str, list]:
-    """method, slope, intercept (F,) of a run's card: probs = sigmoid(slope * logit + intercept); 1 and 0 where none."""
+    """method, slope, intercept (F,) of a run's card: probs = sigmoid(slope * logit + intercept); 1
+    and 0 where none."""
     count = len(card["findings"])
-    given = card.get("calibration") or {"method": ["none"] * count, "slope": [1.0] * count, "intercept": [0.0] * count}
+    given = card.get("calibration") or {
+        "method": ["none"] * count,
+        "slope": [1.0] * count,
+        "intercept": [0.0] * count,
+    }
     return {key: list(given[key]) for key in ("method", "slope", "intercept")}
 
 
 def calibrated(prob: float, slope: float, intercept: float) -> float:
-    """sigmoid(slope * logit(prob) + intercept) for a prob in [0, 1] and a slope > 0; 0 stays 0 and 1 stays 1."""
+    """sigmoid(slope * logit(prob) + intercept) for a prob in [0, 1] and a slope > 0; 0 stays 0 and
+    1 stays 1."""
     if prob <= 0 or prob >= 1 or (slope == 1 and intercept == 0):
         return float(prob)
     logit = slope * (math.log(prob) - math.log1p(-prob)) + intercept
@@ -69,7 +84,11 @@ def calibrated(prob: float, slope: float, intercept: float) -> float:
 
 
 def _of_probs(row: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in row.items() if key not in _RUN_ONLY and not key.startswith("n_")}
+    return {
+        key: value
+        for key, value in row.items()
+        if key not in _RUN_ONLY and not key.startswith("n_")
+    }
 
 
 def _without_paths(data: dict[str, Any]) -> dict[str, Any]:
@@ -79,9 +98,11 @@ def _without_paths(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def card_text(card: dict[str, Any]) -> str:
-    """The card in Markdown: what the model is for, how it was made, how well it did on test, what goes in and out.
+    """The card in Markdown: what the model is for, how it was made, how well it did on test, what
+    goes in and out.
 
-    A card may come from anybody: its own text is shown as text, and never as a link, an image or HTML.
+    A card may come from anybody: its own text is shown as text, and never as a link, an image or
+    HTML.
     """
     card = _as_text(card)
     size, data = card["image_size"], card["data"]
@@ -90,7 +111,11 @@ def card_text(card: dict[str, Any]) -> str:
         f"**{card['notice']}**",
         "## What it is for",
         card["intended_use"],
-        *(["**It was trained on drawn films (phantoms), not on people.**"] if data.get("phantom") else []),
+        *(
+            ["**It was trained on drawn films (phantoms), not on people.**"]
+            if data.get("phantom")
+            else []
+        ),
         "## What it is",
         f"{card['backbone']} with a head `{card['head']}`, {card['precision']}, exported {card['exported']}. It "
         f"answers for {len(card['findings'])} findings on grey films of {size} x {size} pixels, squashed.",
@@ -118,57 +143,102 @@ _IN_AND_OUT = """\
 def _as_text(value: Any) -> Any:
     """The same value with every string, in it or as a key, escaped for Markdown and on one line."""
     if isinstance(value, dict):
-        return {_as_text(key) if not str(key).isidentifier() else key: _as_text(item) for key, item in value.items()}
+        return {
+            _as_text(key) if not str(key).isidentifier() else key: _as_text(item)
+            for key, item in value.items()
+        }
     if isinstance(value, list | tuple):
         return [_as_text(item) for item in value]
     return _escaped(value) if isinstance(value, str) else value
 
 
 def _escaped(text: str) -> str:
-    """Text that Markdown shows as it is; a colon inside a word too, which would begin a link or a directive."""
+    """Text that Markdown shows as it is; a colon inside a word too, which would begin a link or a
+    directive."""
     return re.sub(r"([\\`*_{}\[\]<>#|!~$&@]|:(?=\S))", r"\\\1", " ".join(text.split()))
 
 
 def _made(card: dict[str, Any]) -> dict[str, str]:
     data, run = card["data"], card.get("run") or {}
-    images = ", ".join(f"{count:,} {split}" for split, count in data.get("images", {}).items() if count)
-    patients = ", ".join(f"{count:,} {split}" for split, count in data.get("patients", {}).items() if count)
+    images = ", ".join(
+        f"{count:,} {split}" for split, count in data.get("images", {}).items() if count
+    )
+    patients = ", ".join(
+        f"{count:,} {split}" for split, count in data.get("patients", {}).items() if count
+    )
     return {
         "run": " / ".join(str(run[key]) for key in ("study", "run") if run.get(key)),
         "config": run.get("config_hash", ""),
         "commit": (run.get("git") or {}).get("commit") or "",
-        "data": "; ".join(f"{folder}: {layout}" for folder, layout in data.get("layouts", {}).items())
+        "data": "; ".join(
+            f"{folder}: {layout}" for folder, layout in data.get("layouts", {}).items()
+        )
         or data.get("about", ""),
         "films": images,
         "patients": patients,
         "data fingerprint": data.get("fingerprint", ""),
-        "versions": ", ".join(f"{name} {number}" for name, number in card["versions"].items() if number),
+        "versions": ", ".join(
+            f"{name} {number}" for name, number in card["versions"].items() if number
+        ),
     }
 
 
 def _reliability(card: dict[str, Any]) -> str:
     rows = {row["finding"]: row for row in card["metrics"]}
     cuts = zip(
-        card["findings"], card["thresholds"], card["thresholds_from"], card["calibration"]["method"], strict=True
+        card["findings"],
+        card["thresholds"],
+        card["thresholds_from"],
+        card["calibration"]["method"],
+        strict=True,
     )
     lines = []
     for finding, cut, source, method in cuts:
         row = rows.get(finding, {})
-        numbers = [_number(row.get(key)) for key in ("average_precision", "f1", "sensitivity", "specificity")]
+        numbers = [
+            _number(row.get(key))
+            for key in ("average_precision", "f1", "sensitivity", "specificity")
+        ]
         lines.append(
-            (finding, _interval(row), *numbers, row.get("positives", ""), f"{_number(cut)} ({source})", method)
+            (
+                finding,
+                _interval(row),
+                *numbers,
+                row.get("positives", ""),
+                f"{_number(cut)} ({source})",
+                method,
+            )
         )
     if macro := rows.get("macro"):
-        numbers = [_number(macro.get(key)) for key in ("average_precision", "f1", "sensitivity", "specificity")]
+        numbers = [
+            _number(macro.get(key))
+            for key in ("average_precision", "f1", "sensitivity", "specificity")
+        ]
         lines.append(("**mean**", _interval(macro), *numbers, macro.get("positives", ""), "", ""))
-    heading = ("finding", "AUROC (95 %)", "average precision", "F1", "sensitivity", "specificity", "positives")
-    said = "On test films, which the training did not see." if rows else "Nothing is known of how well it does."
+    heading = (
+        "finding",
+        "AUROC (95 %)",
+        "average precision",
+        "F1",
+        "sensitivity",
+        "specificity",
+        "positives",
+    )
+    said = (
+        "On test films, which the training did not see."
+        if rows
+        else "Nothing is known of how well it does."
+    )
     return said + "\n\n" + _table((*heading, "threshold (from)", "calibration"), lines)
 
 
 def _points(card: dict[str, Any]) -> str:
     lines = [
-        (row["finding"], row["rule"], *map(_number, (row["threshold"], row.get("sensitivity"), row.get("specificity"))))
+        (
+            row["finding"],
+            row["rule"],
+            *map(_number, (row["threshold"], row.get("sensitivity"), row.get("specificity"))),
+        )
         for row in card["operating_points"]
     ]
     heading = ("finding", "rule", "threshold", "test sensitivity", "test specificity")
@@ -177,7 +247,11 @@ def _points(card: dict[str, Any]) -> str:
 
 def _drift(drift: dict[str, Any]) -> list[str]:
     known = drift["auroc_drop"] is not None
-    area = f"macro AUROC {drift['auroc_fp32']:.4f} in fp32, {drift['auroc_int8']:.4f} in int8" if known else "no AUROC"
+    area = (
+        f"macro AUROC {drift['auroc_fp32']:.4f} in fp32, {drift['auroc_int8']:.4f} in int8"
+        if known
+        else "no AUROC"
+    )
     unjudged = f"**It was not judged: {drift['positives']} positive labels are too few.**"
     unlike = "**It answers more differently from fp32 than the export accepts by itself.**"
     return [

@@ -1,10 +1,12 @@
-"""In: embeddings of training films. Out: their statistics as JSON, and how unlike those films another is. NumPy only.
+"""In: embeddings of training films. Out: their statistics as JSON, and how unlike those films
+another is. NumPy only.
 
-The score is the Mahalanobis distance to the training embeddings (Lee et al. 2018) with the covariance of
-probabilistic PCA (Tipping and Bishop 1999): the largest principal components have a variance each, and all the others
-share one, so that variation outside the principal subspace counts too; it reveals most out-of-distribution images
-(Wang et al. 2022). Both parts are divided by what they are on average over the training films and weigh the same:
-about 1 is usual, larger is stranger.
+The score is the Mahalanobis distance to the training embeddings (Lee et al. 2018) with the
+covariance of probabilistic PCA (Tipping and Bishop 1999): the largest principal components have a
+variance each, and all the others share one, so that variation outside the principal subspace counts
+too; it reveals most out-of-distribution images (Wang et al. 2022). Both parts are divided by what
+they are on average over the training films and weigh the same: about 1 is usual, larger is
+stranger.
 """
 
 import base64
@@ -20,13 +22,16 @@ _FLOOR = 1e-7  # of the whole variance: the least that a component or the rest i
 
 
 def unlikeness(embedding: np.ndarray, statistics: dict[str, Any]) -> np.ndarray:
-    """(B,) float64 >= 0 of embeddings (B, D): about 1 for a film like those of `statistics`; infinite where not finite.
+    """(B,) float64 >= 0 of embeddings (B, D): about 1 for a film like those of `statistics`;
+    infinite where not finite.
 
     Raises ValueError when the embeddings have another length than the statistics.
     """
     mean, projection, scale = (_array(statistics[key]) for key in ("mean", "projection", "scale"))
     if embedding.ndim != 2 or embedding.shape[1] != len(mean):
-        raise ValueError(f"embeddings are {embedding.shape}; the statistics are of (B, {len(mean)}): use one model")
+        raise ValueError(
+            f"embeddings are {embedding.shape}; the statistics are of (B, {len(mean)}): use one model"
+        )
     known = np.isfinite(embedding).all(1)
     centred = np.where(known[:, None], np.asarray(embedding, np.float64) - mean, 0.0)  # (B, D)
     along = centred @ projection  # (B, K)
@@ -37,8 +42,9 @@ def unlikeness(embedding: np.ndarray, statistics: dict[str, Any]) -> np.ndarray:
 
 
 def fit_familiarity(train: np.ndarray, val: np.ndarray) -> dict[str, Any]:
-    """The statistics of training embeddings (N, D), as JSON: `mean` (D,), `projection` (D, K), `scale` (K,), `rest`;
-    `threshold` is the 99.5 % quantile of the score over validation embeddings (M, D), whose `quantiles` are told too.
+    """The statistics of training embeddings (N, D), as JSON: `mean` (D,), `projection` (D, K),
+    `scale` (K,), `rest`; `threshold` is the 99.5 % quantile of the score over validation embeddings
+    (M, D), whose `quantiles` are told too.
 
     Raises ValueError when there are fewer than MIN_FILMS of either.
     """
@@ -57,7 +63,11 @@ def fit_familiarity(train: np.ndarray, val: np.ndarray) -> dict[str, Any]:
     rest = ((centred - along @ projection.T.astype(np.float64)) ** 2).sum(1).mean()
     floor = _FLOOR * (centred**2).sum(1).mean() + np.finfo(np.float32).tiny
     scale = np.sqrt(np.maximum((along**2).mean(0), floor)).astype(np.float32)
-    statistics: dict[str, Any] = {"mean": _packed(mean), "projection": _packed(projection), "scale": _packed(scale)}
+    statistics: dict[str, Any] = {
+        "mean": _packed(mean),
+        "projection": _packed(projection),
+        "scale": _packed(scale),
+    }
     statistics |= {"rest": float(max(rest, floor)), "films": len(train), "val_films": len(val)}
     scores = unlikeness(val, statistics)
     quantiles = {str(level): float(np.quantile(scores, level)) for level in QUANTILES}
@@ -76,4 +86,8 @@ def _packed(values: np.ndarray) -> dict[str, Any]:
 def _array(packed: dict[str, Any]) -> np.ndarray:
     """The float64 array that `_packed` was given."""
     kind = np.dtype(packed["dtype"]).newbyteorder("<")
-    return np.frombuffer(base64.b64decode(packed["base64"]), kind).reshape(packed["shape"]).astype(np.float64)
+    return (
+        np.frombuffer(base64.b64decode(packed["base64"]), kind)
+        .reshape(packed["shape"])
+        .astype(np.float64)
+    )

@@ -1,4 +1,5 @@
-"""In: an exported model and grey films. Out: their answers, without torch; a light import, for the web app's sake."""
+"""In: an exported model and grey films. Out: their answers, without torch; a light import, for the
+web app's sake."""
 
 import json
 from dataclasses import dataclass
@@ -16,15 +17,22 @@ from lib.system import available_cores
 CARD_FORMAT = 1
 OUTPUTS = ("logits", "probs", "heatmaps", "embedding")
 _REQUIRED = ("name", "findings", "image_size", "thresholds")
-_STATISTICS = ("mean", "projection", "scale", "rest", "threshold")  # what `unlikeness` and `unfamiliar` read
+_STATISTICS = (
+    "mean",
+    "projection",
+    "scale",
+    "rest",
+    "threshold",
+)  # what `unlikeness` and `unfamiliar` read
 
 
 @dataclass(frozen=True)
 class Answer:
     """What the model says of B films, findings in the card's order.
 
-    `logits` (B, F) raw; `probs` (B, F) calibrated, in 0..1; `heatmaps` (B, F, h, w) >= 0, not normalised; `embedding`
-    (B, D); `unlikeness` (B,) how unlike the training films each one is, NaN where the card has no statistics.
+    `logits` (B, F) raw; `probs` (B, F) calibrated, in 0..1; `heatmaps` (B, F, h, w) >= 0, not
+    normalised; `embedding` (B, D); `unlikeness` (B,) how unlike the training films each one is, NaN
+    where the card has no statistics.
     """
 
     logits: np.ndarray
@@ -37,8 +45,9 @@ class Answer:
 class Predictor:
     """A model of `savefolder/`, loaded once; `predict` may be called from several threads.
 
-    `card` is what the export wrote into the file, `thresholds` (F,) are on `probs`. `threads` is how many cores one
-    answer may use, by default all. Raises ExportError for a file that is no such model.
+    `card` is what the export wrote into the file, `thresholds` (F,) are on `probs`. `threads` is
+    how many cores one answer may use, by default all. Raises ExportError for a file that is no such
+    model.
     """
 
     def __init__(self, model: Path | str, threads: int | None = None):
@@ -51,22 +60,33 @@ class Predictor:
         self.thresholds = np.asarray(self.card["thresholds"], dtype=np.float32)  # (F,)
 
     def predict(self, images: np.ndarray) -> Answer:
-        """Answers grey films (B, S, S) uint8, squashed as `lib.images.read.read_radiograph` does; B >= 1."""
+        """Answers grey films (B, S, S) uint8, squashed as `lib.images.read.read_radiograph` does; B
+        >= 1."""
         size = self.image_size
-        if images.dtype != np.uint8 or images.ndim != 3 or images.shape[1:] != (size, size) or not len(images):
+        if (
+            images.dtype != np.uint8
+            or images.ndim != 3
+            or images.shape[1:] != (size, size)
+            or not len(images)
+        ):
             raise ValueError(
                 f"images are {images.dtype} {images.shape}; {self.name} takes uint8 (B, {size}, {size}) with B >= 1"
             )
         outputs = self.session.run(OUTPUTS, {"images": images})
         if not np.isfinite(outputs[1]).all():
-            raise ExportError(f"{self.path} answers with numbers that are not finite; export the run again")
+            raise ExportError(
+                f"{self.path} answers with numbers that are not finite; export the run again"
+            )
         statistics, embedding = self.card.get("familiarity"), outputs[3]
-        score = unlikeness(embedding, statistics) if statistics else np.full(len(images), np.nan)  # (B,)
+        score = (
+            unlikeness(embedding, statistics) if statistics else np.full(len(images), np.nan)
+        )  # (B,)
         logits, probs, heatmaps, embedding = outputs
         return Answer(logits, probs, heatmaps, embedding, np.asarray(score, dtype=np.float64))
 
     def unfamiliar(self, score: np.ndarray) -> np.ndarray:
-        """(B,) which films look unlike the training films: those over the card's threshold. NaN is not."""
+        """(B,) which films look unlike the training films: those over the card's threshold. NaN is
+        not."""
         statistics = self.card.get("familiarity")
         return np.asarray(score) > (statistics["threshold"] if statistics else np.inf)
 
@@ -80,32 +100,43 @@ class Predictor:
 
 
 def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
-    """A session on the CPU as every answer is served: no memory is kept between answers, no thread spins in wait.
+    """A session on the CPU as every answer is served: no memory is kept between answers, no thread
+    spins in wait.
 
     Raises ExportError for a file that is missing or no ONNX model.
     """
     if not path.is_file():
-        raise ExportError(f"{path} is no file; export a trained run with `cxr export RUN`, or name another model")
+        raise ExportError(
+            f"{path} is no file; export a trained run with `cxr export RUN`, or name another model"
+        )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.enable_cpu_mem_arena = False  # an arena keeps the memory of the largest batch
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting threads would take whole cores
+    options.add_session_config_entry(
+        "session.intra_op.allow_spinning", "0"
+    )  # waiting threads would take whole cores
     options.log_severity_level = 3  # errors
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own types have no common base
-        raise ExportError(f"{path} cannot be loaded as an ONNX model; export it again ({error})") from error
+        raise ExportError(
+            f"{path} cannot be loaded as an ONNX model; export it again ({error})"
+        ) from error
 
 
 def _read_card(session: onnxruntime.InferenceSession, path: Path) -> dict[str, Any]:
     text = session.get_modelmeta().custom_metadata_map.get("card")
     outputs = {output.name: output.shape for output in session.get_outputs()}
     if text is None or not outputs.keys() >= set(OUTPUTS):
-        raise ExportError(f"{path} was not written by `cxr export`: it has no card, or not the outputs {OUTPUTS}")
+        raise ExportError(
+            f"{path} was not written by `cxr export`: it has no card, or not the outputs {OUTPUTS}"
+        )
     card = parse_card(text, path)
     if card.get("format") != CARD_FORMAT:
-        raise ExportError(f"{path} has a card of format {card.get('format')!r}, and this version reads {CARD_FORMAT}")
+        raise ExportError(
+            f"{path} has a card of format {card.get('format')!r}, and this version reads {CARD_FORMAT}"
+        )
     shape = [*session.get_inputs()[0].shape[1:], *outputs["logits"][1:]]  # S, S, F
     if wrong := _card_problem(card, shape):
         raise ExportError(f"{path} has a broken card: {wrong}; export it again")
@@ -113,18 +144,24 @@ def _read_card(session: onnxruntime.InferenceSession, path: Path) -> dict[str, A
 
 
 def parse_card(text: str, path: Path) -> dict[str, Any]:
-    """The card in `text`, which stands in the file `path`; raises ExportError unless it is a JSON object."""
+    """The card in `text`, which stands in the file `path`; raises ExportError unless it is a JSON
+    object."""
     try:
         card = json.loads(text)
     except ValueError as error:
-        raise ExportError(f"{path} has a broken card: it is not valid JSON ({error}); export it again") from error
+        raise ExportError(
+            f"{path} has a broken card: it is not valid JSON ({error}); export it again"
+        ) from error
     if not isinstance(card, dict):
-        raise ExportError(f"{path} has a broken card: it is a JSON {type(card).__name__}, no object; export it again")
+        raise ExportError(
+            f"{path} has a broken card: it is a JSON {type(card).__name__}, no object; export it again"
+        )
     return card
 
 
 def _card_problem(card: dict[str, Any], shape: list[Any]) -> str:
-    """What is wrong with a card, or nothing; `shape` is S, S, F of the graph: its images and its findings."""
+    """What is wrong with a card, or nothing; `shape` is S, S, F of the graph: its images and its
+    findings."""
     missing = [key for key in _REQUIRED if key not in card]
     if missing:
         return f"{', '.join(missing)} is missing"
@@ -135,12 +172,18 @@ def _card_problem(card: dict[str, Any], shape: list[Any]) -> str:
     if type(size) is not int or not 1 <= size <= MAX_SIDE:
         return f"image_size is {size!r}, and must be a whole number from 1 to {MAX_SIDE}"
     if shape != [size, size, len(findings)]:
-        return f"image_size and {len(findings)} findings do not fit the graph, whose shape is {shape}"
+        return (
+            f"image_size and {len(findings)} findings do not fit the graph, whose shape is {shape}"
+        )
     if not isinstance(thresholds, list) or len(thresholds) != len(findings):
         return f"thresholds must be a list of {len(findings)} numbers"
-    if not all(type(cut) in (int, float) and 0 <= cut <= 1 for cut in thresholds):  # NaN compares false
+    if not all(
+        type(cut) in (int, float) and 0 <= cut <= 1 for cut in thresholds
+    ):  # NaN compares false
         return f"thresholds are {thresholds!r}, and must be numbers from 0 to 1"
     statistics = card.get("familiarity")
-    if statistics is not None and not (isinstance(statistics, dict) and statistics.keys() >= set(_STATISTICS)):
+    if statistics is not None and not (
+        isinstance(statistics, dict) and statistics.keys() >= set(_STATISTICS)
+    ):
         return f"familiarity must be null, or have {', '.join(_STATISTICS)}"
     return ""

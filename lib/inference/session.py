@@ -12,23 +12,31 @@ THREADS = 2  # of a small laptop: latencies are told for as many
 
 
 def run_file(path: Path, images: np.ndarray, batch: int = 16) -> dict[str, np.ndarray]:
-    """What the file answers to films (N, S, S) uint8, N >= 1: its outputs by name, each (N, ...)."""
+    """What the file answers to films (N, S, S) uint8, N >= 1: its outputs by name, each (N,
+    ...)."""
     session = open_session(path, THREADS)
     names = [output.name for output in session.get_outputs()]
-    parts = [session.run(names, {"images": images[i : i + batch]}) for i in range(0, len(images), batch)]
-    return {name: np.concatenate(values) for name, values in zip(names, zip(*parts, strict=True), strict=True)}
+    parts = [
+        session.run(names, {"images": images[i : i + batch]}) for i in range(0, len(images), batch)
+    ]
+    return {
+        name: np.concatenate(values)
+        for name, values in zip(names, zip(*parts, strict=True), strict=True)
+    }
 
 
 def latencies_ms(paths: Mapping[str, Path], size: int, rounds: int = 20) -> dict[str, float]:
-    """Median milliseconds that each file takes for one film at THREADS threads; they take turns, so that a busy
-    machine slows all alike.
+    """Median milliseconds that each file takes for one film at THREADS threads; they take turns, so
+    that a busy machine slows all alike.
     """
     film = np.random.default_rng(0).integers(0, 256, (1, size, size), dtype=np.uint8)
     sessions = {name: open_session(path, THREADS) for name, path in paths.items()}
     seconds: dict[str, list[float]] = {name: [] for name in paths}
     for _ in range(rounds):
         for name, session in sessions.items():
-            session.run(None, {"images": film})  # warm-up: the previous model's data still fills the caches
+            session.run(
+                None, {"images": film}
+            )  # warm-up: the previous model's data still fills the caches
             start = time.perf_counter()
             session.run(None, {"images": film})
             seconds[name].append(time.perf_counter() - start)

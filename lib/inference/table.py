@@ -1,4 +1,5 @@
-"""In: rows of answers. Out: a CSV, Parquet or leaderboard file, whole or not at all; and rows again."""
+"""In: rows of answers. Out: a CSV, Parquet or leaderboard file, whole or not at all; and rows
+again."""
 
 import csv
 import io
@@ -18,14 +19,27 @@ NO_FINDING = "No Finding"
 KNOWN_BY = ("bytes", "modified", "model")
 """Columns that identify an up-to-date row: file size, modification time (ns), model."""
 
-_TOLD = {"path": str, "status": str, "reason": str, "warnings": str, "unlikeness": float, "unfamiliar": bool}
-_KINDS = _TOLD | {"flagged": str, "bytes": int, "modified": int, "model": str}  # of the columns; prob_* are float
+_TOLD = {
+    "path": str,
+    "status": str,
+    "reason": str,
+    "warnings": str,
+    "unlikeness": float,
+    "unfamiliar": bool,
+}
+_KINDS = _TOLD | {
+    "flagged": str,
+    "bytes": int,
+    "modified": int,
+    "model": str,
+}  # of the columns; prob_* are float
 _ENDINGS = (".csv", ".parquet")
 
 
 @dataclass
 class Counts:
-    """What became of the files: answered now, refused, known from before; and how many answered now look strange."""
+    """What became of the files: answered now, refused, known from before; and how many answered now
+    look strange."""
 
     answered: int = 0
     refused: int = 0
@@ -46,16 +60,20 @@ class Counts:
         files = self.answered + self.refused + self.known
         parts = [f"{files} files", f"{self.answered} answered", f"{self.refused} refused"]
         parts += [f"{self.known} known from before"] * bool(self.known)
-        return ", ".join(parts + [f"{self.unfamiliar} unlike the training films"] * bool(self.unfamiliar))
+        return ", ".join(
+            parts + [f"{self.unfamiliar} unlike the training films"] * bool(self.unfamiliar)
+        )
 
 
 def columns(findings: Sequence[str]) -> list[str]:
-    """The columns of a row: path, status (ok or refused), reason, warnings, ..., prob_<finding>, and `KNOWN_BY`."""
+    """The columns of a row: path, status (ok or refused), reason, warnings, ..., prob_<finding>,
+    and `KNOWN_BY`."""
     return [*_TOLD, "flagged", *(f"prob_{finding}" for finding in findings), *KNOWN_BY]
 
 
 def check_output(out: Path, findings: Sequence[str], leaderboard: bool) -> None:
-    """Raises CxrError when answers cannot be written to `out`, or would replace something else than answers."""
+    """Raises CxrError when answers cannot be written to `out`, or would replace something else than
+    answers."""
     endings = [".csv"] if leaderboard else _ENDINGS
     if out.suffix not in endings:
         raise CxrError(f"{out}: answers go to a file that ends with {', '.join(endings)}")
@@ -68,11 +86,16 @@ def check_output(out: Path, findings: Sequence[str], leaderboard: bool) -> None:
     except (OSError, ValueError) as error:
         raise CxrError(f"{out} is there and cannot be read ({error}); name another file") from error
     if held != (["imageID", "disease"] if leaderboard else columns(findings)):
-        raise CxrError(f"{out} is there and holds something else than such answers; name another file")
+        raise CxrError(
+            f"{out} is there and holds something else than such answers; name another file"
+        )
 
 
-def write_answers(out: Path, rows: Iterable[Row], findings: Sequence[str], leaderboard: bool = False) -> None:
-    """Writes the rows to a .csv or .parquet file, or as the leaderboard's CSV; never holds them all.
+def write_answers(
+    out: Path, rows: Iterable[Row], findings: Sequence[str], leaderboard: bool = False
+) -> None:
+    """Writes the rows to a .csv or .parquet file, or as the leaderboard's CSV; never holds them
+    all.
 
     In the leaderboard's file a film that was refused has no disease, not even No Finding.
     """
@@ -88,20 +111,25 @@ def write_answers(out: Path, rows: Iterable[Row], findings: Sequence[str], leade
         (table if out.suffix == ".parquet" else partial).replace(out)
     except OSError as error:
         reason = error.strerror or error
-        raise CxrError(f"{out} cannot be written ({reason}); make room, and give the same command again") from error
+        raise CxrError(
+            f"{out} cannot be written ({reason}); make room, and give the same command again"
+        ) from error
     finally:
         partial.unlink(missing_ok=True)
         table.unlink(missing_ok=True)
 
 
 def read_answers(path: Path) -> Iterator[Row]:
-    """The rows of a file that `write_answers` wrote, one after the other; raises ValueError where it is broken."""
+    """The rows of a file that `write_answers` wrote, one after the other; raises ValueError where
+    it is broken."""
     return _read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
 
 
 def line(row: Row) -> str:
     """A row for a person: the path, then what is flagged with probabilities, or the reason."""
-    probs = {name.removeprefix("prob_"): value for name, value in row.items() if name.startswith("prob_")}
+    probs = {
+        name.removeprefix("prob_"): value for name, value in row.items() if name.startswith("prob_")
+    }
     if row["status"] != "ok":
         text = f"refused: {row['reason']}"
     else:
@@ -109,7 +137,11 @@ def line(row: Row) -> str:
         listed = sorted(told or probs, key=lambda finding: -probs[finding])[: len(told) or 1]
         text = ", ".join(f"{finding} {probs[finding]:.2f}" for finding in listed)
         text = text if told else f"none flagged (highest: {text})"
-        text += f"; unlike the training films ({row['unlikeness'] or inf:.3g})" if row["unfamiliar"] else ""
+        text += (
+            f"; unlike the training films ({row['unlikeness'] or inf:.3g})"
+            if row["unfamiliar"]
+            else ""
+        )
         text += f"; {row['warnings']}" if row["warnings"] else ""
     return f"{escaped(row['path']):<40}  {text}"
 
@@ -141,10 +173,18 @@ def _to_parquet(path: Path, table: Path, names: Sequence[str]) -> None:
     from pyarrow import csv as arrow_csv
     from pyarrow import parquet
 
-    arrow = {str: pyarrow.string(), bool: pyarrow.bool_(), int: pyarrow.int64(), float: pyarrow.float64()}
+    arrow = {
+        str: pyarrow.string(),
+        bool: pyarrow.bool_(),
+        int: pyarrow.int64(),
+        float: pyarrow.float64(),
+    }
     schema = pyarrow.schema([(name, arrow[_KINDS.get(name, float)]) for name in names])
     types = arrow_csv.ConvertOptions(column_types=schema, null_values=[""])
-    with parquet.ParquetWriter(table, schema) as writer, arrow_csv.open_csv(path, convert_options=types) as reader:
+    with (
+        parquet.ParquetWriter(table, schema) as writer,
+        arrow_csv.open_csv(path, convert_options=types) as reader,
+    ):
         for batch in reader:
             writer.write_batch(batch)
 
@@ -171,23 +211,32 @@ def _read_parquet(path: Path) -> Iterator[Row]:
 class Journal:
     """The rows of one output file. In memory stay a path and two numbers per row.
 
-    Raises CxrError when another process holds the journal, when it is broken, and when it cannot be written.
+    Raises CxrError when another process holds the journal, when it is broken, and when it cannot be
+    written.
     """
 
     def __init__(self, path: Path, names: Sequence[str]):
         self.path, self.names = path, list(names)
         self.order: list[int] = []
-        self.known: dict[str, tuple[str, int]] = {}  # path -> what it is known by, and where its line begins
+        self.known: dict[
+            str, tuple[str, int]
+        ] = {}  # path -> what it is known by, and where its line begins
         self.lock = FileLock(path.with_suffix(".lock"))
         try:
-            path.open("ab").close()  # a folder that cannot be written to must not look like a lock that is held
+            path.open(
+                "ab"
+            ).close()  # a folder that cannot be written to must not look like a lock that is held
             self.lock.acquire(timeout=0)
             self.file = path.open("a+b", buffering=0)
         except Timeout as error:
-            raise CxrError(f"{path} is in use by another process that writes there; wait for it") from error
+            raise CxrError(
+                f"{path} is in use by another process that writes there; wait for it"
+            ) from error
         except OSError as error:
             self.lock.release()
-            raise CxrError(f"{path.parent} cannot be written to ({error.strerror}); name another folder") from error
+            raise CxrError(
+                f"{path.parent} cannot be written to ({error.strerror}); name another folder"
+            ) from error
         self._read()
 
     def _read(self) -> None:
@@ -199,14 +248,17 @@ class Journal:
                 break
             if (line != head) if number == 1 else not self._learn(line, at):
                 self.close(done=False)
-                raise CxrError(f"{self.path} is broken in line {number}; delete it, or name another output")
+                raise CxrError(
+                    f"{self.path} is broken in line {number}; delete it, or name another output"
+                )
             at += len(line)
         self.file.truncate(at)
         if not at:
             self._append(self.names)
 
     def _learn(self, line: bytes, at: int) -> bool:
-        """Notes an answer; a refusal is not reused, because its cause may have been fixed. False for no such row."""
+        """Notes an answer; a refusal is not reused, because its cause may have been fixed. False
+        for no such row."""
         row = _parsed_line(line, self.names)
         if row is None:
             return False
@@ -216,7 +268,8 @@ class Journal:
         return True
 
     def take_over(self, out: Path, rows: Iterator[Row]) -> None:
-        """Appends the answers of an earlier output; those that the journal has are newer and stay."""
+        """Appends the answers of an earlier output; those that the journal has are newer and
+        stay."""
         try:
             for row in rows:
                 if row["status"] == "ok" and row["path"] not in self.known:
@@ -251,7 +304,9 @@ class Journal:
         self.file.close()
         if done:
             self.path.unlink()
-            Path(self.lock.lock_file).unlink(missing_ok=True)  # still held: nobody else has taken it
+            Path(self.lock.lock_file).unlink(
+                missing_ok=True
+            )  # still held: nobody else has taken it
         self.lock.release()
 
     def _append(self, cells: Sequence[object]) -> int:

@@ -1,4 +1,5 @@
-"""Targets and probabilities -> scores, intervals, thresholds, calibration; NumPy, pandas, scipy, scikit-learn."""
+"""Targets and probabilities -> scores, intervals, thresholds, calibration; NumPy, pandas, scipy,
+scikit-learn."""
 
 from lib.metrics.bootstrap import (
     bootstrap_interval,

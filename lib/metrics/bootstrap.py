@@ -1,4 +1,5 @@
-"""In: targets, probabilities and the patient of each image. Out: 95 % intervals of the metrics, patients resampled."""
+"""In: targets, probabilities and the patient of each image. Out: 95 % intervals of the metrics,
+patients resampled."""
 
 from collections.abc import Sequence
 
@@ -22,7 +23,8 @@ from lib.metrics.scores import (
 
 INTERVAL_METRICS = ("auroc", "average_precision", "f1")
 LEAST = {"auroc": MIN_PATIENTS, "average_precision": MIN_PATIENTS, "f1": 10}
-"""Patients with a positive image, and with a negative one, below which a single finding gets no interval."""
+"""Patients with a positive image, and with a negative one, below which a single finding gets no
+interval."""
 _BLOCK = 2**21  # numbers in one block of resamples: 8 MiB of weights
 
 
@@ -36,13 +38,14 @@ def bootstrap_interval(
     n: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """95 % intervals by patient: one row per finding, then `macro`, to merge with `evaluate` on `finding`.
+    """95 % intervals by patient: one row per finding, then `macro`, to merge with `evaluate` on
+    `finding`.
 
-    Columns: finding, then auroc_low, auroc_high and so on for each of `INTERVAL_METRICS`. Findings: Student's on the
-    logit scale (`finding_interval`), NaN with too few patients. Macro, over `metrics.counted_findings`: see
-    `macro_interval`. A resample that lost one class of a finding is left out of that finding's interval; its macro is
-    the mean over the other findings. Fewer than two patients: NaN. Raises ValueError as `evaluate` and
-    `bootstrap_scores`.
+    Columns: finding, then auroc_low, auroc_high and so on for each of `INTERVAL_METRICS`. Findings:
+    Student's on the logit scale (`finding_interval`), NaN with too few patients. Macro, over
+    `metrics.counted_findings`: see `macro_interval`. A resample that lost one class of a finding is
+    left out of that finding's interval; its macro is the mean over the other findings. Fewer than
+    two patients: NaN. Raises ValueError as `evaluate` and `bootstrap_scores`.
     """
     targets, probs = checked(targets, probs, findings)
     counted, people = counted_findings(targets, patients), positive_patients(targets, patients)
@@ -54,7 +57,9 @@ def bootstrap_interval(
         if len(findings) == 1:
             ends = low[0], high[0]
         else:
-            ends = macro_interval(metric, mean_known(points[metric][counted]), mean_known(scores[:, counted]))
+            ends = macro_interval(
+                metric, mean_known(points[metric][counted]), mean_known(scores[:, counted])
+            )
         table[f"{metric}_low"], table[f"{metric}_high"] = [*low, ends[0]], [*high, ends[1]]
     return table
 
@@ -68,13 +73,15 @@ def finding_interval(
     error: np.ndarray | None = None,
     df: np.ndarray | float = np.inf,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The 95 % interval of each finding's score: low and high (F,), in [0, 1]; NaN with fewer patients than LEAST says.
+    """The 95 % interval of each finding's score: low and high (F,), in [0, 1]; NaN with fewer
+    patients than LEAST says.
 
-    value: (F,); resampled: (n, F) of patients; positives, negatives: (F,) patients with such an image; error: (F,) the
-    standard error where it holds more than patients do, with its degrees of freedom df. On the logit scale, with
-    Student's quantile for the patients of the rarer class. In simulations it covers the true AUROC and average
-    precision in 93 to 98 % from 5 positive patients on, F1 from 10 on (tests/test_coverage.py); the percentile
-    bootstrap covered 89, 93 and 85 % with 5 to 9.
+    value: (F,); resampled: (n, F) of patients; positives, negatives: (F,) patients with such an
+    image; error: (F,) the standard error where it holds more than patients do, with its degrees of
+    freedom df. On the logit scale, with Student's quantile for the patients of the rarer class. In
+    simulations it covers the true AUROC and average precision in 93 to 98 % from 5 positive
+    patients on, F1 from 10 on (tests/test_coverage.py); the percentile bootstrap covered 89, 93 and
+    85 % with 5 to 9.
     """
     rarer = np.minimum(positives, negatives)
     of_patients, of_logits = spread(resampled), spread(_logit(resampled))
@@ -94,7 +101,8 @@ def _logit(scores: np.ndarray) -> np.ndarray:
 def macro_interval(metric: str, value: float, resampled: np.ndarray) -> tuple[float, float]:
     """The 95 % interval of a mean over findings from its resamples (n,); NaN where there are none.
 
-    AUROC and F1: percentiles. Average precision: the normal interval around the score less its `bias`.
+    AUROC and F1: percentiles. Average precision: the normal interval around the score less its
+    `bias`.
     """
     known = resampled[~np.isnan(resampled)]
     if len(known) < 2:
@@ -109,14 +117,17 @@ def macro_interval(metric: str, value: float, resampled: np.ndarray) -> tuple[fl
 def bias(value: float, resampled: np.ndarray) -> float:
     """How much too high a macro average precision is on a small test set, from its resamples (n,).
 
-    Twice what resampling adds to it again: in simulations of 50 to 400 patients the score was 0.075 to 0.018 too high,
-    and its resamples once more by 0.026 to 0.010. Intervals around the score less this cover in 90 to 92 %, less the
-    bootstrap's own bias in 80 to 93 %, percentiles in 20 to 30 % (tests/test_coverage.py).
+    Twice what resampling adds to it again: in simulations of 50 to 400 patients the score was 0.075
+    to 0.018 too high, and its resamples once more by 0.026 to 0.010. Intervals around the score
+    less this cover in 90 to 92 %, less the bootstrap's own bias in 80 to 93 %, percentiles in 20 to
+    30 % (tests/test_coverage.py).
     """
     return 2 * float(mean_known(resampled) - value)
 
 
-def point_scores(targets: np.ndarray, probs: np.ndarray, thresholds: np.ndarray | None = None) -> dict[str, np.ndarray]:
+def point_scores(
+    targets: np.ndarray, probs: np.ndarray, thresholds: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
     """metric -> (F,), for each of `INTERVAL_METRICS`."""
     columns = list(zip(targets.T, probs.T, cuts(thresholds, targets.shape[1])[0], strict=True))
     return {
@@ -130,11 +141,14 @@ def mean_known(values: np.ndarray, axis: int = -1) -> np.ndarray:
     """The mean of what is not NaN; NaN where all is."""
     known = ~np.isnan(values)
     count = known.sum(axis=axis)
-    return np.where(count > 0, np.where(known, values, 0.0).sum(axis=axis) / np.maximum(count, 1), np.nan)
+    return np.where(
+        count > 0, np.where(known, values, 0.0).sum(axis=axis) / np.maximum(count, 1), np.nan
+    )
 
 
 def spread(resampled: np.ndarray) -> np.ndarray:
-    """The standard deviation of the resamples (n, F) that are not NaN: (F,); NaN with fewer than two."""
+    """The standard deviation of the resamples (n, F) that are not NaN: (F,); NaN with fewer than
+    two."""
     counted = (~np.isnan(resampled)).sum(axis=0) > 1
     error = np.full(resampled.shape[1], np.nan)
     error[counted] = np.nanstd(resampled[:, counted], axis=0, ddof=1)
@@ -150,13 +164,14 @@ def bootstrap_scores(
     n: int = 1000,
     seed: int = 0,
 ) -> dict[str, np.ndarray]:
-    """AUROC, average precision and F1 of n resamples of patients: {metric: (n, F)}, NaN where a class is missing.
+    """AUROC, average precision and F1 of n resamples of patients: {metric: (n, F)}, NaN where a
+    class is missing.
 
-    The cluster bootstrap (Davison and Hinkley 1997, section 3.8): each resample draws as many patients as there are,
-    with replacement, each with all images. The same set of patients, n and seed give the same resamples in any row
-    order, so that two models' scores are paired. A resample is a count per patient: images are sorted once, not per
-    resample. Thresholds (F,) are fixed, 0.5 where NaN or None. Raises ValueError as `evaluate`, and where a
-    patient is missing.
+    The cluster bootstrap (Davison and Hinkley 1997, section 3.8): each resample draws as many
+    patients as there are, with replacement, each with all images. The same set of patients, n and
+    seed give the same resamples in any row order, so that two models' scores are paired. A resample
+    is a count per patient: images are sorted once, not per resample. Thresholds (F,) are fixed, 0.5
+    where NaN or None. Raises ValueError as `evaluate`, and where a patient is missing.
     """
     targets, probs = checked(targets, probs)
     codes, count = patient_codes(patients, len(targets))
@@ -166,12 +181,19 @@ def bootstrap_scores(
     area, precision = _ranked(targets, probs, codes, counts)
     known, positive = ~np.isnan(targets), targets == 1
     called = (probs >= cuts(thresholds, targets.shape[1])[0]) & known
-    tp, calls, positives = (images_where(mask, codes, counts) for mask in (called & positive, called, positive))
-    return {"auroc": area, "average_precision": precision, "f1": ratio(2 * tp, calls + positives, positives > 0)}
+    tp, calls, positives = (
+        images_where(mask, codes, counts) for mask in (called & positive, called, positive)
+    )
+    return {
+        "auroc": area,
+        "average_precision": precision,
+        "f1": ratio(2 * tp, calls + positives, positives > 0),
+    }
 
 
 def patient_codes(patients: Sequence, images: int) -> tuple[np.ndarray, int]:
-    """The patient of each image as a whole number (N,), and how many patients there are; ValueError where missing."""
+    """The patient of each image as a whole number (N,), and how many patients there are; ValueError
+    where missing."""
     codes, names = pd.factorize(np.asarray(patients, dtype=object), sort=True)
     if len(codes) != images or (codes < 0).any():
         raise ValueError(
@@ -182,7 +204,8 @@ def patient_codes(patients: Sequence, images: int) -> tuple[np.ndarray, int]:
 
 
 def _ranked(targets: np.ndarray, probs: np.ndarray, codes: np.ndarray, counts: np.ndarray) -> tuple:
-    """AUROC and average precision (n, F) of the resamples counts (n, patients); codes (N,) name images' patients."""
+    """AUROC and average precision (n, F) of the resamples counts (n, patients); codes (N,) name
+    images' patients."""
     scores = np.full((2, len(counts), targets.shape[1]), np.nan)
     step = max(1, _BLOCK // len(targets))
     for j in range(targets.shape[1]):
@@ -200,11 +223,14 @@ def resample_counts(patients: int, n: int, seed: int) -> np.ndarray:
     """How often each of n resamples draws each patient: (n, patients), whole numbers as float32."""
     drawn = np.random.default_rng(seed).integers(patients, size=(n, patients))
     drawn += np.arange(n)[:, None] * patients
-    return np.bincount(drawn.ravel(), minlength=n * patients).reshape(n, patients).astype(np.float32)
+    return (
+        np.bincount(drawn.ravel(), minlength=n * patients).reshape(n, patients).astype(np.float32)
+    )
 
 
 def images_where(mask: np.ndarray, codes: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Images of each resample where mask (N, F) holds: (n, F), exact as long as they are fewer than 2**24."""
+    """Images of each resample where mask (N, F) holds: (n, F), exact as long as they are fewer than
+    2**24."""
     sums = [np.bincount(codes, column, minlength=counts.shape[1]) for column in mask.T]
     return (counts @ np.array(sums, dtype=np.float32).reshape(-1, counts.shape[1]).T).astype(float)
 

@@ -1,13 +1,15 @@
 """In: validation targets and probabilities (N, F). Out: one calibration map per finding.
 
-Calibrated = sigmoid(slope * logit(p) + intercept): `none` leaves p as it is; `temperature` fits the slope alone (Guo et
-al. 2017, one over their T); `platt` fits both (Platt 1999). The map rises strictly, so no ranking and no AUROC changes.
+Calibrated = sigmoid(slope * logit(p) + intercept): `none` leaves p as it is; `temperature` fits the
+slope alone (Guo et al. 2017, one over their T); `platt` fits both (Platt 1999). The map rises
+strictly, so no ranking and no AUROC changes.
 
-Which of them: each is fitted on all but one fold of the validation patients and scored on that fold by log loss, the
-proper score that the maps minimise; folds are by patient, because images of one patient are alike and would hide
-overfitting. A richer map is taken only where it beats the simpler by more than one standard error of their paired
-difference over patients (the one-standard-error rule, Breiman et al. 1984): a rare finding has a few dozen positive
-images, and the lowest of three noisy losses alone would often fit noise.
+Which of them: each is fitted on all but one fold of the validation patients and scored on that fold
+by log loss, the proper score that the maps minimise; folds are by patient, because images of one
+patient are alike and would hide overfitting. A richer map is taken only where it beats the simpler
+by more than one standard error of their paired difference over patients (the one-standard-error
+rule, Breiman et al. 1984): a rare finding has a few dozen positive images, and the lowest of three
+noisy losses alone would often fit noise.
 """
 
 from collections.abc import Sequence
@@ -28,45 +30,66 @@ from lib.metrics.thresholds import MIN_POSITIVES
 _EPS = np.finfo(float).eps  # a log loss takes no probability nearer to 0 or 1, as scikit-learn's
 
 
-def calibration_scores(targets: np.ndarray, probs: np.ndarray, findings: Sequence[str], bins: int = 15) -> pd.DataFrame:
-    """How far probs (N, F) mean what they say on targets (N, F) with NaN: one row per finding, then the row `macro`.
+def calibration_scores(
+    targets: np.ndarray, probs: np.ndarray, findings: Sequence[str], bins: int = 15
+) -> pd.DataFrame:
+    """How far probs (N, F) mean what they say on targets (N, F) with NaN: one row per finding, then
+    the row `macro`.
 
-    brier: mean squared error (Brier 1950); brier_reference: that of answering the share of positives to every image;
-    ece: expected calibration error over `reliability`'s bins of equal counts (Nixon et al. 2019), which chance alone
-    raises where images are few, so compare it on the same images only; log_loss, and positives. NaN where nothing
-    is annotated. The macro row holds means over the other findings, and all positives. Raises ValueError as `evaluate`.
+    brier: mean squared error (Brier 1950); brier_reference: that of answering the share of
+    positives to every image; ece: expected calibration error over `reliability`'s bins of equal
+    counts (Nixon et al. 2019), which chance alone raises where images are few, so compare it on the
+    same images only; log_loss, and positives. NaN where nothing is annotated. The macro row holds
+    means over the other findings, and all positives. Raises ValueError as `evaluate`.
     """
     targets, probs = checked(targets, probs, findings)
     rows = []
     for name, y, p in zip(findings, targets.T, probs.T, strict=True):
         known = ~np.isnan(y)
         y, p = y[known], p[known]
-        row = {"finding": name, "brier": np.nan, "brier_reference": np.nan, "ece": np.nan, "log_loss": np.nan}
+        row = {
+            "finding": name,
+            "brier": np.nan,
+            "brier_reference": np.nan,
+            "ece": np.nan,
+            "log_loss": np.nan,
+        }
         if len(y):
             predicted, observed, count = reliability(y, p, bins)
             row |= {"brier": np.mean((p - y) ** 2), "brier_reference": np.mean(y) * np.mean(1 - y)}
-            row |= {"ece": np.abs(predicted - observed) @ count / len(y), "log_loss": log_losses(y, p).mean()}
+            row |= {
+                "ece": np.abs(predicted - observed) @ count / len(y),
+                "log_loss": log_losses(y, p).mean(),
+            }
         rows.append(row | {"positives": int(y.sum())})
     table = pd.DataFrame(rows)
     means = table.drop(columns=["finding", "positives"]).mean().to_dict()
-    return pd.DataFrame([*rows, {"finding": MACRO, **means, "positives": int(table["positives"].sum())}])
+    return pd.DataFrame(
+        [*rows, {"finding": MACRO, **means, "positives": int(table["positives"].sum())}]
+    )
 
 
 def calibration_table(
     targets: np.ndarray, probs: np.ndarray, calibrated: np.ndarray, findings: Sequence[str]
 ) -> pd.DataFrame:
-    """`calibration_scores` of probs, and beside them those of calibrated as brier_, ece_ and log_loss_calibrated."""
-    before, after = (calibration_scores(targets, values, findings) for values in (probs, calibrated))
+    """`calibration_scores` of probs, and beside them those of calibrated as brier_, ece_ and
+    log_loss_calibrated."""
+    before, after = (
+        calibration_scores(targets, values, findings) for values in (probs, calibrated)
+    )
     after = after[["brier", "ece", "log_loss"]].add_suffix("_calibrated")
     return pd.concat([before, after], axis=1)
 
 
-def reliability(y: np.ndarray, p: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean probability, share of positives and number of images of each bin, lowest first, of y (n,) and p (n,).
+def reliability(
+    y: np.ndarray, p: np.ndarray, bins: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean probability, share of positives and number of images of each bin, lowest first, of y
+    (n,) and p (n,).
 
-    Bins hold equal counts of images, as far as ties allow: equal probabilities stay in one bin, the one in which the
-    middle of them stands; bins left empty are not returned. y is 0, 1 or NaN, which is skipped. Raises ValueError
-    where bins < 1.
+    Bins hold equal counts of images, as far as ties allow: equal probabilities stay in one bin, the
+    one in which the middle of them stands; bins left empty are not returned. y is 0, 1 or NaN,
+    which is skipped. Raises ValueError where bins < 1.
     """
     if bins < 1:
         raise ValueError(f"bins must be at least 1; got {bins}")
@@ -75,7 +98,9 @@ def reliability(y: np.ndarray, p: np.ndarray, bins: int) -> tuple[np.ndarray, np
     which = ((rankdata(p) - 0.5) * bins / max(1, len(p))).astype(int)  # (n,) by midrank
     count = np.bincount(which, minlength=bins)
     full = count > 0
-    predicted, observed = (np.bincount(which, values, minlength=bins)[full] / count[full] for values in (p, y))
+    predicted, observed = (
+        np.bincount(which, values, minlength=bins)[full] / count[full] for values in (p, y)
+    )
     return predicted, observed, count[full]
 
 
@@ -84,9 +109,18 @@ def log_losses(y: np.ndarray, p: np.ndarray) -> np.ndarray:
 
 
 METHODS = ("none", "temperature", "platt")
-_LOWEST, _HIGHEST = 2.0**-150, 1 - 2.0**-53  # where 0 and 1 stand: beyond all that single precision can write
-_NEIGHBOURS = np.array(  # in single precision: at both ends and at one half, where a map can bring them too close
-    [(0, 2**-149), (2**-149, 2**-148), (0.5, 0.5 + 2**-24), (1 - 2**-23, 1 - 2**-24), (1 - 2**-24, 1)]
+# where 0 and 1 stand: beyond all that single precision can write
+_LOWEST = 2.0**-150
+_HIGHEST = 1 - 2.0**-53
+# in single precision: at both ends and at one half, where a map can bring them too close
+_NEIGHBOURS = np.array(
+    [
+        (0, 2**-149),
+        (2**-149, 2**-148),
+        (0.5, 0.5 + 2**-24),
+        (1 - 2**-23, 1 - 2**-24),
+        (1 - 2**-24, 1),
+    ]
 )
 _UNFITTED = ("none", (1.0, 0.0), (np.nan,) * len(METHODS))
 
@@ -99,25 +133,39 @@ class Calibration:
     method: tuple[str, ...]  # one of METHODS
     slope: np.ndarray  # (F,) over 0
     intercept: np.ndarray  # (F,)
-    log_loss: np.ndarray  # (F, 3) held-out log loss of METHODS; NaN where there was too little to try them
+    log_loss: (
+        np.ndarray
+    )  # (F, 3) held-out log loss of METHODS; NaN where there was too little to try them
     positives: np.ndarray  # (F,) validation images with the finding
 
     def apply(self, probs: np.ndarray) -> np.ndarray:
-        """Calibrated probabilities of probs (..., F), as float64; ValueError on what is no probability.
+        """Calibrated probabilities of probs (..., F), as float64; ValueError on what is no
+        probability.
 
         Two probabilities that single precision tells apart stay apart, and in order, up to 0 and 1.
         """
         probs = np.asarray(probs, dtype=float)
         if probs.ndim == 0 or probs.shape[-1] != len(self.findings):
-            raise ValueError(f"probs must be (..., {len(self.findings)}), one column per finding; got {probs.shape}")
+            raise ValueError(
+                f"probs must be (..., {len(self.findings)}), one column per finding; got {probs.shape}"
+            )
         if not ((probs >= 0) & (probs <= 1)).all():  # NaN compares false
-            raise ValueError("probabilities must be finite numbers from 0 to 1; apply the sigmoid first")
-        return np.where(np.array(self.method) == "none", probs, _calibrated(probs, self.slope, self.intercept))
+            raise ValueError(
+                "probabilities must be finite numbers from 0 to 1; apply the sigmoid first"
+            )
+        return np.where(
+            np.array(self.method) == "none", probs, _calibrated(probs, self.slope, self.intercept)
+        )
 
     def as_card(self) -> dict[str, Any]:
-        """What a saved model's card holds of it: only lists, text and numbers, None where a loss is not known."""
+        """What a saved model's card holds of it: only lists, text and numbers, None where a loss is
+        not known."""
         losses = np.where(np.isnan(self.log_loss), None, self.log_loss).T.tolist()
-        card = {"findings": list(self.findings), "method": list(self.method), "slope": self.slope.tolist()}
+        card = {
+            "findings": list(self.findings),
+            "method": list(self.method),
+            "slope": self.slope.tolist(),
+        }
         card |= {"intercept": self.intercept.tolist(), "val_positives": self.positives.tolist()}
         return card | {"held_out_log_loss": dict(zip(METHODS, losses, strict=True))}
 
@@ -129,9 +177,13 @@ class Calibration:
             losses = [card["held_out_log_loss"][name] for name in METHODS]
             parts = [card["slope"], card["intercept"], card["val_positives"], *losses]
         except KeyError as error:
-            raise ExportError(f"the card's calibration lacks {error}; fit it again with fit_calibration") from error
+            raise ExportError(
+                f"the card's calibration lacks {error}; fit it again with fit_calibration"
+            ) from error
         if any(len(part) != len(findings) for part in [method, *parts]):
-            raise ExportError(f"the card's calibration needs {len(findings)} values everywhere, one a finding")
+            raise ExportError(
+                f"the card's calibration needs {len(findings)} values everywhere, one a finding"
+            )
         slope, intercept, positives, *losses = (np.array(part, dtype=float) for part in parts)
         for name, kind, a, b in zip(findings, method, slope, intercept, strict=True):
             if kind not in METHODS or not keeps_order(a, b):
@@ -139,19 +191,28 @@ class Calibration:
                     f"the card's calibration of {name} is '{kind}', slope {a}, intercept {b}: it must be one of "
                     f"{', '.join(METHODS)} and keep probabilities in order; fit it again with fit_calibration"
                 )
-        return cls(findings, method, slope, intercept, np.stack(losses, axis=1), positives.astype(int))
+        return cls(
+            findings, method, slope, intercept, np.stack(losses, axis=1), positives.astype(int)
+        )
 
 
 def fit_calibration(
-    targets: np.ndarray, probs: np.ndarray, patients: Sequence, findings: Sequence[str], folds: int = 5, seed: int = 0
+    targets: np.ndarray,
+    probs: np.ndarray,
+    patients: Sequence,
+    findings: Sequence[str],
+    folds: int = 5,
+    seed: int = 0,
 ) -> Calibration:
-    """The map of each finding from validation targets (N, F) with NaN, probs (N, F) and patients (N,).
+    """The map of each finding from validation targets (N, F) with NaN, probs (N, F) and patients
+    (N,).
 
-    The maps minimise the log loss against Platt's smoothed targets, (P + 1) / (P + 2) and 1 / (N + 2) for P positive
-    and N negative images, so that they stay finite where probabilities separate the classes. `none` where a class has
-    fewer than `MIN_POSITIVES` images or is seen in fewer than `folds` patients, or all probabilities are equal; and a
-    map that does not keep the order (`keeps_order`) is not taken. The same patients and seed give the same folds.
-    Raises ValueError as `evaluate`, where a patient is missing, and on fewer than two folds.
+    The maps minimise the log loss against Platt's smoothed targets, (P + 1) / (P + 2) and 1 / (N +
+    2) for P positive and N negative images, so that they stay finite where probabilities separate
+    the classes. `none` where a class has fewer than `MIN_POSITIVES` images or is seen in fewer than
+    `folds` patients, or all probabilities are equal; and a map that does not keep the order
+    (`keeps_order`) is not taken. The same patients and seed give the same folds. Raises ValueError
+    as `evaluate`, where a patient is missing, and on fewer than two folds.
     """
     targets, probs = checked(targets, probs, findings)
     codes, _ = patient_codes(patients, len(targets))
@@ -163,13 +224,17 @@ def fit_calibration(
         maps.append(_fit_finding(y[known], p[known], codes[known], folds, seed))
     method, coefficients, losses = zip(*maps, strict=True)
     slope, intercept = np.array(coefficients).T
-    return Calibration(tuple(findings), method, slope, intercept, np.array(losses), (targets == 1).sum(axis=0))
+    return Calibration(
+        tuple(findings), method, slope, intercept, np.array(losses), (targets == 1).sum(axis=0)
+    )
 
 
 def keeps_order(slope: float, intercept: float) -> bool:
-    """Whether the map keeps apart, and in order, all probabilities that single precision tells apart.
+    """Whether the map keeps apart, and in order, all probabilities that single precision tells
+    apart.
 
-    A slope <= 0 does not; nor does a map so steep (about 2) or so high that answers next to 1 round to one number.
+    A slope <= 0 does not; nor does a map so steep (about 2) or so high that answers next to 1 round
+    to one number.
     """
     if not np.isfinite([slope, intercept]).all():
         return False
@@ -177,7 +242,9 @@ def keeps_order(slope: float, intercept: float) -> bool:
     return bool((high - low > 4 * np.spacing(high)).all())
 
 
-def _calibrated(p: np.ndarray, slope: np.ndarray | float, intercept: np.ndarray | float) -> np.ndarray:
+def _calibrated(
+    p: np.ndarray, slope: np.ndarray | float, intercept: np.ndarray | float
+) -> np.ndarray:
     return expit(slope * _logit(p) + intercept)
 
 
@@ -186,9 +253,14 @@ def _logit(p: np.ndarray) -> np.ndarray:
 
 
 def _fit_finding(y: np.ndarray, p: np.ndarray, codes: np.ndarray, folds: int, seed: int) -> tuple:
-    """Method, (slope, intercept) and the three held-out losses of one finding's annotated images (n,)."""
+    """Method, (slope, intercept) and the three held-out losses of one finding's annotated images
+    (n,)."""
     classes = [codes[y == value] for value in (0, 1)]
-    if min(map(len, classes)) < MIN_POSITIVES or min(len(np.unique(kind)) for kind in classes) < folds or not np.ptp(p):
+    if (
+        min(map(len, classes)) < MIN_POSITIVES
+        or min(len(np.unique(kind)) for kind in classes) < folds
+        or not np.ptp(p)
+    ):
         return _UNFITTED
     z, fold = _logit(p), _deal(y, codes, folds, seed)
     best, fitted, losses = "none", {"none": (1.0, 0.0)}, {"none": log_losses(y, p)}
@@ -196,14 +268,17 @@ def _fit_finding(y: np.ndarray, p: np.ndarray, codes: np.ndarray, folds: int, se
         fitted[method], losses[method] = _fit(z, y, method), np.empty(len(y))
         for k in range(folds):
             slope, intercept = _fit(z[fold != k], y[fold != k], method)
-            losses[method][fold == k] = log_losses(y[fold == k], expit(slope * z[fold == k] + intercept))
+            losses[method][fold == k] = log_losses(
+                y[fold == k], expit(slope * z[fold == k] + intercept)
+            )
         if keeps_order(*fitted[method]) and _clearly_positive(losses[best] - losses[method], codes):
             best = method
     return best, fitted[best], tuple(loss.mean() for loss in losses.values())
 
 
 def _deal(y: np.ndarray, codes: np.ndarray, folds: int, seed: int) -> np.ndarray:
-    """The fold of each image (n,): patients are shuffled and dealt, those with a positive image first, so evenly."""
+    """The fold of each image (n,): patients are shuffled and dealt, those with a positive image
+    first, so evenly."""
     patients, image = np.unique(codes, return_inverse=True)
     shuffled = np.random.default_rng(seed).permutation(len(patients))
     positive = np.bincount(image, y)[shuffled] > 0
@@ -214,7 +289,8 @@ def _deal(y: np.ndarray, codes: np.ndarray, folds: int, seed: int) -> np.ndarray
 
 
 def _clearly_positive(gain: np.ndarray, codes: np.ndarray) -> bool:
-    """Whether the mean of gain (n,) is more than its standard error over patients above 0 (a ratio of cluster sums)."""
+    """Whether the mean of gain (n,) is more than its standard error over patients above 0 (a ratio
+    of cluster sums)."""
     _, image = np.unique(codes, return_inverse=True)
     rest = np.bincount(image, gain - gain.mean())
     error = np.sqrt(len(rest) / (len(rest) - 1) * (rest**2).sum()) / len(gain)
@@ -222,7 +298,8 @@ def _clearly_positive(gain: np.ndarray, codes: np.ndarray) -> bool:
 
 
 def _fit(z: np.ndarray, y: np.ndarray, method: str) -> tuple[float, float]:
-    """Slope and intercept (0 for a temperature) that minimise the smoothed log loss, which is convex."""
+    """Slope and intercept (0 for a temperature) that minimise the smoothed log loss, which is
+    convex."""
     features = np.stack([z, np.ones(len(z))], axis=1)[:, : METHODS.index(method)]  # (n, 1 or 2)
     positives, negatives = (y == 1).sum(), (y == 0).sum()
     wanted = np.where(y == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
@@ -239,8 +316,12 @@ def _fit(z: np.ndarray, y: np.ndarray, method: str) -> tuple[float, float]:
         return (features.T * (q * (1 - q))) @ features / len(z)
 
     start = np.array([1.0, 0.0])[: features.shape[1]]
-    found = minimize(loss, start, jac=gradient, hess=curvature, method="trust-exact", options={"gtol": 1e-9})
+    found = minimize(
+        loss, start, jac=gradient, hess=curvature, method="trust-exact", options={"gtol": 1e-9}
+    )
     if not np.abs(gradient(found.x)).max() < 1e-6:
-        raise ValueError(f"the {method} map did not settle; look for probabilities that are almost all equal")
+        raise ValueError(
+            f"the {method} map did not settle; look for probabilities that are almost all equal"
+        )
     slope, intercept = np.append(found.x, 0)[:2]
     return float(slope), float(intercept)

@@ -1,4 +1,5 @@
-"""In: predictions with their labels, heat maps with boxes. Out: confident errors, label noise, pointing scores."""
+"""In: predictions with their labels, heat maps with boxes. Out: confident errors, label noise,
+pointing scores."""
 
 from collections.abc import Sequence
 
@@ -11,18 +12,24 @@ from lib.metrics.scores import checked, cuts
 MISS, FALSE_ALARM = "miss", "false alarm"
 
 
-def confident_errors(predictions: pd.DataFrame, findings: Sequence[str], each: int = 6) -> pd.DataFrame:
-    """Per finding the `each` positive films with the lowest probability and the negative ones with the highest.
+def confident_errors(
+    predictions: pd.DataFrame, findings: Sequence[str], each: int = 6
+) -> pd.DataFrame:
+    """Per finding the `each` positive films with the lowest probability and the negative ones with
+    the highest.
 
-    `predictions` is `predictions.parquet` of a run, or part of it. Columns: finding, kind (miss or false alarm),
-    image, patient, prob, and above: the percentage of films that the finding's probability ranks lower.
+    `predictions` is `predictions.parquet` of a run, or part of it. Columns: finding, kind (miss or
+    false alarm), image, patient, prob, and above: the percentage of films that the finding's
+    probability ranks lower.
     """
     rows = []
     for name in findings:
         known = predictions[predictions[f"target_{name}"].notna()]
         prob, target = known[f"prob_{name}"], known[f"target_{name}"]
         above = 100 * prob.rank(pct=True)
-        told = pd.DataFrame({"finding": name, "image": known["image"], "patient": known["patient"], "prob": prob})
+        told = pd.DataFrame(
+            {"finding": name, "image": known["image"], "patient": known["patient"], "prob": prob}
+        )
         told = told.assign(above=above).sort_values("prob", kind="stable")
         misses = told[target.loc[told.index] == 1].head(each).assign(kind=MISS)
         alarms = told[target.loc[told.index] == 0].tail(each)[::-1].assign(kind=FALSE_ALARM)
@@ -34,10 +41,12 @@ def confident_errors(predictions: pd.DataFrame, findings: Sequence[str], each: i
 def error_overlap(
     targets: np.ndarray, probs: np.ndarray, thresholds: np.ndarray | None, findings: Sequence[str]
 ) -> pd.DataFrame:
-    """What is called instead of a finding that is missed: percentages, findings missed x findings called wrongly.
+    """What is called instead of a finding that is missed: percentages, findings missed x findings
+    called wrongly.
 
-    targets (N, F) with NaN, probs (N, F), thresholds (F,). The cell (a, b) is the share of the films with a missed a
-    (and an annotated b) that get b as a false alarm; the column `missed` counts the films of the row; NaN where none.
+    targets (N, F) with NaN, probs (N, F), thresholds (F,). The cell (a, b) is the share of the
+    films with a missed a (and an annotated b) that get b as a false alarm; the column `missed`
+    counts the films of the row; NaN where none.
     """
     targets, probs = checked(targets, probs, findings)
     called = probs >= cuts(thresholds, len(findings))[0]
@@ -51,12 +60,14 @@ def error_overlap(
 
 
 def label_noise_candidates(predictions: pd.DataFrame, findings: Sequence[str]) -> pd.DataFrame:
-    """Films whose label a confident answer contradicts, the clearest first: labels to look at again, not errors found.
+    """Films whose label a confident answer contradicts, the clearest first: labels to look at
+    again, not errors found.
 
-    Confident learning (Northcutt, Jiang and Chuang 2021): a negative film whose probability reaches the mean of the
-    positive films, or a positive one that falls to the mean of the negative ones, on films that the model was not
-    trained on. Columns: finding, image, patient, label, prob, expected (that mean), margin (how far beyond it, in
-    standard deviations of the log odds over the finding's films).
+    Confident learning (Northcutt, Jiang and Chuang 2021): a negative film whose probability reaches
+    the mean of the positive films, or a positive one that falls to the mean of the negative ones,
+    on films that the model was not trained on. Columns: finding, image, patient, label, prob,
+    expected (that mean), margin (how far beyond it, in standard deviations of the log odds over the
+    finding's films).
     """
     rows = []
     for name in findings:
@@ -71,7 +82,12 @@ def label_noise_candidates(predictions: pd.DataFrame, findings: Sequence[str]) -
             limit = np.log(expected / (1 - expected)) if 0 < expected < 1 else np.inf * sign
             margin = sign * (odds - limit) / spread
             found = known[(target == label) & (margin > 0)]
-            told = {"finding": name, "image": found["image"], "patient": found["patient"], "label": label}
+            told = {
+                "finding": name,
+                "image": found["image"],
+                "patient": found["patient"],
+                "label": label,
+            }
             told |= {"prob": found[f"prob_{name}"], "expected": expected}
             rows.append(pd.DataFrame(told).assign(margin=margin[(target == label) & (margin > 0)]))
     columns = ["finding", "image", "patient", "label", "prob", "expected", "margin"]
@@ -85,16 +101,19 @@ BOX_PIXELS = 1024  # BBox_List_2017.csv counts in pixels of the originals, 1024 
 
 
 def box_scores(maps: np.ndarray, boxes: np.ndarray) -> pd.DataFrame:
-    """How well heat maps (N, h, w), >= 0, meet boxes (N, 4): left, top, width, height as shares of the film's sides.
+    """How well heat maps (N, h, w), >= 0, meet boxes (N, 4): left, top, width, height as shares of
+    the film's sides.
 
-    pointing: 1 where the maximum lies in the box, 0 elsewhere (the pointing game, Zhang et al. 2016; several equal
-    maxima count by their share). energy: the share of the map's sum inside the box (Wang et al. 2020). Both weigh
-    cells that the box covers partly by the covered part. NaN where a map is 0 everywhere. centre_pointing and
-    centre_energy are those of a fixed guess, a Gaussian at the centre of the film, a quarter of a side wide.
+    pointing: 1 where the maximum lies in the box, 0 elsewhere (the pointing game, Zhang et al.
+    2016; several equal maxima count by their share). energy: the share of the map's sum inside the
+    box (Wang et al. 2020). Both weigh cells that the box covers partly by the covered part. NaN
+    where a map is 0 everywhere. centre_pointing and centre_energy are those of a fixed guess, a
+    Gaussian at the centre of the film, a quarter of a side wide.
     """
     height, width = maps.shape[1:]
     inside = (
-        _coverage(boxes[:, 1], boxes[:, 3], height)[:, :, None] * _coverage(boxes[:, 0], boxes[:, 2], width)[:, None]
+        _coverage(boxes[:, 1], boxes[:, 3], height)[:, :, None]
+        * _coverage(boxes[:, 0], boxes[:, 2], width)[:, None]
     )
     y, x = ((np.arange(n) + 0.5) / n - 0.5 for n in (height, width))
     centre = np.exp(-(y[:, None] ** 2 + x[None, :] ** 2) / (2 * 0.25**2))
@@ -106,29 +125,44 @@ def box_scores(maps: np.ndarray, boxes: np.ndarray) -> pd.DataFrame:
         table[f"{prefix}pointing"] = np.where(
             some, (highest * inside).sum(axis=(1, 2)) / highest.sum(axis=(1, 2)), np.nan
         )
-        table[f"{prefix}energy"] = np.where(some, (each * inside).sum(axis=(1, 2)) / np.where(some, whole, 1), np.nan)
+        table[f"{prefix}energy"] = np.where(
+            some, (each * inside).sum(axis=(1, 2)) / np.where(some, whole, 1), np.nan
+        )
     return pd.DataFrame(table)
 
 
-def pointing_table(scores: pd.DataFrame, findings: Sequence[str], n: int = 1000, seed: int = 0) -> pd.DataFrame:
-    """Means of `box_scores` per finding and over all boxes, with 95 % intervals from resampled patients.
+def pointing_table(
+    scores: pd.DataFrame, findings: Sequence[str], n: int = 1000, seed: int = 0
+) -> pd.DataFrame:
+    """Means of `box_scores` per finding and over all boxes, with 95 % intervals from resampled
+    patients.
 
-    `scores` also has the columns finding and patient. A row per finding with boxes, then `all` (no row without a box):
-    boxes, patients, and for each of MEASURES the mean, _low, _high, centre_ (the fixed guess), gain_low and gain_high
-    (of the difference).
+    `scores` also has the columns finding and patient. A row per finding with boxes, then `all` (no
+    row without a box): boxes, patients, and for each of MEASURES the mean, _low, _high, centre_
+    (the fixed guess), gain_low and gain_high (of the difference).
     """
     rows = []
-    for name in [name for name in findings if (scores["finding"] == name).any()] + ["all"] * (len(scores) > 0):
+    for name in [name for name in findings if (scores["finding"] == name).any()] + ["all"] * (
+        len(scores) > 0
+    ):
         part = scores if name == "all" else scores[scores["finding"] == name]
         codes, count = patient_codes(part["patient"], len(part))
-        weights = resample_counts(count, n, seed)[:, codes] if count > 1 else np.full((1, len(part)), np.nan)
+        weights = (
+            resample_counts(count, n, seed)[:, codes]
+            if count > 1
+            else np.full((1, len(part)), np.nan)
+        )
         row = {"finding": name, "boxes": len(part), "patients": count}
         for measure in MEASURES:
             ours, centre = part[measure].fillna(0).to_numpy(), part[f"centre_{measure}"].to_numpy()
             low, high = _limits(weights, ours)
             gain = _limits(weights, ours - centre)
             row |= {measure: ours.mean(), f"{measure}_low": low, f"{measure}_high": high}
-            row |= {f"centre_{measure}": centre.mean(), f"{measure}_gain_low": gain[0], f"{measure}_gain_high": gain[1]}
+            row |= {
+                f"centre_{measure}": centre.mean(),
+                f"{measure}_gain_low": gain[0],
+                f"{measure}_gain_high": gain[1],
+            }
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -138,7 +172,8 @@ def _limits(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def _coverage(start: np.ndarray, length: np.ndarray, cells: int) -> np.ndarray:
-    """The covered part of each of `cells` cells of a side by boxes (N,) in shares of that side: (N, cells)."""
+    """The covered part of each of `cells` cells of a side by boxes (N,) in shares of that side: (N,
+    cells)."""
     edges = np.arange(cells + 1) / cells
     low = np.maximum(start[:, None], edges[:-1])
     high = np.minimum((start + length)[:, None], edges[1:])

@@ -1,4 +1,5 @@
-"""In: a run's predictions for validation and test. Out: an `Evaluation`: thresholds, metrics, intervals, calibration.
+"""In: a run's predictions for validation and test. Out: an `Evaluation`: thresholds, metrics,
+intervals, calibration.
 
 Everything that is chosen is chosen on validation; the test images are only scored.
 """
@@ -19,8 +20,23 @@ from lib.metrics.predictions import Predictions, write_submission
 from lib.metrics.scores import evaluate, prevalence
 from lib.metrics.thresholds import apply_thresholds, choose_thresholds
 
-HEADLINE = ["auroc", "auroc_low", "auroc_high", "average_precision", "f1", "accuracy", "accuracy_all_negative"]
-POINTS = ["threshold", "source", "val_positives", "sensitivity", "sensitivity_low", "sensitivity_high"]
+HEADLINE = [
+    "auroc",
+    "auroc_low",
+    "auroc_high",
+    "average_precision",
+    "f1",
+    "accuracy",
+    "accuracy_all_negative",
+]
+POINTS = [
+    "threshold",
+    "source",
+    "val_positives",
+    "sensitivity",
+    "sensitivity_low",
+    "sensitivity_high",
+]
 POINTS += ["specificity", "specificity_low", "specificity_high", "precision", "f1", "positives"]
 
 
@@ -28,9 +44,9 @@ POINTS += ["specificity", "specificity_low", "specificity_high", "precision", "f
 class Evaluation:
     """What one run's test predictions are worth.
 
-    metrics: one row per finding, macro last, at the thresholds of best validation F1, with 95 % intervals over
-    patients. operating_points: one row per finding and rule. thresholds: (F,). calibration: one map per finding.
-    submit: predictions for the images of an unlabelled test.csv.
+    metrics: one row per finding, macro last, at the thresholds of best validation F1, with 95 %
+    intervals over patients. operating_points: one row per finding and rule. thresholds: (F,).
+    calibration: one map per finding. submit: predictions for the images of an unlabelled test.csv.
     """
 
     test: Predictions
@@ -48,10 +64,13 @@ class Evaluation:
     @cached_property
     def calibration_scores(self) -> pd.DataFrame:
         """Calibration before and after, one row per finding, then the mean."""
-        return calibration_table(self.test.targets, self.test.probs, self.calibrated, self.test.findings)
+        return calibration_table(
+            self.test.targets, self.test.probs, self.calibrated, self.test.findings
+        )
 
     def headline(self) -> pd.DataFrame:
-        """The metrics to look at first, rounded; accuracy beside that of answering "no" every time."""
+        """The metrics to look at first, rounded; accuracy beside that of answering "no" every
+        time."""
         return self.metrics.set_index("finding")[[*HEADLINE, "positives"]].round(3)
 
     def points(self) -> pd.DataFrame:
@@ -60,7 +79,11 @@ class Evaluation:
 
     def calibration_summary(self) -> pd.DataFrame:
         """The calibration scores with the method of each finding, rounded."""
-        return self.calibration_scores.assign(method=[*self.calibration.method, ""]).set_index("finding").round(4)
+        return (
+            self.calibration_scores.assign(method=[*self.calibration.method, ""])
+            .set_index("finding")
+            .round(4)
+        )
 
     def card(self) -> dict[str, Any]:
         """What a model's card needs to answer: thresholds, operating points, calibration."""
@@ -71,7 +94,8 @@ class Evaluation:
         }
 
     def write(self, folder: Path) -> None:
-        """Writes operating_points.csv, calibration.csv, and submission.csv for an unlabelled test.csv."""
+        """Writes operating_points.csv, calibration.csv, and submission.csv for an unlabelled
+        test.csv."""
         write_table(folder / "operating_points.csv", self.operating_points)
         write_table(folder / "calibration.csv", self.calibration_scores)
         if self.submit:
@@ -79,9 +103,11 @@ class Evaluation:
 
 
 def evaluate_run(predictions: Mapping[str, Predictions], train_targets: np.ndarray) -> Evaluation:
-    """Thresholds and calibration from predictions["val"], then metrics with intervals for predictions["test"].
+    """Thresholds and calibration from predictions["val"], then metrics with intervals for
+    predictions["test"].
 
-    train_targets: (M, F), whose prevalence gives the fallback threshold of findings with too few validation positives.
+    train_targets: (M, F), whose prevalence gives the fallback threshold of findings with too few
+    validation positives.
     """
     val, test = predictions["val"], predictions["test"]
     chosen = choose_thresholds(val.targets, val.probs, val.findings, prevalence(train_targets))
@@ -89,7 +115,9 @@ def evaluate_run(predictions: Mapping[str, Predictions], train_targets: np.ndarr
     thresholds = best_f1["threshold"].to_numpy()
     sources = list(best_f1["source"])
     metrics = evaluate(test.targets, test.probs, test.findings, thresholds, sources, test.patients)
-    intervals = bootstrap_interval(test.targets, test.probs, test.patients, test.findings, thresholds)
+    intervals = bootstrap_interval(
+        test.targets, test.probs, test.patients, test.findings, thresholds
+    )
     return Evaluation(
         test=test,
         metrics=metrics.merge(intervals),

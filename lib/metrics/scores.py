@@ -1,7 +1,9 @@
-"""In: targets (N, F) with NaN where not annotated, probabilities (N, F). Out: metrics and thresholds.
+"""In: targets (N, F) with NaN where not annotated, probabilities (N, F). Out: metrics and
+thresholds.
 
-A target is 1 present, 0 absent, NaN not annotated; NaN is the only mask. A finding is called positive where its
-probability >= its threshold. A metric whose class is missing is NaN, never 0 or 1, and stays out of the means.
+A target is 1 present, 0 absent, NaN not annotated; NaN is the only mask. A finding is called
+positive where its probability >= its threshold. A metric whose class is missing is NaN, never 0 or
+1, and stays out of the means.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,15 +15,16 @@ import pandas as pd
 HALF = 0.5
 MACRO = "macro"
 MIN_PATIENTS = 5
-"""A finding counts in a macro mean from so many patients with a positive image on, and as many with a negative one."""
+"""A finding counts in a macro mean from so many patients with a positive image on, and as many with
+a negative one."""
 _COUNTED = ("auroc", "average_precision", "f1", "specificity", "accuracy")
 
 
 def auroc(y: np.ndarray, p: np.ndarray) -> float:
     """Area under the ROC curve of one finding, y (N,) and p (N,); NaN where a class is missing.
 
-    The share of (positive, negative) pairs that p puts in order, a tie counting one half (Hanley and McNeil 1982), by
-    scikit-learn. Raises ValueError on what is no target or no probability.
+    The share of (positive, negative) pairs that p puts in order, a tie counting one half (Hanley
+    and McNeil 1982), by scikit-learn. Raises ValueError on what is no target or no probability.
     """
     from sklearn.metrics import roc_auc_score
 
@@ -31,8 +34,8 @@ def auroc(y: np.ndarray, p: np.ndarray) -> float:
 def average_precision(y: np.ndarray, p: np.ndarray) -> float:
     """Average precision of one finding, y (N,) and p (N,); NaN where a class is missing.
 
-    The step-wise sum of (R_k - R_k-1) P_k over distinct probabilities, without interpolation, by scikit-learn. Chance
-    level: `random_average_precision`. Raises ValueError as `auroc`.
+    The step-wise sum of (R_k - R_k-1) P_k over distinct probabilities, without interpolation, by
+    scikit-learn. Chance level: `random_average_precision`. Raises ValueError as `auroc`.
     """
     from sklearn.metrics import average_precision_score
 
@@ -40,7 +43,8 @@ def average_precision(y: np.ndarray, p: np.ndarray) -> float:
 
 
 def f1(y: np.ndarray, p: np.ndarray, threshold: float = HALF) -> float:
-    """F1 of the positive class, y (N,) and p (N,): 0 where no positive is found, NaN where there is none."""
+    """F1 of the positive class, y (N,) and p (N,): 0 where no positive is found, NaN where there is
+    none."""
     from sklearn.metrics import f1_score
 
     y, p = _known(y, p)
@@ -48,14 +52,16 @@ def f1(y: np.ndarray, p: np.ndarray, threshold: float = HALF) -> float:
 
 
 def epoch_score(row: Any, rule: str) -> Any:
-    """What the epoch that is kept has most of: `row` is one row of a history, or the whole table; rule: see Config."""
+    """What the epoch that is kept has most of: `row` is one row of a history, or the whole table;
+    rule: see Config."""
     columns = {"auroc": "val_auroc", "loss": "val_loss", "last": "epoch"}
     values = row[columns.get(rule, f"val_{rule}")]
     return -values if rule == "loss" else values
 
 
 def operating_points(y: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Every distinct probability of one finding as a threshold, highest first (G,), with its true and false positives.
+    """Every distinct probability of one finding as a threshold, highest first (G,), with its true
+    and false positives.
 
     y (N,) and p (N,); counts are of annotated images called positive at p >= threshold.
     """
@@ -67,10 +73,11 @@ def operating_points(y: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def best_f1_thresholds(targets: np.ndarray, probs: np.ndarray) -> np.ndarray:
-    """Per finding the threshold (F,) that maximises F1 on these (validation) targets (N, F) and probs (N, F).
+    """Per finding the threshold (F,) that maximises F1 on these (validation) targets (N, F) and
+    probs (N, F).
 
-    A threshold is a probability that occurs; of several with the same F1 the highest is taken. NaN where a finding
-    has no positive image here: `evaluate` then uses 0.5 and says so.
+    A threshold is a probability that occurs; of several with the same F1 the highest is taken. NaN
+    where a finding has no positive image here: `evaluate` then uses 0.5 and says so.
     """
     targets, probs = checked(targets, probs)
     best = np.full(targets.shape[1], np.nan)
@@ -82,26 +89,38 @@ def best_f1_thresholds(targets: np.ndarray, probs: np.ndarray) -> np.ndarray:
 
 
 def prevalence(targets: np.ndarray) -> np.ndarray:
-    """The share of positives among the annotated images of each finding (F,); NaN where none is annotated."""
+    """The share of positives among the annotated images of each finding (F,); NaN where none is
+    annotated."""
     known = ~np.isnan(targets)
     return ratio((targets == 1).sum(axis=0), known.sum(axis=0), known.any(axis=0))
 
 
-def positive_patients(targets: np.ndarray, patients: Sequence | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """How many patients have a positive image of each finding, and how many a negative one: (F,) each.
+def positive_patients(
+    targets: np.ndarray, patients: Sequence | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """How many patients have a positive image of each finding, and how many a negative one: (F,)
+    each.
 
     targets: (N, F); patients: (N,), by default one per image.
     """
-    codes = np.arange(len(targets)) if patients is None else pd.factorize(np.asarray(patients, dtype=object))[0]
-    counts = [[len(np.unique(codes[column == value])) for column in np.asarray(targets).T] for value in (1, 0)]
+    codes = (
+        np.arange(len(targets))
+        if patients is None
+        else pd.factorize(np.asarray(patients, dtype=object))[0]
+    )
+    counts = [
+        [len(np.unique(codes[column == value])) for column in np.asarray(targets).T]
+        for value in (1, 0)
+    ]
     return np.array(counts[0], dtype=int), np.array(counts[1], dtype=int)
 
 
 def counted_findings(targets: np.ndarray, patients: Sequence | None = None) -> np.ndarray:
-    """Which findings count in a macro mean (F,): those with MIN_PATIENTS positive and as many negative patients.
+    """Which findings count in a macro mean (F,): those with MIN_PATIENTS positive and as many
+    negative patients.
 
-    One rule for all arms, since it looks at the test labels alone; the others are reported by themselves. A single
-    finding counts always, and so do all where none has enough.
+    One rule for all arms, since it looks at the test labels alone; the others are reported by
+    themselves. A single finding counts always, and so do all where none has enough.
     """
     positives, negatives = positive_patients(targets, patients)
     counted = (positives >= MIN_PATIENTS) & (negatives >= MIN_PATIENTS)
@@ -109,10 +128,11 @@ def counted_findings(targets: np.ndarray, patients: Sequence | None = None) -> n
 
 
 def random_average_precision(positives: np.ndarray, negatives: np.ndarray) -> np.ndarray:
-    """The expected average precision of random answers to so many images; NaN where a class is missing.
+    """The expected average precision of random answers to so many images; NaN where a class is
+    missing.
 
-    Exact for answers without ties (Bestgen 2015, "Exact expected average precision of the random baseline"): more
-    than the prevalence, the more so the fewer images there are.
+    Exact for answers without ties (Bestgen 2015, "Exact expected average precision of the random
+    baseline"): more than the prevalence, the more so the fewer images there are.
     """
     expected = []
     for positive, negative in zip(np.atleast_1d(positives), np.atleast_1d(negatives), strict=True):
@@ -133,31 +153,63 @@ def evaluate(
     sources: Sequence[str] | None = None,
     patients: Sequence | None = None,
 ) -> pd.DataFrame:
-    """All metrics of targets (N, F) and probs (N, F): one row per finding, in order, then the row `macro`.
+    """All metrics of targets (N, F) and probs (N, F): one row per finding, in order, then the row
+    `macro`.
 
-    `thresholds` (F,) come from validation (`thresholds.choose_thresholds`); 0.5 where they are NaN or None:
-    `threshold_from` says 'validation' or 'default', or what `sources` (F,) says. sensitivity, specificity, accuracy
-    and f1 are at `threshold`; f1_at_half at 0.5; accuracy_all_negative is the accuracy of answering "no" to every
-    image. The macro row holds plain means over the findings that count (`counted_findings`, the column in_macro) and
-    have a value, total positives, negatives and positive_patients, and in n_* the number of findings in each mean
-    (n_f1 also counts for f1_at_half and sensitivity, n_accuracy for accuracy_all_negative); in a finding's row n_*
-    is 1 or 0. patients: (N,), by default one per image. Raises ValueError on shapes that differ, targets other than
-    0, 1, NaN, and probabilities that are not finite or not in [0, 1].
+    `thresholds` (F,) come from validation (`thresholds.choose_thresholds`); 0.5 where they are NaN
+    or None: `threshold_from` says 'validation' or 'default', or what `sources` (F,) says.
+    sensitivity, specificity, accuracy and f1 are at `threshold`; f1_at_half at 0.5;
+    accuracy_all_negative is the accuracy of answering "no" to every image. The macro row holds
+    plain means over the findings that count (`counted_findings`, the column in_macro) and have a
+    value, total positives, negatives and positive_patients, and in n_* the number of findings in
+    each mean (n_f1 also counts for f1_at_half and sensitivity, n_accuracy for
+    accuracy_all_negative); in a finding's row n_* is 1 or 0. patients: (N,), by default one per
+    image. Raises ValueError on shapes that differ, targets other than 0, 1, NaN, and probabilities
+    that are not finite or not in [0, 1].
     """
     targets, probs = checked(targets, probs, findings)
     cut, given = cuts(thresholds, len(findings))
     rows = [
         {"finding": name, **_finding_row(targets[:, j], probs[:, j], cut[j])}
-        | {"threshold_from": sources[j] if sources is not None else "validation" if given[j] else "default"}
+        | {
+            "threshold_from": sources[j]
+            if sources is not None
+            else "validation"
+            if given[j]
+            else "default"
+        }
         for j, name in enumerate(findings)
     ]
-    columns = ["finding", "auroc", "average_precision", "f1_at_half", "threshold", "threshold_from", "f1"]
-    columns += ["sensitivity", "specificity", "accuracy", "accuracy_all_negative", "positives", "negatives"]
+    columns = [
+        "finding",
+        "auroc",
+        "average_precision",
+        "f1_at_half",
+        "threshold",
+        "threshold_from",
+        "f1",
+    ]
+    columns += [
+        "sensitivity",
+        "specificity",
+        "accuracy",
+        "accuracy_all_negative",
+        "positives",
+        "negatives",
+    ]
     table = pd.DataFrame(rows, columns=columns)
     counted = counted_findings(targets, patients)
-    means = table.drop(columns=["finding", "threshold", "threshold_from", "positives", "negatives"])[counted].mean()
-    macro = {**means.to_dict(), "finding": MACRO, **table[["positives", "negatives"]].sum().to_dict()}
-    table = pd.DataFrame([*rows, macro], columns=columns).astype({"positives": int, "negatives": int})
+    means = table.drop(
+        columns=["finding", "threshold", "threshold_from", "positives", "negatives"]
+    )[counted].mean()
+    macro = {
+        **means.to_dict(),
+        "finding": MACRO,
+        **table[["positives", "negatives"]].sum().to_dict(),
+    }
+    table = pd.DataFrame([*rows, macro], columns=columns).astype(
+        {"positives": int, "negatives": int}
+    )
     for name in _COUNTED:
         known = table[name].iloc[:-1].notna().astype(int)
         table[f"n_{name}"] = [*known, known[counted].sum()]
@@ -185,7 +237,9 @@ def _finding_row(y: np.ndarray, p: np.ndarray, threshold: float) -> dict[str, fl
     }
 
 
-def _scored(score: Callable[[np.ndarray, np.ndarray], float], y: np.ndarray, p: np.ndarray) -> float:
+def _scored(
+    score: Callable[[np.ndarray, np.ndarray], float], y: np.ndarray, p: np.ndarray
+) -> float:
     """A score of scikit-learn's on the annotated images; NaN where a class is missing."""
     y, p = _known(y, p)
     return float(score(y, p)) if len(np.unique(y)) == 2 else np.nan
@@ -200,7 +254,9 @@ def cuts(thresholds: np.ndarray | None, count: int) -> tuple[np.ndarray, np.ndar
     """The thresholds in use (F,), and which of them were given (F,)."""
     cut = np.full(count, np.nan) if thresholds is None else np.asarray(thresholds, dtype=float)
     if cut.shape != (count,):
-        raise ValueError(f"thresholds must be one number per finding, shape ({count},); got shape {cut.shape}")
+        raise ValueError(
+            f"thresholds must be one number per finding, shape ({count},); got shape {cut.shape}"
+        )
     return np.where(np.isnan(cut), HALF, cut), ~np.isnan(cut)
 
 
@@ -208,7 +264,9 @@ def _known(y: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The annotated images of one finding, checked: y (n,), p (n,)."""
     y, p = np.asarray(y, dtype=float), np.asarray(p, dtype=float)
     if y.ndim != 1 or y.shape != p.shape:
-        raise ValueError(f"one finding's targets and probabilities must both be (N,); got {y.shape} and {p.shape}")
+        raise ValueError(
+            f"one finding's targets and probabilities must both be (N,); got {y.shape} and {p.shape}"
+        )
     y, p = (values[:, 0] for values in checked(y[:, None], p[:, None]))
     return y[~np.isnan(y)], p[~np.isnan(y)]
 
@@ -217,9 +275,13 @@ def checked(targets: np.ndarray, probs: np.ndarray, findings: Sequence[str] | No
     """targets (N, F) and probs (N, F) as float64, after the checks that `evaluate` promises."""
     targets, probs = np.asarray(targets, dtype=float), np.asarray(probs, dtype=float)
     if targets.ndim != 2 or targets.shape != probs.shape:
-        raise ValueError(f"targets and probs must both be (images, findings); got {targets.shape} and {probs.shape}")
+        raise ValueError(
+            f"targets and probs must both be (images, findings); got {targets.shape} and {probs.shape}"
+        )
     if findings is not None and len(findings) != targets.shape[1]:
-        raise ValueError(f"targets have {targets.shape[1]} columns but {len(findings)} findings are named")
+        raise ValueError(
+            f"targets have {targets.shape[1]} columns but {len(findings)} findings are named"
+        )
     bad_targets = ~(np.isnan(targets) | (targets == 0) | (targets == 1))
     bad_probs = ~((probs >= 0) & (probs <= 1))  # NaN compares false
     for what, values, bad, allowed in (

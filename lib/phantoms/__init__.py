@@ -8,7 +8,8 @@ __all__ = ["draw_phantom", "write_phantoms"]
 
 
 def __getattr__(name: str) -> Any:
-    """Imports `write_phantoms` when it is used: it needs pydantic, which the app's server does without."""
+    """Imports `write_phantoms` when it is used: it needs pydantic, which the app's server does
+    without."""
     if name == "write_phantoms":
         from lib.phantoms.write import write_phantoms
 

@@ -1,7 +1,9 @@
-"""In: the measures of one synthetic chest. Out: its layers (air, tissue, bone, vessels), before any finding.
+"""In: the measures of one synthetic chest. Out: its layers (air, tissue, bone, vessels), before any
+finding.
 
-Coordinates: x from -0.5 to 0.5 (image left to right; the patient's left is positive), y from 0 (top) to 1 (bottom);
-1 is about 40 cm. A layer is an X-ray attenuation: layers add up, air subtracts, and the film turns the sum into grey.
+Coordinates: x from -0.5 to 0.5 (image left to right; the patient's left is positive), y from 0
+(top) to 1 (bottom); 1 is about 40 cm. A layer is an X-ray attenuation: layers add up, air
+subtracts, and the film turns the sum into grey.
 """
 
 import math
@@ -11,12 +13,14 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 Array = np.ndarray
-_CANVAS = 1024  # vessels and wires are drawn on this grid, then reduced, so that every size shows the same ones
+# vessels and wires are drawn on this grid, then reduced, so that every size shows the same ones
+_CANVAS = 1024
 
 
 @dataclass(frozen=True)
 class Anatomy:
-    """The measures of one chest on one film, in units of 40 cm; pairs are (image left, image right)."""
+    """The measures of one chest on one film, in units of 40 cm; pairs are (image left, image
+    right)."""
 
     half_width: float  # of the rib cage inside
     apex: float  # y of the lung tops
@@ -35,7 +39,8 @@ class Anatomy:
 
 @dataclass
 class Chest:
-    """The layers of one chest, each (S, S) float32; the findings draw into `air`, `markings` and `opacity`."""
+    """The layers of one chest, each (S, S) float32; the findings draw into `air`, `markings` and
+    `opacity`."""
 
     x: Array
     y: Array
@@ -57,10 +62,14 @@ def build_chest(anatomy: Anatomy, size: int) -> Chest:
     y, x = np.meshgrid(axis, axis - 0.5, indexing="ij")  # (S, S) each
     rim = _rib_cage(anatomy, y) - np.abs(x)
     height = diaphragm(anatomy, x) - y
-    hilum = 0.032 + 0.05 * np.exp(-np.maximum(y - anatomy.apex, 0) / 0.035)  # medial edge of the lungs
+    hilum = 0.032 + 0.05 * np.exp(
+        -np.maximum(y - anatomy.apex, 0) / 0.035
+    )  # medial edge of the lungs
     pixel = 1.0 / size
     lung = (
-        smooth(rim, 0, 0.008 + pixel) * smooth(height, 0, 0.006 + pixel) * smooth(np.abs(x) - hilum, 0, 0.012 + pixel)
+        smooth(rim, 0, 0.008 + pixel)
+        * smooth(height, 0, 0.006 + pixel)
+        * smooth(np.abs(x) - hilum, 0, 0.012 + pixel)
     )
     air = (
         lung
@@ -77,7 +86,9 @@ def build_chest(anatomy: Anatomy, size: int) -> Chest:
     )
     vessels = draw_vessels(np.random.default_rng([*anatomy.seed, 1]), size) * lung
     one = np.ones_like(x)
-    return Chest(x, y, rim, height, lung, air, heart, tissue, vessels, one, np.zeros_like(x), anatomy)
+    return Chest(
+        x, y, rim, height, lung, air, heart, tissue, vessels, one, np.zeros_like(x), anatomy
+    )
 
 
 def smooth(value: Array, low: float, high: float) -> Array:
@@ -92,7 +103,8 @@ def bell(value: Array, width: float) -> Array:
 
 
 def noise(rng: np.random.Generator, cells: int, size: int) -> Array:
-    """(size, size) smooth noise, mean 0 and deviation about 1, with `cells` bumps across, whatever the size."""
+    """(size, size) smooth noise, mean 0 and deviation about 1, with `cells` bumps across, whatever
+    the size."""
     grid = rng.standard_normal((cells + 1, cells + 1), dtype=np.float32)
     field = np.asarray(Image.fromarray(grid).resize((size, size), Image.Resampling.BICUBIC))
     return field / 0.7
@@ -104,7 +116,11 @@ def diaphragm(anatomy: Anatomy, x: Array) -> Array:
     across = np.abs(x) / anatomy.half_width - 0.45
     outer = np.clip(across / 0.55, 0, None)
     inner = np.clip(-across / 0.45, 0, None)
-    return top + anatomy.dome_curve * (0.35 * outer**2 + 0.65 * outer**5) + 0.35 * anatomy.dome_curve * inner**2
+    return (
+        top
+        + anatomy.dome_curve * (0.35 * outer**2 + 0.65 * outer**5)
+        + 0.35 * anatomy.dome_curve * inner**2
+    )
 
 
 def _rib_cage(anatomy: Anatomy, y: Array) -> Array:
@@ -113,7 +129,9 @@ def _rib_cage(anatomy: Anatomy, y: Array) -> Array:
     return np.where(y < anatomy.apex, -1.0, anatomy.half_width * shape)
 
 
-def _ellipse(x: Array, y: Array, centre: tuple[float, float], radii: tuple[float, float], tilt: float = 0.0) -> Array:
+def _ellipse(
+    x: Array, y: Array, centre: tuple[float, float], radii: tuple[float, float], tilt: float = 0.0
+) -> Array:
     """Thickness of an ellipsoid seen from the front: 1 in its middle, 0 at and beyond its edge."""
     dx, dy = x - centre[0], y - centre[1]
     c, s = np.cos(tilt), np.sin(tilt)
@@ -129,9 +147,17 @@ def _heart(anatomy: Anatomy, x: Array, y: Array) -> Array:
     knob = 0.75 * _ellipse(x, y, (0.045 + 0.5 * dx, 0.33), (anatomy.aorta + 0.01, anatomy.aorta))
     edge = np.square((x - 0.3 * dx - 0.006) / (0.066 - 0.012 * np.cos(9 * y)))
     band = 0.72 * np.sqrt(np.clip(1 - edge, 0, None)) * smooth(y, 0.08, 0.24)
-    aorta = 0.5 * np.sqrt(np.clip(1 - np.square((x - 0.045 - 0.5 * dx) / 0.034), 0, None)) * smooth(y, 0.33, 0.38)
-    hila = [0.36 * bell(np.hypot(x - k * 0.072, 0.62 * (y - 0.455 + 0.012 * k)), 0.032) for k in (-1, 1)]
-    return np.maximum.reduce([left, 0.92 * right, 0.85 * waist, knob, band, aorta, *hila]).astype(np.float32)
+    aorta = (
+        0.5
+        * np.sqrt(np.clip(1 - np.square((x - 0.045 - 0.5 * dx) / 0.034), 0, None))
+        * smooth(y, 0.33, 0.38)
+    )
+    hila = [
+        0.36 * bell(np.hypot(x - k * 0.072, 0.62 * (y - 0.455 + 0.012 * k)), 0.032) for k in (-1, 1)
+    ]
+    return np.maximum.reduce([left, 0.92 * right, 0.85 * waist, knob, band, aorta, *hila]).astype(
+        np.float32
+    )
 
 
 def _soft_tissue(anatomy: Anatomy, x: Array, y: Array, height: Array) -> Array:
@@ -152,8 +178,16 @@ def _soft_tissue(anatomy: Anatomy, x: Array, y: Array, height: Array) -> Array:
     abdomen = smooth(-height, -0.004, 0.012) * smooth(wall - ax, -0.02, 0.05)
     thickness = thickness + abdomen * (0.12 + 0.22 * np.clip(-height / 0.25, 0, 1)) * chord
     for side in (-1, 1):  # breasts: soft discs whose lower edge shows
-        disc = _ellipse(x, y, (side * 0.62 * anatomy.half_width, anatomy.dome[0] - 0.06), (0.14, 0.13), side * 0.3)
-        thickness = thickness + anatomy.breast * 0.13 * disc * smooth(y, anatomy.dome[0] - 0.22, anatomy.dome[0])
+        disc = _ellipse(
+            x,
+            y,
+            (side * 0.62 * anatomy.half_width, anatomy.dome[0] - 0.06),
+            (0.14, 0.13),
+            side * 0.3,
+        )
+        thickness = thickness + anatomy.breast * 0.13 * disc * smooth(
+            y, anatomy.dome[0] - 0.22, anatomy.dome[0]
+        )
     if anatomy.bubble:
         centre = (0.55 * anatomy.half_width, anatomy.dome[1] + 0.035 + anatomy.bubble)
         gas = _ellipse(x, y, centre, (1.5 * anatomy.bubble, anatomy.bubble), -0.2)
@@ -163,7 +197,9 @@ def _soft_tissue(anatomy: Anatomy, x: Array, y: Array, height: Array) -> Array:
 
 def _spine(x: Array, y: Array) -> Array:
     column = smooth(0.055 + 0.012 * y - np.abs(x), 0, 0.024)
-    disc = bell(np.sin(np.pi * (y * (17 - 4 * y))), 0.30)  # gaps between vertebrae, wider further down
+    disc = bell(
+        np.sin(np.pi * (y * (17 - 4 * y))), 0.30
+    )  # gaps between vertebrae, wider further down
     spinous = bell(x, 0.009) * (1 - bell(np.sin(np.pi * (y * (17 - 4 * y)) + 1.2), 0.7))
     trachea = smooth(0.024 - np.abs(x - 0.004), 0, 0.012) * (1 - smooth(y, 0.34, 0.40))
     bronchi = bell(y - 0.37 - 0.55 * np.abs(x), 0.011) * smooth(0.10 - np.abs(x), 0, 0.04)
@@ -171,20 +207,28 @@ def _spine(x: Array, y: Array) -> Array:
 
 
 def _ribs(anatomy: Anatomy, x: Array, y: Array, rim: Array) -> Array:
-    """Back ribs rise from the spine and turn down at the wall, front ribs come back down to the middle, fainter."""
+    """Back ribs rise from the spine and turn down at the wall, front ribs come back down to the
+    middle, fainter."""
     t = np.clip(np.abs(x) / anatomy.half_width, 0, 1.15)
     gap = anatomy.rib_spacing
     depth = np.clip((y - 0.1) / 0.7, 0, 1)
-    back = 0.14 - 0.085 * np.sin(2.4 * np.clip(t, 0, 1)) * (1 - 0.55 * depth) + (0.13 + 0.10 * depth) * t**3
+    back = (
+        0.14
+        - 0.085 * np.sin(2.4 * np.clip(t, 0, 1)) * (1 - 0.55 * depth)
+        + (0.13 + 0.10 * depth) * t**3
+    )
     front = 0.20 + 0.235 * np.clip(1 - t, 0, 1) ** 0.9 - 0.06 * depth
     inside = smooth(rim, -0.022, 0.0) * smooth(np.abs(x), 0.03, 0.06)
     tubes = _tubes((y - back) / gap, 0, 9.6, 0.23) * inside
     faint = _tubes((y - front) / gap, -0.4, 6.4, 0.27) * inside * smooth(t, 0.36, 0.62)
-    return anatomy.rib_density * (tubes + 0.55 * faint) + 0.05 * bell(rim, 0.012) * smooth(y, 0.12, 0.25)
+    return anatomy.rib_density * (tubes + 0.55 * faint) + 0.05 * bell(rim, 0.012) * smooth(
+        y, 0.12, 0.25
+    )
 
 
 def _tubes(phase: Array, first: float, last: float, half: float) -> Array:
-    """Parallel tubes centred on whole phases from `first` to `last`; hollow bone: the edges are brighter."""
+    """Parallel tubes centred on whole phases from `first` to `last`; hollow bone: the edges are
+    brighter."""
     off = np.abs(phase - np.round(phase)) / half
     tube = (1 - smooth(off, 0.75, 1.1)) * (0.62 + 0.38 * smooth(off, 0.3, 0.85))
     return tube * smooth(phase, first - 0.6, first - 0.4) * (1 - smooth(phase, last, last + 1.2))
@@ -193,12 +237,18 @@ def _tubes(phase: Array, first: float, last: float, half: float) -> Array:
 def _shoulders(anatomy: Anatomy, x: Array, y: Array) -> Array:
     ax = np.abs(x)
     line = 0.225 - 0.21 * ax - 0.035 * np.sin(ax * 13.0)  # clavicle
-    clavicle = _tubes((y - line) / 0.1, 0, 0, 0.13) * smooth(ax, 0.025, 0.045) * (1 - smooth(ax, 0.40, 0.43))
+    clavicle = (
+        _tubes((y - line) / 0.1, 0, 0, 0.13)
+        * smooth(ax, 0.025, 0.045)
+        * (1 - smooth(ax, 0.40, 0.43))
+    )
     humerus = _ellipse(ax, y, (0.49, 0.195), (0.058, 0.058))
     blade_edge = anatomy.half_width + 0.035 - 0.16 * (y - 0.20)  # scapula
     blade = smooth(ax - blade_edge, 0, 0.012) * (1 - smooth(ax - blade_edge, 0.07, 0.12))
     blade = blade * smooth(y, 0.17, 0.21) * (1 - smooth(y + 0.5 * ax, 0.60, 0.68))
-    border = bell(ax - blade_edge - 0.012, 0.008) * smooth(y, 0.2, 0.24) * (1 - smooth(y, 0.38, 0.45))
+    border = (
+        bell(ax - blade_edge - 0.012, 0.008) * smooth(y, 0.2, 0.24) * (1 - smooth(y, 0.38, 0.45))
+    )
     return 0.13 * clavicle + 0.16 * humerus + 0.055 * blade + 0.05 * border
 
 
@@ -213,8 +263,12 @@ def draw_vessels(rng: np.random.Generator, size: int) -> Array:
             _branch(rng, strokes, side, start, float(angle), 0.0085 * rng.uniform(0.75, 1.2), 0)
     for width, line in sorted(strokes, key=lambda stroke: stroke[0]):
         bright = min(255, round(60 + 22000 * width))
-        pen.line([value * _CANVAS for value in line], fill=bright, width=max(2, round(width * _CANVAS)))
-    canvas = canvas.resize((size, size), Image.Resampling.BOX if size <= _CANVAS else Image.Resampling.BICUBIC)
+        pen.line(
+            [value * _CANVAS for value in line], fill=bright, width=max(2, round(width * _CANVAS))
+        )
+    canvas = canvas.resize(
+        (size, size), Image.Resampling.BOX if size <= _CANVAS else Image.Resampling.BICUBIC
+    )
     return np.asarray(canvas, np.float32) / 255
 
 

@@ -1,7 +1,9 @@
-"""In: how many people and a seed. Out: a list of films to draw: who, when, which view, which findings.
+"""In: how many people and a seed. Out: a list of films to draw: who, when, which view, which
+findings.
 
-Frequencies follow the shape of NIH ChestX-ray14 (Wang et al., CVPR 2017), with its rare findings made frequent enough
-to be measured: Infiltration leads, Effusion comes with Atelectasis, Edema with portable films, and so on.
+Frequencies follow the shape of NIH ChestX-ray14 (Wang et al., CVPR 2017), with its rare findings
+made frequent enough to be measured: Infiltration leads, Effusion comes with Atelectasis, Edema with
+portable films, and so on.
 """
 
 from dataclasses import dataclass
@@ -30,13 +32,29 @@ MAIN = {
 }
 # How often a second finding stands beside the main one.
 WITH = {
-    "Infiltration": {"Effusion": 0.12, "Atelectasis": 0.12, "Edema": 0.05, "Nodule": 0.05, "Pneumonia": 0.05},
-    "Effusion": {"Atelectasis": 0.35, "Infiltration": 0.25, "Consolidation": 0.15, "Cardiomegaly": 0.10},
+    "Infiltration": {
+        "Effusion": 0.12,
+        "Atelectasis": 0.12,
+        "Edema": 0.05,
+        "Nodule": 0.05,
+        "Pneumonia": 0.05,
+    },
+    "Effusion": {
+        "Atelectasis": 0.35,
+        "Infiltration": 0.25,
+        "Consolidation": 0.15,
+        "Cardiomegaly": 0.10,
+    },
     "Atelectasis": {"Effusion": 0.30, "Infiltration": 0.25, "Consolidation": 0.08},
     "Nodule": {"Mass": 0.15, "Infiltration": 0.20},
     "Mass": {"Nodule": 0.25, "Effusion": 0.15, "Infiltration": 0.20, "Atelectasis": 0.08},
     "Pneumothorax": {"Emphysema": 0.18, "Effusion": 0.12, "Infiltration": 0.18},
-    "Consolidation": {"Effusion": 0.35, "Infiltration": 0.25, "Atelectasis": 0.15, "Pneumonia": 0.08},
+    "Consolidation": {
+        "Effusion": 0.35,
+        "Infiltration": 0.25,
+        "Atelectasis": 0.15,
+        "Pneumonia": 0.08,
+    },
     "Pleural_Thickening": {"Effusion": 0.18, "Fibrosis": 0.10, "Infiltration": 0.18},
     "Cardiomegaly": {"Effusion": 0.25, "Edema": 0.12, "Atelectasis": 0.12, "Infiltration": 0.15},
     "Emphysema": {"Pneumothorax": 0.25, "Infiltration": 0.18},
@@ -47,7 +65,13 @@ WITH = {
 }
 SICK = 0.61  # share of people with a main finding; their films are not all abnormal
 ELDERLY = ("Cardiomegaly", "Emphysema", "Fibrosis", "Hernia", "Pleural_Thickening", "Edema")
-PORTABLE = {"Edema": 0.85, "Pneumothorax": 0.6, "Effusion": 0.55, "Consolidation": 0.6, "Pneumonia": 0.55}
+PORTABLE = {
+    "Edema": 0.85,
+    "Pneumothorax": 0.6,
+    "Effusion": 0.55,
+    "Consolidation": 0.6,
+    "Pneumonia": 0.55,
+}
 TEST_EVERY = 4  # one person in four
 FILMS = (1, 2, 1, 4, 2, 1, 5, 2, 3)  # films a person, dealt in turn
 
@@ -81,20 +105,25 @@ class _Person(NamedTuple):
 
 
 def draw_cohort(patients: int, seed: int) -> list[Film]:
-    """1 to 5 films of each of `patients` people, numbered from 1; a quarter of them, of every kind, are test."""
+    """1 to 5 films of each of `patients` people, numbered from 1; a quarter of them, of every kind,
+    are test."""
     rng = np.random.default_rng([seed, 400])
     return _films(rng, _deal(rng, patients, SICK, MAIN), first=1)
 
 
 def draw_cardiomegaly_cohort(patients: int, seed: int, first: int) -> list[Film]:
-    """Other people, numbered from `first`, each film showing Cardiomegaly (perhaps with more) or nothing at all."""
+    """Other people, numbered from `first`, each film showing Cardiomegaly (perhaps with more) or
+    nothing at all."""
     rng = np.random.default_rng([seed, 401])
     films = _films(rng, _deal(rng, patients, 0.5, {"Cardiomegaly": 1.0}), first=first)
     return [film for film in films if not film.findings or "Cardiomegaly" in film.findings]
 
 
-def _deal(rng: np.random.Generator, patients: int, sick: float, main: dict[str, float]) -> list[_Person]:
-    """Main findings, numbers of films and test places in their exact shares, so that none is missing by bad luck."""
+def _deal(
+    rng: np.random.Generator, patients: int, sick: float, main: dict[str, float]
+) -> list[_Person]:
+    """Main findings, numbers of films and test places in their exact shares, so that none is
+    missing by bad luck."""
     edges = np.cumsum(list(main.values())) / sum(main.values()) * sick * patients
     names = [*main, None]
     phase = int(rng.integers(0, 36))

@@ -1,4 +1,5 @@
-"""In: a person, a view and the findings to show. Out: one synthetic chest film and the boxes of its findings."""
+"""In: a person, a view and the findings to show. Out: one synthetic chest film and the boxes of its
+findings."""
 
 from collections.abc import Sequence
 
@@ -10,9 +11,19 @@ from lib.config import FINDINGS
 from lib.phantoms.anatomy import Anatomy, Array, build_chest, noise, smooth
 from lib.phantoms.signs import AIR, add_sign, reshape
 
-BOX_GRID = 1024  # boxes are given in the pixels of the NIH's 1024 px images, whatever the size drawn
+BOX_GRID = (
+    1024  # boxes are given in the pixels of the NIH's 1024 px images, whatever the size drawn
+)
 UNBOXED = ("Emphysema",)
-CHRONIC = ("Cardiomegaly", "Mass", "Nodule", "Emphysema", "Fibrosis", "Pleural_Thickening", "Hernia")
+CHRONIC = (
+    "Cardiomegaly",
+    "Mass",
+    "Nodule",
+    "Emphysema",
+    "Fibrosis",
+    "Pleural_Thickening",
+    "Hernia",
+)
 Box = tuple[str, float, float, float, float]
 
 
@@ -27,16 +38,20 @@ def draw_phantom(
     size: int = 256,
     strength: float | None = None,
 ) -> tuple[Array, list[Box]]:
-    """One film: (size, size) uint8, and its boxes (finding, x, y, w, h) in pixels of a 1024 px grid.
+    """One film: (size, size) uint8, and its boxes (finding, x, y, w, h) in pixels of a 1024 px
+    grid.
 
-    `seed` is the person: the same bones, vessels and lasting findings on every `film` of theirs. `strength` fixes how
-    plain the signs are (0 to 1); None draws it, some subtle. Another `size` gives the same film, sharper or coarser.
-    Raises ValueError for an unknown finding, sex or view, or a size below 16.
+    `seed` is the person: the same bones, vessels and lasting findings on every `film` of theirs.
+    `strength` fixes how plain the signs are (0 to 1); None draws it, some subtle. Another `size`
+    gives the same film, sharper or coarser. Raises ValueError for an unknown finding, sex or view,
+    or a size below 16.
     """
     _check(findings, sex, view, size)
     person = tuple(np.atleast_1d(seed).tolist())
     rng = np.random.default_rng([*person, film, 100])
-    plain = {name: _strength(person, film, name) if strength is None else strength for name in findings}
+    plain = {
+        name: _strength(person, film, name) if strength is None else strength for name in findings
+    }
     anatomy = _measure(person, rng, age, sex, view)
     for name in plain:
         anatomy = reshape(anatomy, name, _sign_rng(person, film, name), plain[name])
@@ -46,7 +61,9 @@ def draw_phantom(
         regions[name] = add_sign(chest, name, _sign_rng(person, film, name), plain[name])
     texture = _texture(np.random.default_rng([*person, 101]), size) * chest.lung * chest.markings
     shadow = chest.tissue + 0.34 * chest.heart * (0.3 + 0.7 * smooth(chest.height, -0.03, 0.005))
-    shadow = shadow - AIR * chest.air + 0.12 * chest.vessels * chest.markings + texture + chest.opacity
+    shadow = (
+        shadow - AIR * chest.air + 0.12 * chest.vessels * chest.markings + texture + chest.opacity
+    )
     move = _movement(rng, view)
     moved = _warp(shadow.astype(np.float32), move, size)
     boxes = [box for name, region in regions.items() if (box := _box(name, region, move, size))]
@@ -56,25 +73,37 @@ def draw_phantom(
 def _check(findings: Sequence[str], sex: str, view: str, size: int) -> None:
     unknown = [name for name in findings if name not in FINDINGS]
     if isinstance(findings, str) or unknown:
-        raise ValueError(f"findings must be a list of names out of {', '.join(FINDINGS)}; got {findings!r}")
+        raise ValueError(
+            f"findings must be a list of names out of {', '.join(FINDINGS)}; got {findings!r}"
+        )
     if sex not in ("M", "F") or view not in ("PA", "AP"):
-        raise ValueError(f"sex must be 'M' or 'F' and view 'PA' or 'AP'; got sex={sex!r}, view={view!r}")
+        raise ValueError(
+            f"sex must be 'M' or 'F' and view 'PA' or 'AP'; got sex={sex!r}, view={view!r}"
+        )
     if size < 16:
         raise ValueError(f"size must be at least 16 pixels; got {size}")
 
 
 def _sign_rng(person: tuple[int, ...], film: int, finding: str) -> np.random.Generator:
-    """Lasting findings look the same on all films of a person, passing ones differ from film to film."""
-    return np.random.default_rng([*person, 0 if finding in CHRONIC else film + 1, 200 + FINDINGS.index(finding)])
+    """Lasting findings look the same on all films of a person, passing ones differ from film to
+    film."""
+    return np.random.default_rng(
+        [*person, 0 if finding in CHRONIC else film + 1, 200 + FINDINGS.index(finding)]
+    )
 
 
 def _strength(person: tuple[int, ...], film: int, finding: str) -> float:
-    """Mostly between 0.2 and 1; about one in seventeen is nearly invisible, as labels read off reports can be."""
-    rng = np.random.default_rng([*person, 0 if finding in CHRONIC else film + 1, 300 + FINDINGS.index(finding)])
+    """Mostly between 0.2 and 1; about one in seventeen is nearly invisible, as labels read off
+    reports can be."""
+    rng = np.random.default_rng(
+        [*person, 0 if finding in CHRONIC else film + 1, 300 + FINDINGS.index(finding)]
+    )
     return 0.0 if rng.random() < 0.06 else float(np.clip(rng.beta(2.2, 1.6), 0.1, 1.0))
 
 
-def _measure(person: tuple[int, ...], film_rng: np.random.Generator, age: int, sex: str, view: str) -> Anatomy:
+def _measure(
+    person: tuple[int, ...], film_rng: np.random.Generator, age: int, sex: str, view: str
+) -> Anatomy:
     """Measures of a person (from `person`) on one film (breath and view, from `film_rng`)."""
     rng = np.random.default_rng([*person, 102])
     male, older = sex == "M", float(np.clip((age - 20) / 70, 0, 1))
@@ -102,11 +131,14 @@ def _measure(person: tuple[int, ...], film_rng: np.random.Generator, age: int, s
 
 def _texture(rng: np.random.Generator, size: int) -> Array:
     """The fine mottle of healthy lung, attenuation units."""
-    return 0.010 * noise(rng, 24, size) + 0.010 * noise(rng, 60, size) + 0.006 * noise(rng, 120, size)
+    return (
+        0.010 * noise(rng, 24, size) + 0.010 * noise(rng, 60, size) + 0.006 * noise(rng, 120, size)
+    )
 
 
 def _movement(rng: np.random.Generator, view: str) -> tuple[Array, Array, Array]:
-    """How the person stands before the film: a 2x2 matrix, an offset and the bends of a smooth warp."""
+    """How the person stands before the film: a 2x2 matrix, an offset and the bends of a smooth
+    warp."""
     loose = 1.7 if view == "AP" else 1.0
     angle, scale = np.deg2rad(rng.normal(0, 1.4 * loose)), rng.normal(1.0, 0.025)
     matrix = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) * scale
@@ -121,14 +153,18 @@ def _warp(layer: Array, move: tuple[Array, Array, Array], size: int) -> Array:
     matrix, offset = matrix.astype(np.float32), offset.astype(np.float32)
     axis = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
     rows, cols = np.meshgrid(axis, axis, indexing="ij")
-    bend = [np.asarray(Image.fromarray(b).resize((size, size), Image.Resampling.BICUBIC)) for b in bends]
+    bend = [
+        np.asarray(Image.fromarray(b).resize((size, size), Image.Resampling.BICUBIC)) for b in bends
+    ]
     from_rows = matrix[0, 0] * rows + matrix[0, 1] * cols + offset[0] + bend[0]
     from_cols = matrix[1, 0] * rows + matrix[1, 1] * cols + offset[1] + bend[1]
     where = np.stack([from_rows, from_cols]) * size + (size / 2 - 0.5)  # (2, S, S) pixels
     return ndimage.map_coordinates(layer, where, order=1, mode="nearest")
 
 
-def _box(finding: str, region: Array | None, move: tuple[Array, Array, Array], size: int) -> Box | None:
+def _box(
+    finding: str, region: Array | None, move: tuple[Array, Array, Array], size: int
+) -> Box | None:
     """The box around what can be seen of `region`, on the 1024 px grid; None where nothing can."""
     if region is None or finding in UNBOXED:
         return None
@@ -173,16 +209,28 @@ def _devices(rng: np.random.Generator, size: int, share: float) -> Array:
             ex, bend = rng.uniform(-0.05, 1.05), rng.normal(0, 0.15)
             xs = x + (ex - x) * t + bend * np.sin(np.pi * t)
             ys = y + (1.02 - y) * t if rng.random() < 0.5 else y * (1 - t) - 0.02
-            pen.line([(float(a * 512), float(b * 512)) for a, b in zip(xs, ys, strict=True)], fill=110, width=2)
+            pen.line(
+                [(float(a * 512), float(b * 512)) for a, b in zip(xs, ys, strict=True)],
+                fill=110,
+                width=2,
+            )
             pen.ellipse((x * 512 - 6, y * 512 - 6, x * 512 + 6, y * 512 + 6), fill=150)
     if rng.random() < 0.6 * share:  # a tube down the middle, or a line from the neck
         sx, drift = rng.choice((0.5, 0.42, 0.57)), rng.normal(0, 0.02)
         xs = sx + (0.5 - sx) * t + drift * np.sin(3 * t)
         ys = rng.uniform(0.3, 0.9) * t
-        pen.line([(float(a * 512), float(b * 512)) for a, b in zip(xs, ys, strict=True)], fill=90, width=4)
+        pen.line(
+            [(float(a * 512), float(b * 512)) for a, b in zip(xs, ys, strict=True)],
+            fill=90,
+            width=4,
+        )
     if rng.random() < 0.03:  # pacemaker
         pen.rounded_rectangle((358, 120, 400, 158), 10, fill=255)
-    layer = np.asarray(canvas.resize((size, size), Image.Resampling.BOX if size < 512 else Image.Resampling.BICUBIC))
+    layer = np.asarray(
+        canvas.resize(
+            (size, size), Image.Resampling.BOX if size < 512 else Image.Resampling.BICUBIC
+        )
+    )
     return layer.astype(np.float32) / 255 * 0.45
 
 
@@ -198,6 +246,14 @@ def _frame(grey: Array, rng: np.random.Generator, size: int, portable: bool) -> 
     if rng.random() < 0.85:
         pen.line((x, y, x, y + tall, x + 0.6 * tall, y + tall), fill=255, width=4)
         if rng.random() < 0.3:
-            pen.ellipse((x - 0.6 * tall, y - 0.35 * tall, x + 1.1 * tall, y + 1.35 * tall), outline=255, width=3)
-    mark = np.asarray(canvas.resize((size, size), Image.Resampling.BOX if size < 512 else Image.Resampling.BICUBIC))
+            pen.ellipse(
+                (x - 0.6 * tall, y - 0.35 * tall, x + 1.1 * tall, y + 1.35 * tall),
+                outline=255,
+                width=3,
+            )
+    mark = np.asarray(
+        canvas.resize(
+            (size, size), Image.Resampling.BOX if size < 512 else Image.Resampling.BICUBIC
+        )
+    )
     return np.maximum(grey, mark.astype(np.float32) / 255)

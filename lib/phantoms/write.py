@@ -1,7 +1,8 @@
-"""In: a folder, how many people, an image size, a seed. Out: synthetic chest X-rays there, in the NIH's layouts.
+"""In: a folder, how many people, an image size, a seed. Out: synthetic chest X-rays there, in the
+NIH's layouts.
 
-The film itself is drawn by `lib.phantoms.draw` (healthy chest: `lib.phantoms.anatomy`; findings: `lib.phantoms.signs`);
-who is filmed and what they have is decided by `lib.phantoms.cohort`.
+The film itself is drawn by `lib.phantoms.draw` (healthy chest: `lib.phantoms.anatomy`; findings:
+`lib.phantoms.signs`); who is filmed and what they have is decided by `lib.phantoms.cohort`.
 """
 
 import csv
@@ -43,12 +44,14 @@ def write_phantoms(
     workers: int | None = None,
     progress: bool = True,
 ) -> Path:
-    """Writes `folder`/dataset_full (NIH release) and `folder`/dataset_cardiomegaly (train/, test/); returns `folder`.
+    """Writes `folder`/dataset_full (NIH release) and `folder`/dataset_cardiomegaly (train/, test/);
+    returns `folder`.
 
-    About 2.3 films a person and a fifth more people known only to the Cardiomegaly set; `size` is in pixels. The same
-    parameters give the same bytes, whatever the number of `workers` (processes; None: one a core). The folder appears
-    whole or not at all. Phantoms of the same parameters are left as they are, of other parameters replaced. Raises
-    FileExistsError where `folder` holds anything else, ValueError for parameters out of range.
+    About 2.3 films a person and a fifth more people known only to the Cardiomegaly set; `size` is
+    in pixels. The same parameters give the same bytes, whatever the number of `workers` (processes;
+    None: one a core). The folder appears whole or not at all. Phantoms of the same parameters are
+    left as they are, of other parameters replaced. Raises FileExistsError where `folder` holds
+    anything else, ValueError for parameters out of range.
     """
     if patients < 4 or size < 16 or seed < 0:
         raise DatasetError(
@@ -71,9 +74,14 @@ def write_phantoms(
 
 
 def _marker(patients: int, size: int, seed: int, films: int, extra: int) -> str:
-    what = "Synthetic chest X-rays drawn by lib/phantom.py: no patient, no diagnosis, no clinical use."
+    what = (
+        "Synthetic chest X-rays drawn by lib/phantom.py: no patient, no diagnosis, no clinical use."
+    )
     content = {"what": what, "version": _VERSION, "patients": patients, "size": size, "seed": seed}
-    return json.dumps({**content, "films": films, "films_only_in_cardiomegaly": extra}, indent=2) + "\n"
+    return (
+        json.dumps({**content, "films": films, "films_only_in_cardiomegaly": extra}, indent=2)
+        + "\n"
+    )
 
 
 def _stands(folder: Path, marker: str) -> bool:
@@ -81,7 +89,10 @@ def _stands(folder: Path, marker: str) -> bool:
     if not (folder / MARKER).is_file() or (folder / MARKER).read_text() != marker:
         return False
     films = sum(1 for _ in (folder / "dataset_full" / "images").glob("*.png"))
-    tables = [folder / "dataset_full" / "Data_Entry_2017_v2020.csv", folder / "dataset_cardiomegaly" / "test.csv"]
+    tables = [
+        folder / "dataset_full" / "Data_Entry_2017_v2020.csv",
+        folder / "dataset_cardiomegaly" / "test.csv",
+    ]
     return films == json.loads(marker)["films"] and all(table.is_file() for table in tables)
 
 
@@ -91,8 +102,14 @@ def _refuse_foreign(folder: Path) -> None:
         raise FileExistsError(f"{folder} is a file; name a folder for the phantoms")
     if not folder.is_dir() or not any(folder.iterdir()):
         return
-    strange = sorted(entry.name for entry in folder.iterdir() if entry.name not in (*_PARTS, MARKER))
-    strange += [name for name in _PARTS if (folder / name).exists() and not (folder / name / MARKER).is_file()]
+    strange = sorted(
+        entry.name for entry in folder.iterdir() if entry.name not in (*_PARTS, MARKER)
+    )
+    strange += [
+        name
+        for name in _PARTS
+        if (folder / name).exists() and not (folder / name / MARKER).is_file()
+    ]
     if strange or not (folder / MARKER).is_file():
         raise FileExistsError(
             f"{folder} holds something that is not phantoms ({', '.join(strange) or f'no {MARKER} file'}) and is left "
@@ -102,13 +119,16 @@ def _refuse_foreign(folder: Path) -> None:
 
 @contextmanager
 def _whole(folder: Path, marker: str) -> Iterator[Path]:
-    """A draft folder beside `folder` that takes its name at the end, or is removed when anything goes wrong."""
+    """A draft folder beside `folder` that takes its name at the end, or is removed when anything
+    goes wrong."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
     try:
         yield draft
         draft.chmod(0o755)
-        if _stands(folder, marker):  # somebody else wrote the same phantoms meanwhile: theirs will do
+        if _stands(
+            folder, marker
+        ):  # somebody else wrote the same phantoms meanwhile: theirs will do
             return
         if folder.exists():
             old = draft.with_name(f"{draft.name}.old")
@@ -118,7 +138,9 @@ def _whole(folder: Path, marker: str) -> Iterator[Path]:
         else:
             draft.rename(folder)
     except OSError:
-        if not _stands(folder, marker):  # the other writer came between the question and the renaming
+        if not _stands(
+            folder, marker
+        ):  # the other writer came between the question and the renaming
             raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -129,13 +151,21 @@ def _split(film: Film) -> str:
 
 
 def _draw_all(
-    draft: Path, full: list[Film], only: list[Film], size: int, seed: int, workers: int | None, progress: bool
+    draft: Path,
+    full: list[Film],
+    only: list[Film],
+    size: int,
+    seed: int,
+    workers: int | None,
+    progress: bool,
 ) -> dict[str, list[Box]]:
     """Draws every film once, in processes; the boxes of each image name."""
     for name in ("dataset_full/images", "dataset_cardiomegaly/train", "dataset_cardiomegaly/test"):
         (draft / name).mkdir(parents=True)
     jobs = [(film, str(draft / "dataset_full" / "images" / film.name)) for film in full]
-    jobs += [(film, str(draft / "dataset_cardiomegaly" / _split(film) / film.name)) for film in only]
+    jobs += [
+        (film, str(draft / "dataset_cardiomegaly" / _split(film) / film.name)) for film in only
+    ]
     workers = workers or available_cores()
     draw = partial(_draw_one, size=size, seed=seed)
     bar = partial(tqdm, total=len(jobs), desc="drawing phantoms", unit="film", disable=not progress)
@@ -168,7 +198,11 @@ def _write_full(folder: Path, films: list[Film], boxes: dict[str, list[Box]]) ->
     for name, test in lists.items():
         (folder / name).write_text("".join(f"{film.name}\n" for film in films if film.test == test))
     rows = [
-        (film.name, "Infiltrate" if name == "Infiltration" else name, *(round(value, 3) for value in place))
+        (
+            film.name,
+            "Infiltrate" if name == "Infiltration" else name,
+            *(round(value, 3) for value in place),
+        )
         for film in films
         if film.test
         for name, *place in boxes[film.name]
@@ -177,16 +211,25 @@ def _write_full(folder: Path, films: list[Film], boxes: dict[str, list[Box]]) ->
 
 
 def _write_cardiomegaly(draft: Path, full: list[Film], only: list[Film]) -> None:
-    """Copies the full set's Cardiomegaly films, and as many healthy ones, beside those drawn for this set alone."""
+    """Copies the full set's Cardiomegaly films, and as many healthy ones, beside those drawn for
+    this set alone."""
     folder = draft / "dataset_cardiomegaly"
     for split in ("train", "test"):
         here = [film for film in full if _split(film) == split]
         sick = [film for film in here if "Cardiomegaly" in film.findings]
         well = [film for film in here if not film.findings][: max(1, len(sick))]
         for film in (*sick, *well):
-            shutil.copyfile(draft / "dataset_full" / "images" / film.name, folder / split / film.name)
-        films = sorted((*sick, *well, *(film for film in only if _split(film) == split)), key=lambda film: film.name)
-        rows = [(film.name, "Cardiomegaly" if "Cardiomegaly" in film.findings else NO_FINDING) for film in films]
+            shutil.copyfile(
+                draft / "dataset_full" / "images" / film.name, folder / split / film.name
+            )
+        films = sorted(
+            (*sick, *well, *(film for film in only if _split(film) == split)),
+            key=lambda film: film.name,
+        )
+        rows = [
+            (film.name, "Cardiomegaly" if "Cardiomegaly" in film.findings else NO_FINDING)
+            for film in films
+        ]
         _write_csv(folder / f"{split}.csv", "imageID,disease", rows)
 
 

@@ -1,4 +1,5 @@
-"""In: the runs of a study, its scores and differences. Out: the ablation figure, for a page or for a column."""
+"""In: the runs of a study, its scores and differences. Out: the ablation figure, for a page or for
+a column."""
 
 from dataclasses import dataclass
 
@@ -18,7 +19,8 @@ PANELS = (("auroc", "AUROC"), ("average_precision", "average precision"), ("f1",
 
 @dataclass(frozen=True)
 class Look:
-    """How the ablation figure is set: lengths in inches, text and marks in points, `line` in heights of a row."""
+    """How the ablation figure is set: lengths in inches, text and marks in points, `line` in
+    heights of a row."""
 
     grid: tuple[int, int]
     width: float
@@ -35,10 +37,32 @@ class Look:
 
 
 PAGE = Look(
-    (1, 3), width=11, around=1.5, row=0.4, line=0.42, letters=26, text=8, label=10, dot=26, bar=3.5, legend=3, words=60
+    (1, 3),
+    width=11,
+    around=1.5,
+    row=0.4,
+    line=0.42,
+    letters=26,
+    text=8,
+    label=10,
+    dot=26,
+    bar=3.5,
+    legend=3,
+    words=60,
 )
 COLUMN = Look(
-    (3, 1), width=3.5, around=0.8, row=0.17, line=0.6, letters=16, text=7, label=7, dot=11, bar=2.2, legend=2, words=26
+    (3, 1),
+    width=3.5,
+    around=0.8,
+    row=0.17,
+    line=0.6,
+    letters=16,
+    text=7,
+    label=7,
+    dot=11,
+    bar=2.2,
+    legend=2,
+    words=26,
 )
 
 
@@ -52,15 +76,18 @@ def ablation(
     column: bool = False,
     phantom: bool = False,
 ) -> Figure:
-    """One row per arm, in order of first appearance: a dot per seed, a bar for the mean, its 95 % interval.
+    """One row per arm, in order of first appearance: a dot per seed, a bar for the mean, its 95 %
+    interval.
 
-    `runs` has one row per run: arm, seed, backbone, is_reference, auroc, average_precision, f1 (NaN where missing).
-    `scores` (arm, metric, finding, low, high) gives the arms' intervals; without it every seed shows its own, from
-    auroc_low and so on where `runs` has them. `changes` (arm, metric, finding, p_holm) gives the stars: p < 0.05
-    against the reference, of the study's primary metric. `name` says what was scored: macro, or one finding. The dashed
-    line is the reference's mean; the dotted one what says nothing scores: 0.5 for AUROC, `chance_average_precision`
-    (`metrics.random_average_precision` of this test set), F1 0 (all answers negative). With `column` the panels are
-    stacked, for a column of a paper: 3.5 inches wide, no text below 7 points. Raises ValueError where there is no run.
+    `runs` has one row per run: arm, seed, backbone, is_reference, auroc, average_precision, f1 (NaN
+    where missing). `scores` (arm, metric, finding, low, high) gives the arms' intervals; without it
+    every seed shows its own, from auroc_low and so on where `runs` has them. `changes` (arm,
+    metric, finding, p_holm) gives the stars: p < 0.05 against the reference, of the study's primary
+    metric. `name` says what was scored: macro, or one finding. The dashed line is the reference's
+    mean; the dotted one what says nothing scores: 0.5 for AUROC, `chance_average_precision`
+    (`metrics.random_average_precision` of this test set), F1 0 (all answers negative). With
+    `column` the panels are stacked, for a column of a paper: 3.5 inches wide, no text below 7
+    points. Raises ValueError where there is no run.
     """
     if runs.empty:
         raise ValueError("the ablation figure needs at least one run; got none")
@@ -70,25 +97,45 @@ def ablation(
     labels = [wrap(arm, look.letters) for arm in arms]
     heights = np.array([max(1.0, 0.45 + look.line * (label.count("\n") + 1)) for label in labels])
     middles = dict(zip(arms, np.cumsum(heights) - heights / 2, strict=True))
-    figure = new_figure(look.width, look.grid[0] * (look.around + look.row * heights.sum()), phantom=phantom)
+    figure = new_figure(
+        look.width, look.grid[0] * (look.around + look.row * heights.sum()), phantom=phantom
+    )
     panels = figure.subplots(*look.grid, sharey=True)
     floors = {"auroc": 0.5, "average_precision": chance_average_precision, "f1": 0.0}
     for axes, (metric, title) in zip(panels, PANELS, strict=True):
-        intervals = None if scores is None else _rows(scores, metric, name).reindex(arms)[["low", "high"]]
-        stars = set() if changes is None else set(_rows(changes, metric, name).query(f"p_holm < {ALPHA}").index)
+        intervals = (
+            None if scores is None else _rows(scores, metric, name).reindex(arms)[["low", "high"]]
+        )
+        stars = (
+            set()
+            if changes is None
+            else set(_rows(changes, metric, name).query(f"p_holm < {ALPHA}").index)
+        )
         _panel(axes, runs, metric, middles, intervals, stars, look)
         _limits(
-            axes, runs if scores is None else _with_intervals(runs, intervals, metric), metric, floors[metric], look
+            axes,
+            runs if scores is None else _with_intervals(runs, intervals, metric),
+            metric,
+            floors[metric],
+            look,
         )
         counts = runs[f"n_{metric}"].dropna().unique() if f"n_{metric}" in runs else []
         over = f", {counts[0]:.0f} findings" if name == MACRO and len(counts) == 1 else ""
         axes.set_xlabel(f"{name} {title}{over}", fontsize=look.label)
         axes.set_ylim(heights.sum(), 0)
         axes.set_yticks(list(middles.values()), labels)
-        for arm, tick in zip(arms, axes.get_yticklabels(), strict=False):  # a row of panels shows them once
+        for arm, tick in zip(
+            arms, axes.get_yticklabels(), strict=False
+        ):  # a row of panels shows them once
             tick.set_fontweight("bold" if arm in reference else "normal")
     drawn = {f"{metric}_low" for metric, _ in PANELS} & set(runs.columns)
-    kind = "of the arm (patients and seeds)" if scores is not None else "of the seed (patients)" if drawn else ""
+    kind = (
+        "of the arm (patients and seeds)"
+        if scores is not None
+        else "of the seed (patients)"
+        if drawn
+        else ""
+    )
     _ablation_legend(figure, runs, bool(reference), kind, changes is not None, look)
     return figure
 
@@ -126,12 +173,24 @@ def _panel(
 
 
 def _arm(
-    axes: Axes, runs: pd.DataFrame, metric: str, middle: float, interval: np.ndarray | None, star: bool, look: Look
+    axes: Axes,
+    runs: pd.DataFrame,
+    metric: str,
+    middle: float,
+    interval: np.ndarray | None,
+    star: bool,
+    look: Look,
 ) -> None:
-    """The runs of one arm around the height `middle`: intervals, dots, the mean as a bar and as a number."""
+    """The runs of one arm around the height `middle`: intervals, dots, the mean as a bar and as a
+    number."""
     runs = runs[runs[metric].notna()]
     if runs.empty:
-        place = {"transform": axes.get_yaxis_transform(), "ha": "center", "va": "center", "fontsize": look.label}
+        place = {
+            "transform": axes.get_yaxis_transform(),
+            "ha": "center",
+            "va": "center",
+            "fontsize": look.label,
+        }
         axes.text(0.5, middle, "no value", **place, color=GREY)
         return
     offsets = middle + np.linspace(-0.24, 0.24, len(runs)) if len(runs) > 1 else np.array([middle])
@@ -139,17 +198,27 @@ def _arm(
     if interval is not None:
         axes.hlines(middle, *interval, colors=colours[0], linewidth=2.2, alpha=0.7, zorder=2)
     elif {f"{metric}_low", f"{metric}_high"} <= set(runs.columns):
-        axes.hlines(offsets, runs[f"{metric}_low"], runs[f"{metric}_high"], colors=colours, linewidth=1, alpha=0.55)
+        axes.hlines(
+            offsets,
+            runs[f"{metric}_low"],
+            runs[f"{metric}_high"],
+            colors=colours,
+            linewidth=1,
+            alpha=0.55,
+        )
     mean = runs[metric].mean()
     axes.vlines(mean, middle - 0.36, middle + 0.36, colors=colours[0], linewidth=look.bar, zorder=3)
-    axes.scatter(runs[metric], offsets, s=look.dot, color=colours, edgecolor="white", linewidth=0.7, zorder=4)
+    axes.scatter(
+        runs[metric], offsets, s=look.dot, color=colours, edgecolor="white", linewidth=0.7, zorder=4
+    )
     place = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points"}
     text = f"{mean:.3f} *" if star else f"{mean:.3f}"
     axes.annotate(text, (1, middle), (4, 0), **place, va="center", fontsize=look.text, color=INK)
 
 
 def _limits(axes: Axes, runs: pd.DataFrame, metric: str, floor: float | None, look: Look) -> None:
-    """Fit the axis to the values; mark the floor there, or at the edge where it is too far away to be drawn."""
+    """Fit the axis to the values; mark the floor there, or at the edge where it is too far away to
+    be drawn."""
     columns = [name for name in (metric, f"{metric}_low", f"{metric}_high") if name in runs]
     values = runs[columns].to_numpy(float)
     low, high = (np.nanmin(values), np.nanmax(values)) if np.isfinite(values).any() else (0.0, 1.0)
@@ -168,26 +237,54 @@ def _limits(axes: Axes, runs: pd.DataFrame, metric: str, floor: float | None, lo
     place = {"textcoords": "offset points", "va": "bottom", "fontsize": look.text, "color": GREY}
     if near:
         axes.axvline(floor, color=GREY, linestyle=":", linewidth=1.4, zorder=1)
-        axes.annotate(f"{name} {floor:.3g}", (floor, 1), (0, 3), xycoords=axes.get_xaxis_transform(), **place)
+        axes.annotate(
+            f"{name} {floor:.3g}", (floor, 1), (0, 3), xycoords=axes.get_xaxis_transform(), **place
+        )
     else:
-        axes.annotate(f"\u2190 {name} {floor:.3g}", (0, 1), (0, 3), xycoords="axes fraction", **place)
+        axes.annotate(
+            f"\u2190 {name} {floor:.3g}", (0, 1), (0, 3), xycoords="axes fraction", **place
+        )
 
 
 def _ablation_legend(
     figure: Figure, runs: pd.DataFrame, reference: bool, interval: str, stars: bool, look: Look
 ) -> None:
     marks = [Line2D([], [], color=INK, marker="o", linestyle="", markersize=5, label="one seed")]
-    marks.append(Line2D([], [], color=INK, marker="|", linestyle="", markersize=11, mew=3.5, label="mean of the arm"))
+    marks.append(
+        Line2D(
+            [],
+            [],
+            color=INK,
+            marker="|",
+            linestyle="",
+            markersize=11,
+            mew=3.5,
+            label="mean of the arm",
+        )
+    )
     if interval:
-        marks.append(Line2D([], [], color=INK, linewidth=1.8, alpha=0.6, label=f"95 % interval {interval}"))
+        marks.append(
+            Line2D([], [], color=INK, linewidth=1.8, alpha=0.6, label=f"95 % interval {interval}")
+        )
     if reference:
-        marks.append(Line2D([], [], color=INK, linestyle="--", linewidth=1, label="mean of the reference (bold)"))
+        marks.append(
+            Line2D(
+                [], [], color=INK, linestyle="--", linewidth=1, label="mean of the reference (bold)"
+            )
+        )
     if stars:
         label = f"differs from the reference, p < {ALPHA} (Holm)"
-        marks.append(Line2D([], [], color=INK, marker="$*$", linestyle="", markersize=6, label=label))
+        marks.append(
+            Line2D([], [], color=INK, marker="$*$", linestyle="", markersize=6, label=label)
+        )
     stems = dict.fromkeys(backbone.split(".")[0] for backbone in runs["backbone"])
     marks += [Patch(color=backbone_colour(stem), label=stem) for stem in stems]
     for mark in marks:
         mark.set_label(wrap(mark.get_label(), look.words))
-    place = {"loc": "outside lower center", "ncols": look.legend, "fontsize": look.text, "frameon": False}
+    place = {
+        "loc": "outside lower center",
+        "ncols": look.legend,
+        "fontsize": look.text,
+        "frameon": False,
+    }
     figure.legend(handles=marks, **place)

@@ -21,21 +21,31 @@ COSTS = {
 
 
 def finding_differences(
-    changes: pd.DataFrame, metric: str, label: str, findings: Sequence[str], *, phantom: bool = False
+    changes: pd.DataFrame,
+    metric: str,
+    label: str,
+    findings: Sequence[str],
+    *,
+    phantom: bool = False,
 ) -> Figure:
-    """A heat map of the differences from the reference (findings x arms), each with its 95 % interval in the cell.
+    """A heat map of the differences from the reference (findings x arms), each with its 95 %
+    interval in the cell.
 
-    `changes` has arm, metric, finding, difference, low, high, p_holm; bold cells have p_holm < 0.05 (corrected over
-    the arms of that finding). Blue is better than the reference, orange worse. Raises ValueError where no arm is
-    compared.
+    `changes` has arm, metric, finding, difference, low, high, p_holm; bold cells have p_holm < 0.05
+    (corrected over the arms of that finding). Blue is better than the reference, orange worse.
+    Raises ValueError where no arm is compared.
     """
     table = changes[changes["metric"] == metric]
     if table.empty:
-        raise ValueError("the figure of differences needs at least one arm beside the reference; got none")
+        raise ValueError(
+            "the figure of differences needs at least one arm beside the reference; got none"
+        )
     arms = list(dict.fromkeys(table["arm"]))
     names = [name for name in (*findings, MACRO) if name in set(table["finding"])]
     cells = table.set_index(["finding", "arm"])
-    values = table.pivot_table(index="finding", columns="arm", values="difference", sort=False).reindex(names)[arms]
+    values = table.pivot_table(
+        index="finding", columns="arm", values="difference", sort=False
+    ).reindex(names)[arms]
     limit = float(np.nanmax(np.abs(values.to_numpy(float)), initial=0.01))
     figure = new_figure(2.4 + 1.05 * max(2, len(arms)), 1.6 + 0.38 * len(names), phantom=phantom)
     axes = figure.subplots()
@@ -48,9 +58,17 @@ def finding_differences(
             continue
         cell = cells.loc[(names[i], arms[j])]
         weight = "bold" if cell["p_holm"] < ALPHA else "normal"
-        look = {"ha": "center", "va": "center", "color": "white" if abs(cell["difference"]) > 0.95 * limit else INK}
+        look = {
+            "ha": "center",
+            "va": "center",
+            "color": "white" if abs(cell["difference"]) > 0.95 * limit else INK,
+        }
         axes.text(j, i - 0.17, f"{cell['difference']:+.3f}", fontsize=8, weight=weight, **look)
-        interval = "few positives" if np.isnan(cell["low"]) else f"{cell['low']:+.2f} to {cell['high']:+.2f}"
+        interval = (
+            "few positives"
+            if np.isnan(cell["low"])
+            else f"{cell['low']:+.2f} to {cell['high']:+.2f}"
+        )
         axes.text(j, i + 0.24, interval, fontsize=6.5, **look)
     axes.set_xticks(range(len(arms)), [wrap(arm, 14) for arm in arms], fontsize=8.5)
     axes.set_yticks(range(len(names)), names, fontsize=9)
@@ -58,22 +76,27 @@ def finding_differences(
     axes.tick_params(length=0)
     axes.set(xlabel="arm", ylabel="finding")
     axes.axhline(len(names) - 1.5, color="white", linewidth=3)
-    figure.colorbar(image, ax=axes, label=f"{label} - reference's", pad=0.02, fraction=0.05, aspect=60)
+    figure.colorbar(
+        image, ax=axes, label=f"{label} - reference's", pad=0.02, fraction=0.05, aspect=60
+    )
     return figure
 
 
 def cost_quality(runs: pd.DataFrame, scores: pd.DataFrame, *, phantom: bool = False) -> Figure:
     """Macro AUROC of each arm, with its 95 % interval, against what it costs: one panel per cost.
 
-    `runs` has a row per run with arm, backbone and the columns of COSTS (a column that is missing gets no panel);
-    an arm's cost is the median of its runs, its latency the least. `scores` as for `plots_ablation.ablation`.
+    `runs` has a row per run with arm, backbone and the columns of COSTS (a column that is missing
+    gets no panel); an arm's cost is the median of its runs, its latency the least. `scores` as for
+    `plots_ablation.ablation`.
     """
     costs = [name for name in COSTS if name in runs and runs[name].notna().any()]
     macro = scores[(scores["metric"] == "auroc") & (scores["finding"] == MACRO)].set_index("arm")
     arms = [arm for arm in dict.fromkeys(runs["arm"]) if arm in macro.index]
     columns = 2 if len(costs) > 1 else 1
     rows = -(-len(costs) // columns)
-    figure = new_figure(4.6 * columns, 0.5 + 2.7 * rows + 0.17 * -(-len(arms) // 3), phantom=phantom)
+    figure = new_figure(
+        4.6 * columns, 0.5 + 2.7 * rows + 0.17 * -(-len(arms) // 3), phantom=phantom
+    )
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True)
     marks = "osD^vP*Xh<>dp"
     for axes, name in zip(panels.flat, costs, strict=False):
@@ -83,7 +106,15 @@ def cost_quality(runs: pd.DataFrame, scores: pd.DataFrame, *, phantom: bool = Fa
             cost /= 1e6 if name == "parameters" else 1
             row, colour = macro.loc[arm], backbone_colour(own["backbone"].iloc[0])
             axes.vlines(cost, row["low"], row["high"], color=colour, linewidth=1, alpha=0.5)
-            axes.plot(cost, row["value"], marks[i % len(marks)], color=colour, markersize=6, mec="white", label=arm)
+            axes.plot(
+                cost,
+                row["value"],
+                marks[i % len(marks)],
+                color=colour,
+                markersize=6,
+                mec="white",
+                label=arm,
+            )
         if runs[name].max() > 20 * runs[name].min():
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter("{x:g}")
@@ -101,9 +132,11 @@ def cost_quality(runs: pd.DataFrame, scores: pd.DataFrame, *, phantom: bool = Fa
 
 
 def subgroup_scores(table: pd.DataFrame, *, label: str = "AUROC", phantom: bool = False) -> Figure:
-    """A row per group, with its value and 95 % interval, from `subgroups.subgroup_table`; small groups are hollow.
+    """A row per group, with its value and 95 % interval, from `subgroups.subgroup_table`; small
+    groups are hollow.
 
-    Values compare within an attribute, where all groups are scored on the same findings, and not across.
+    Values compare within an attribute, where all groups are scored on the same findings, and not
+    across.
     """
     figure = new_figure(7.2, 1.2 + 0.36 * len(table), phantom=phantom)
     axes = figure.subplots()
@@ -115,46 +148,71 @@ def subgroup_scores(table: pd.DataFrame, *, label: str = "AUROC", phantom: bool 
             continue
         axes.hlines(row, one.low, one.high, color=INK, linewidth=1.6, alpha=0.6)
         axes.plot(one.value, row, "o", color=INK, mfc="white" if one.small else INK, markersize=6)
-    labels = [f"{t.group}: {t.patients:,} patients, {t.findings} findings" for t in table.itertuples()]
+    labels = [
+        f"{t.group}: {t.patients:,} patients, {t.findings} findings" for t in table.itertuples()
+    ]
     axes.set_yticks(rows, labels, fontsize=9)
     axes.set_ylim(len(table) - 0.5, -0.5)
     for row in rows[1:][(table["attribute"].to_numpy()[1:] != table["attribute"].to_numpy()[:-1])]:
         axes.axhline(row - 0.5, color="#CCCCCC", linewidth=0.7)
-    axes.set_xlabel(f"macro {label} (hollow: few patients)" if table["small"].any() else f"macro {label}")
+    axes.set_xlabel(
+        f"macro {label} (hollow: few patients)" if table["small"].any() else f"macro {label}"
+    )
     style(axes, grid="x")
     return figure
 
 
 def error_overlap(table: pd.DataFrame, *, phantom: bool = False) -> Figure:
-    """A heat map of `errors.error_overlap`: of the films with a missed finding (row), how many got another (column)."""
+    """A heat map of `errors.error_overlap`: of the films with a missed finding (row), how many got
+    another (column)."""
     shares = table.drop(columns="missed")
     values = shares.to_numpy(float)
     figure = new_figure(3.4 + 0.46 * len(shares.columns), 2.0 + 0.34 * len(shares), phantom=phantom)
     axes = figure.subplots()
     texts = [[f"{value:.0f}" if np.isfinite(value) else "" for value in row] for row in values]
     names = [f"{name} (missed {count:,})" for name, count in table["missed"].items()]
-    heat_map(axes, values, names, list(shares.columns), texts, (0.0, 100.0), "% of the films of the row")
+    heat_map(
+        axes, values, names, list(shares.columns), texts, (0.0, 100.0), "% of the films of the row"
+    )
     axes.set(xlabel="called, but absent", ylabel="missed")
     return figure
 
 
 def pointing_scores(table: pd.DataFrame, *, phantom: bool = False) -> Figure:
-    """Pointing game and energy in the box per finding, from `pointing.pointing_table`, beside a guess at the centre."""
+    """Pointing game and energy in the box per finding, from `pointing.pointing_table`, beside a
+    guess at the centre."""
     figure = new_figure(9, 1.5 + 0.36 * len(table), phantom=phantom)
     panels = figure.subplots(1, 2, sharey=True)
     rows = np.arange(len(table))
     titles = {"pointing": "maximum inside the box (%)", "energy": "heat inside the box (%)"}
     for axes, (measure, title) in zip(panels, titles.items(), strict=True):
-        axes.hlines(rows, 100 * table[f"{measure}_low"], 100 * table[f"{measure}_high"], color=BLUE, linewidth=1.6)
+        axes.hlines(
+            rows,
+            100 * table[f"{measure}_low"],
+            100 * table[f"{measure}_high"],
+            color=BLUE,
+            linewidth=1.6,
+        )
         axes.plot(100 * table[measure], rows, "o", color=BLUE, label="heat map, 95 % interval")
-        axes.plot(100 * table[f"centre_{measure}"], rows, "D", color=GREY, mfc="white", label="guess: the centre")
+        axes.plot(
+            100 * table[f"centre_{measure}"],
+            rows,
+            "D",
+            color=GREY,
+            mfc="white",
+            label="guess: the centre",
+        )
         axes.set_xlim(0, None)
         axes.set_xlabel(title)
         style(axes, grid="x")
     panels[0].set_yticks(rows, [f"{t.finding} ({t.boxes:,} boxes)" for t in table.itertuples()])
     panels[0].set_ylim(len(table) - 0.5, -0.5)
     figure.legend(
-        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8, frameon=False
+        *panels[0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=2,
+        fontsize=8,
+        frameon=False,
     )
     return figure
 
@@ -168,7 +226,8 @@ def heat_grid(
     columns: int = 6,
     phantom: bool = False,
 ) -> Figure:
-    """Films (N, S, S) uint8 with N heat maps (h, w), each scaled to its own maximum, and any boxes (N, 4), in rows.
+    """Films (N, S, S) uint8 with N heat maps (h, w), each scaled to its own maximum, and any boxes
+    (N, 4), in rows.
 
     Boxes are left, top, width, height as shares of the sides, drawn as dashed lines.
     """
@@ -182,10 +241,20 @@ def heat_grid(
         extent = (0, 1, 1, 0)
         axes.imshow(images[i], cmap="gray", vmin=0, vmax=255, extent=extent)
         heat = maps[i] / max(float(maps[i].max()), 1e-12)
-        axes.imshow(heat, cmap="inferno", vmin=0, vmax=1, alpha=0.45, extent=extent, interpolation="bilinear")
+        axes.imshow(
+            heat,
+            cmap="inferno",
+            vmin=0,
+            vmax=1,
+            alpha=0.45,
+            extent=extent,
+            interpolation="bilinear",
+        )
         if boxes is not None:
             left, top, width, height = boxes[i]
-            axes.add_patch(Rectangle((left, top), width, height, fill=False, edgecolor="white", linestyle="--"))
+            axes.add_patch(
+                Rectangle((left, top), width, height, fill=False, edgecolor="white", linestyle="--")
+            )
         axes.set(xlim=(0, 1), ylim=(1, 0))
         axes.set_title(wrap(titles[i], 20), fontsize=7.5, pad=2)
     return figure
@@ -198,13 +267,16 @@ def findings_by_runs(
     limits: tuple[float, float] | None = None,
     phantom: bool = False,
 ) -> Figure:
-    """A heat map of `matrix` (findings x runs), the values in the cells; colours span `limits`, else the values."""
+    """A heat map of `matrix` (findings x runs), the values in the cells; colours span `limits`,
+    else the values."""
     values = matrix.to_numpy(float)
     if limits is None:
         known = values[np.isfinite(values)]
         limits = (known.min(), known.max()) if len(known) else (0.0, 1.0)
     texts = [[f"{value:.3f}" if np.isfinite(value) else "-" for value in row] for row in values]
-    figure = new_figure(2.9 + 0.62 * max(2, len(matrix.columns)), 1.7 + 0.3 * len(matrix), phantom=phantom)
+    figure = new_figure(
+        2.9 + 0.62 * max(2, len(matrix.columns)), 1.7 + 0.3 * len(matrix), phantom=phantom
+    )
     axes = figure.subplots()
     heat_map(axes, values, list(matrix.index), list(matrix.columns), texts, limits, label)
     axes.set(xlabel="run", ylabel="finding")

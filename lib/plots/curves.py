@@ -1,4 +1,5 @@
-"""In: histories, targets and probabilities. Out: training, ROC, precision-recall and reliability curves."""
+"""In: histories, targets and probabilities. Out: training, ROC, precision-recall and reliability
+curves."""
 
 from collections.abc import Mapping, Sequence
 
@@ -18,7 +19,8 @@ DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1)))
 
 
 def training_curves(histories: Mapping[str, pd.DataFrame], *, phantom: bool = False) -> Figure:
-    """Loss, validation AUROC and average precision, and learning rate per epoch, one line per run {name: history}.
+    """Loss, validation AUROC and average precision, and learning rate per epoch, one line per run
+    {name: history}.
 
     A history has the columns epoch, train_loss, val_loss, val_auroc, val_average_precision and lr.
     """
@@ -26,7 +28,11 @@ def training_curves(histories: Mapping[str, pd.DataFrame], *, phantom: bool = Fa
     figure = new_figure(9, 5.4 + 0.2 * rows, phantom=phantom)
     loss, area, precision, rate = figure.subplots(2, 2, sharex=True).flat
     for i, (name, history) in enumerate(histories.items()):
-        look = {"color": LINES[i % len(LINES)], "linestyle": DASHES[i // len(LINES) % len(DASHES)], "markersize": 3}
+        look = {
+            "color": LINES[i % len(LINES)],
+            "linestyle": DASHES[i // len(LINES) % len(DASHES)],
+            "markersize": 3,
+        }
         epoch = history["epoch"]
         loss.plot(epoch, history["train_loss"], **look, alpha=0.45, linewidth=1, marker=".")
         loss.plot(epoch, history["val_loss"], **look, marker="o")
@@ -37,7 +43,16 @@ def training_curves(histories: Mapping[str, pd.DataFrame], *, phantom: bool = Fa
     loss.legend(
         handles=[
             Line2D([], [], color=INK, marker="o", markersize=3, label="validation"),
-            Line2D([], [], color=INK, marker=".", markersize=3, alpha=0.45, linewidth=1, label="training"),
+            Line2D(
+                [],
+                [],
+                color=INK,
+                marker=".",
+                markersize=3,
+                alpha=0.45,
+                linewidth=1,
+                label="training",
+            ),
         ],
         fontsize=8,
         frameon=False,
@@ -55,8 +70,11 @@ def training_curves(histories: Mapping[str, pd.DataFrame], *, phantom: bool = Fa
     return figure
 
 
-def roc_curves(targets: np.ndarray, probs: np.ndarray, findings: Sequence[str], *, phantom: bool = False) -> Figure:
-    """The ROC curve of each finding from targets (N, F) with NaN and probs (N, F), one small panel each."""
+def roc_curves(
+    targets: np.ndarray, probs: np.ndarray, findings: Sequence[str], *, phantom: bool = False
+) -> Figure:
+    """The ROC curve of each finding from targets (N, F) with NaN and probs (N, F), one small panel
+    each."""
     figure, panels = _panels(targets, findings, "1 - specificity", "sensitivity", phantom)
     for axes, y, p in zip(panels, np.asarray(targets).T, np.asarray(probs).T, strict=True):
         _, tp, fp = operating_points(y, p)
@@ -70,7 +88,8 @@ def roc_curves(targets: np.ndarray, probs: np.ndarray, findings: Sequence[str], 
 def precision_recall_curves(
     targets: np.ndarray, probs: np.ndarray, findings: Sequence[str], *, phantom: bool = False
 ) -> Figure:
-    """Precision against recall of each finding, one small panel each; the dotted line is its prevalence (chance)."""
+    """Precision against recall of each finding, one small panel each; the dotted line is its
+    prevalence (chance)."""
     figure, panels = _panels(targets, findings, "recall (sensitivity)", "precision", phantom)
     for axes, y, p in zip(panels, np.asarray(targets).T, np.asarray(probs).T, strict=True):
         _, tp, fp = operating_points(y, p)
@@ -84,14 +103,23 @@ def precision_recall_curves(
 
 
 def accuracy_vs_all_negative(metrics: pd.DataFrame, *, phantom: bool = False) -> Figure:
-    """Accuracy of each finding beside that of answering "no" to every image, from the table of `metrics.evaluate`."""
+    """Accuracy of each finding beside that of answering "no" to every image, from the table of
+    `metrics.evaluate`."""
     names = list(metrics["finding"])
     figure = new_figure(6.4, 1.5 + 0.27 * len(names), phantom=phantom)
     axes = figure.subplots()
     floor, accuracy = 100 * metrics["accuracy_all_negative"], 100 * metrics["accuracy"]
     rows = np.arange(len(names))
     axes.hlines(rows, floor, accuracy, color=np.where(accuracy >= floor, BLUE, ORANGE), linewidth=2)
-    axes.scatter(floor, rows, s=70, facecolor="white", edgecolor=INK, zorder=3, label='answering "no" to every image')
+    axes.scatter(
+        floor,
+        rows,
+        s=70,
+        facecolor="white",
+        edgecolor=INK,
+        zorder=3,
+        label='answering "no" to every image',
+    )
     better = (accuracy >= floor).to_numpy()
     for which, colour, label in (
         (better, BLUE, "model, at least as good"),
@@ -100,7 +128,15 @@ def accuracy_vs_all_negative(metrics: pd.DataFrame, *, phantom: bool = False) ->
         if which.any():
             axes.scatter(accuracy[which], rows[which], s=34, color=colour, zorder=4, label=label)
     for row in rows[metrics["accuracy"].isna()]:
-        axes.text(0.5, row, "not annotated", transform=axes.get_yaxis_transform(), ha="center", va="center", color=GREY)
+        axes.text(
+            0.5,
+            row,
+            "not annotated",
+            transform=axes.get_yaxis_transform(),
+            ha="center",
+            va="center",
+            color=GREY,
+        )
     axes.set_yticks(rows, names)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlabel("accuracy (% of images)")
@@ -145,14 +181,21 @@ _LOOKS = (("before", GREY, 3.2), ("after calibration", BLUE, 4.2))  # label, col
 
 
 def reliability_diagrams(
-    targets: np.ndarray, probs: np.ndarray, calibrated: np.ndarray, findings: Sequence[str], *, phantom: bool = False
+    targets: np.ndarray,
+    probs: np.ndarray,
+    calibrated: np.ndarray,
+    findings: Sequence[str],
+    *,
+    phantom: bool = False,
 ) -> Figure:
-    """How many images of a given probability have the finding: probs (N, F) before, calibrated (N, F) after.
+    """How many images of a given probability have the finding: probs (N, F) before, calibrated (N,
+    F) after.
 
-    One small panel a finding of targets (N, F) with NaN. A point is a bin; bins hold equal counts of images, and are 3
-    to 15, so that they have about five positive images each. The bar is the Wilson 95 % interval, which takes images
-    as independent. Both axes are logarithmic, so that rare findings can be read, and end at a power of ten, not below
-    `LOWEST`: what is lower stands there, and so does, as an open point, a bin without a positive image. ECE is that of
+    One small panel a finding of targets (N, F) with NaN. A point is a bin; bins hold equal counts
+    of images, and are 3 to 15, so that they have about five positive images each. The bar is the
+    Wilson 95 % interval, which takes images as independent. Both axes are logarithmic, so that rare
+    findings can be read, and end at a power of ten, not below `LOWEST`: what is lower stands there,
+    and so does, as an open point, a bin without a positive image. ECE is that of
     `calibration_scores`, always from 15 bins. Raises ValueError as `evaluate`.
     """
     targets, probs = checked(targets, probs, findings)
@@ -160,19 +203,27 @@ def reliability_diagrams(
     errors = [100 * calibration_scores(targets, values, findings)["ece"] for values in both]
     positives = (targets == 1).sum(axis=0)
     numbers = np.clip(positives // POSITIVES_A_BIN, LEAST_BINS, MOST_BINS)
-    bins = [[reliability(targets[:, j], values[:, j], number) for values in both] for j, number in enumerate(numbers)]
+    bins = [
+        [reliability(targets[:, j], values[:, j], number) for values in both]
+        for j, number in enumerate(numbers)
+    ]
     floor = _floor(bins)
     columns = min(5, len(findings))
     rows = -(-len(findings) // columns)
     figure = new_figure(max(3.4, 2.1 * columns), 0.9 + 2.35 * rows, phantom=phantom)
-    for j, axes in enumerate(figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat):
+    for j, axes in enumerate(
+        figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat
+    ):
         if j >= len(findings):
             axes.set_axis_off()
             continue
         _frame(axes, floor)
         axes.tick_params(labelbottom=j + columns >= len(findings))  # also above an empty panel
         axes.set_xlabel("mean probability (%)" if j // columns == rows - 1 else "", fontsize=9)
-        axes.set_title(f"{findings[j]} (n={positives[j]:,})\n{_change(errors[0][j], errors[1][j])}", fontsize=8.5)
+        axes.set_title(
+            f"{findings[j]} (n={positives[j]:,})\n{_change(errors[0][j], errors[1][j])}",
+            fontsize=8.5,
+        )
         for (predicted, observed, count), (_, colour, size) in zip(bins[j], _LOOKS, strict=True):
             _points(axes, predicted, observed, count, floor, colour, size)
     figure.supylabel("images with the finding (%)", fontsize=10)
@@ -181,33 +232,62 @@ def reliability_diagrams(
 
 
 def wilson(share: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Low and high ends (n,) of the 95 % intervals of shares (n,) of count (n,) independent images (Wilson 1927)."""
+    """Low and high ends (n,) of the 95 % intervals of shares (n,) of count (n,) independent images
+    (Wilson 1927)."""
     middle = (share * count + _Z**2 / 2) / (count + _Z**2)
     reach = _Z * np.sqrt(share * (1 - share) * count + _Z**2 / 4) / (count + _Z**2)
     return middle - reach, middle + reach
 
 
 def _points(
-    axes: Axes, predicted: np.ndarray, observed: np.ndarray, count: np.ndarray, floor: float, colour: str, size: float
+    axes: Axes,
+    predicted: np.ndarray,
+    observed: np.ndarray,
+    count: np.ndarray,
+    floor: float,
+    colour: str,
+    size: float,
 ) -> None:
-    """One series of bins: points, their intervals, and a line that stops at bins without a positive image."""
+    """One series of bins: points, their intervals, and a line that stops at bins without a positive
+    image."""
     low, high = wilson(observed, count)
     x, some = predicted.clip(min=floor), observed > 0
     axes.vlines(x, low.clip(min=floor), high, color=colour, linewidth=0.9, alpha=0.6)
-    axes.plot(x, np.where(some, observed.clip(min=floor), np.nan), "-o", color=colour, linewidth=1, markersize=size)
+    axes.plot(
+        x,
+        np.where(some, observed.clip(min=floor), np.nan),
+        "-o",
+        color=colour,
+        linewidth=1,
+        markersize=size,
+    )
     empty = x[~some]
-    axes.plot(empty, np.full(len(empty), floor), "o", color=colour, markersize=size, markerfacecolor="white")
+    axes.plot(
+        empty,
+        np.full(len(empty), floor),
+        "o",
+        color=colour,
+        markersize=size,
+        markerfacecolor="white",
+    )
 
 
 def _change(before: float, after: float) -> str:
     if np.isnan(before):
         return "not annotated"
-    return f"ECE {before:.2f} %, unchanged" if before == after else f"ECE {before:.2f} to {after:.2f} %"
+    return (
+        f"ECE {before:.2f} %, unchanged"
+        if before == after
+        else f"ECE {before:.2f} to {after:.2f} %"
+    )
 
 
 def _floor(bins: Sequence[Sequence[tuple]]) -> float:
-    """The power of ten under all probabilities and shares of bins that are not 0, at least `LOWEST`, at most 0.1."""
-    values = np.concatenate([[0.1], *(part for pair in bins for series in pair for part in series[:2])])
+    """The power of ten under all probabilities and shares of bins that are not 0, at least
+    `LOWEST`, at most 0.1."""
+    values = np.concatenate(
+        [[0.1], *(part for pair in bins for series in pair for part in series[:2])]
+    )
     return max(LOWEST, float(10 ** np.floor(np.log10(values[values > 0].min()))))
 
 
@@ -222,9 +302,20 @@ def _frame(axes: Axes, floor: float) -> None:
 
 
 def _legend(figure: Figure) -> None:
-    handles = [Line2D([], [], color=colour, marker="o", markersize=size, label=label) for label, colour, size in _LOOKS]
-    empty = {"color": BLUE, "marker": "o", "markersize": 4.2, "markerfacecolor": "white", "linewidth": 0}
+    handles = [
+        Line2D([], [], color=colour, marker="o", markersize=size, label=label)
+        for label, colour, size in _LOOKS
+    ]
+    empty = {
+        "color": BLUE,
+        "marker": "o",
+        "markersize": 4.2,
+        "markerfacecolor": "white",
+        "linewidth": 0,
+    }
     handles.append(Line2D([], [], **empty, label="no image has it"))
     handles.append(Line2D([], [], color=INK, linestyle=":", label="as it should be"))
     columns = 4 if figure.get_figwidth() > 6 else 2
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=columns, fontsize=8, frameon=False
+    )

@@ -1,4 +1,5 @@
-"""In: a frame of labels, or images. Out: matplotlib Figures of the data, and the parts that all figures share."""
+"""In: a frame of labels, or images. Out: matplotlib Figures of the data, and the parts that all
+figures share."""
 
 from collections.abc import Sequence
 
@@ -10,10 +11,14 @@ from lib.config import FINDINGS, NO_FINDING
 from lib.plots.style import BLUE, GREY, heat_map, new_figure, style, wrap
 
 
-def label_counts(frame: pd.DataFrame, findings: Sequence[str] = FINDINGS, *, phantom: bool = False) -> Figure:
-    """Images with each finding, and with none of them, as bars; percentages are of the images annotated for it.
+def label_counts(
+    frame: pd.DataFrame, findings: Sequence[str] = FINDINGS, *, phantom: bool = False
+) -> Figure:
+    """Images with each finding, and with none of them, as bars; percentages are of the images
+    annotated for it.
 
-    `frame` has one column per finding: 1, 0 or NaN (not annotated). No Finding counts images annotated for all.
+    `frame` has one column per finding: 1, 0 or NaN (not annotated). No Finding counts images
+    annotated for all.
     """
     labels = frame[list(findings)]
     whole = labels.dropna()
@@ -27,7 +32,14 @@ def label_counts(frame: pd.DataFrame, findings: Sequence[str] = FINDINGS, *, pha
     axes.barh(present.index, present, color=colours, height=0.7)
     for i, (name, count) in enumerate(present.items()):
         share = f"{100 * count / known[name]:.1f} %" if known[name] else "not annotated"
-        axes.annotate(f"{count:,.0f}  ({share})", (count, i), (4, 0), textcoords="offset points", va="center", size=8)
+        axes.annotate(
+            f"{count:,.0f}  ({share})",
+            (count, i),
+            (4, 0),
+            textcoords="offset points",
+            va="center",
+            size=8,
+        )
     axes.set_xlim(0, max(1, present.max()) * 1.22)
     axes.set_xlabel("images with the finding (% of images annotated for it)")
     axes.set_title(f"Labels of {len(frame):,} images", loc="left")
@@ -37,15 +49,20 @@ def label_counts(frame: pd.DataFrame, findings: Sequence[str] = FINDINGS, *, pha
     return figure
 
 
-def cooccurrence(frame: pd.DataFrame, findings: Sequence[str] = FINDINGS, *, phantom: bool = False) -> Figure:
-    """Of the images with the row's finding, the percentage that also have the column's; on the diagonal their number.
+def cooccurrence(
+    frame: pd.DataFrame, findings: Sequence[str] = FINDINGS, *, phantom: bool = False
+) -> Figure:
+    """Of the images with the row's finding, the percentage that also have the column's; on the
+    diagonal their number.
 
     `frame` as for `label_counts`; only images annotated for both findings count.
     """
     labels = frame[list(findings)].to_numpy(float)
     present, known = (labels == 1).astype(float), (~np.isnan(labels)).astype(float)
     with np.errstate(invalid="ignore", divide="ignore"):
-        share = 100 * (present.T @ present) / (present.T @ known)  # (F, F); NaN where no image tells
+        share = (
+            100 * (present.T @ present) / (present.T @ known)
+        )  # (F, F); NaN where no image tells
     texts = [[f"{value:.0f}" if np.isfinite(value) else "-" for value in row] for row in share]
     for i, count in enumerate(present.sum(axis=0)):
         share[i, i], texts[i][i] = np.nan, f"n={count:.0f}"
@@ -59,22 +76,32 @@ def cooccurrence(frame: pd.DataFrame, findings: Sequence[str] = FINDINGS, *, pha
 
 
 def image_grid(
-    images: np.ndarray, titles: Sequence[str] = (), *, columns: int = 6, side: float = 1.6, phantom: bool = False
+    images: np.ndarray,
+    titles: Sequence[str] = (),
+    *,
+    columns: int = 6,
+    side: float = 1.6,
+    phantom: bool = False,
 ) -> Figure:
-    """Grey images (N, S, S) uint8 in rows of `columns`, each `side` inches, with a title above each.
+    """Grey images (N, S, S) uint8 in rows of `columns`, each `side` inches, with a title above
+    each.
 
     Raises ValueError where there is no image, or not one title for each.
     """
     images = np.asarray(images)
     if images.ndim != 3 or not len(images) or images.dtype != np.uint8:
-        raise ValueError(f"images must be (N, S, S) uint8 with N >= 1; got {images.shape} {images.dtype}")
+        raise ValueError(
+            f"images must be (N, S, S) uint8 with N >= 1; got {images.shape} {images.dtype}"
+        )
     if len(titles) not in (0, len(images)):
         raise ValueError(f"{len(images)} images need as many titles, or none; got {len(titles)}")
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     names = [wrap(title, max(8, int(side * 12))) for title in titles]
     lines = max((name.count("\n") + 1 for name in names), default=0)
-    figure = new_figure(max(2.6, columns * side), rows * (side + 0.15 * lines + 0.08), phantom=phantom)
+    figure = new_figure(
+        max(2.6, columns * side), rows * (side + 0.15 * lines + 0.08), phantom=phantom
+    )
     for i, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
         axes.set_axis_off()
         if i < len(images):

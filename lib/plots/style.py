@@ -15,9 +15,11 @@ INK, GREY, BLUE, ORANGE = "#222222", "#767676", "#0072B2", "#D55E00"
 
 
 def new_figure(width: float, height: float, *, phantom: bool = False) -> Figure:
-    """An empty Figure of width x height inches; with `phantom`, a strip at its top says what the images are.
+    """An empty Figure of width x height inches; with `phantom`, a strip at its top says what the
+    images are.
 
-    pyplot makes it, so that Jupyter shows it as a cell's last value, and forgets it at once, so that it is shown once.
+    pyplot makes it, so that Jupyter shows it as a cell's last value, and forgets it at once, so
+    that it is shown once.
     """
     figure = plt.figure(figsize=(width, height), dpi=120, layout="constrained", facecolor="white")
     plt.close(figure)
@@ -26,7 +28,14 @@ def new_figure(width: float, height: float, *, phantom: bool = False) -> Figure:
         figure.get_layout_engine().set(rect=(0, 0, 1, 1 - strip))
         box = {"boxstyle": "round,pad=0.25", "facecolor": "#FFF1D6", "edgecolor": "none"}
         figure.text(
-            1 - 0.06 / width, 1 - 0.06 / height, PHANTOM_NOTE, ha="right", va="top", size=8, color="#7A4300", bbox=box
+            1 - 0.06 / width,
+            1 - 0.06 / height,
+            PHANTOM_NOTE,
+            ha="right",
+            va="top",
+            size=8,
+            color="#7A4300",
+            bbox=box,
         )
     return figure
 
@@ -39,7 +48,8 @@ def style(axes: Axes, *, grid: str = "both") -> None:
 
 
 def wrap(name: object, width: int = 26) -> str:
-    """A name on lines of at most `width` letters, broken after blanks, underscores and hyphens where possible."""
+    """A name on lines of at most `width` letters, broken after blanks, underscores and hyphens
+    where possible."""
     lines = []
     for line in str(name).splitlines():
         lines.append("")
@@ -59,9 +69,12 @@ def heat_map(
     limits: tuple[float, float],
     label: str,
 ) -> None:
-    """Colour values (R, C) between limits, with texts (R, C) in the cells and a colour bar; NaN is left grey."""
+    """Colour values (R, C) between limits, with texts (R, C) in the cells and a colour bar; NaN is
+    left grey."""
     colours = colormaps["cividis"].with_extremes(bad="#DDDDDD")
-    image = axes.imshow(np.ma.masked_invalid(values), cmap=colours, vmin=limits[0], vmax=limits[1], aspect="auto")
+    image = axes.imshow(
+        np.ma.masked_invalid(values), cmap=colours, vmin=limits[0], vmax=limits[1], aspect="auto"
+    )
     axes.set_xticks(range(len(columns)), [wrap(name, 34) for name in columns], fontsize=9)
     slanted = len(columns) > 1 and max(map(len, map(str, columns))) > 6
     if slanted:
@@ -71,11 +84,14 @@ def heat_map(
     axes.tick_params(length=0)
     for i, j in np.ndindex(values.shape):
         dark = np.isnan(values[i, j]) or image.norm(values[i, j]) > 0.55
-        axes.text(j, i, texts[i][j], ha="center", va="center", fontsize=8, color=INK if dark else "white")
+        axes.text(
+            j, i, texts[i][j], ha="center", va="center", fontsize=8, color=INK if dark else "white"
+        )
     axes.figure.colorbar(image, ax=axes, label=label, pad=0.02, fraction=0.05, aspect=60)
 
 
-FAMILIES = (  # the first that the backbone's name contains; colours of Okabe and Ito (2008) and Tol (2021)
+# the first that the backbone's name contains; colours of Okabe and Ito (2008) and Tol (2021)
+FAMILIES = (
     ("efficientnet_b4", "#0072B2"),
     ("efficientnet", "#56B4E9"),
     ("vit_large", "#332288"),
@@ -94,7 +110,8 @@ OTHERS = ("#44AA99", "#AA4499", "#999933", "#777777", "#CC6677", "#6699CC")  # b
 
 
 def backbone_colour(backbone: str) -> str:
-    """The colour of a timm backbone in every figure: by architecture, whatever its weights (the name after the dot)."""
+    """The colour of a timm backbone in every figure: by architecture, whatever its weights (the
+    name after the dot)."""
     name = backbone.split(".")[0].lower()
     family = next((colour for family, colour in FAMILIES if family in name), None)
     return family or OTHERS[zlib.crc32(name.encode()) % len(OTHERS)]

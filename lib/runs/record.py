@@ -1,4 +1,5 @@
-"""In: what a run found and cost. Out: `RunRecord`, checked when it is written and when it is read."""
+"""In: what a run found and cost. Out: `RunRecord`, checked when it is written and when it is
+read."""
 
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,9 @@ class GitPart(Part):
 class RunRecord(Part):
     """`record.json`: what one complete run was, found and cost; it is written last.
 
-    metrics: the rows of metrics.csv, macro among them, null where a score does not exist. versions: package ->
-    version. parameters: `all` and `trained`. files: without one of these the run is damaged.
+    metrics: the rows of metrics.csv, macro among them, null where a score does not exist. versions:
+    package -> version. parameters: `all` and `trained`. files: without one of these the run is
+    damaged.
     """
 
     run: str
@@ -79,7 +81,8 @@ class RunRecord(Part):
 
 
 def checked_record(content: Any, path: Path) -> RunRecord:
-    """`content` as the record in `path`; raises RunError that names the file and what is missing or wrong."""
+    """`content` as the record in `path`; raises RunError that names the file and what is missing or
+    wrong."""
     if not isinstance(content, dict):
         raise RunError(f"{path} holds no record: it is damaged; run the study again")
     try:

@@ -23,7 +23,14 @@ from lib.runs.record import checked_record
 from lib.system import available_cores, git_state, package_versions, peak_memory_mb
 
 HEARTBEAT_SECONDS = 5.0
-KEPT = ("config.json", "history.csv", "metrics.csv", "predictions.parquet", "model.safetensors", "card.json")
+KEPT = (
+    "config.json",
+    "history.csv",
+    "metrics.csv",
+    "predictions.parquet",
+    "model.safetensors",
+    "card.json",
+)
 """The files without which a complete run is damaged."""
 
 
@@ -33,12 +40,14 @@ def is_complete(folder: Path) -> bool:
 
 
 def write_status(folder: Path, state: str, **fields: Any) -> None:
-    """Notes the state (queued, running, failed, done) of a run with the time and whatever else is known."""
+    """Notes the state (queued, running, failed, done) of a run with the time and whatever else is
+    known."""
     write_json(folder / "status.json", {"state": state, "time": time.time(), **fields})
 
 
 def read_status(folder: Path) -> dict[str, Any]:
-    """The last noted state of a run; "new" when nothing was noted, "unknown" and the reason when it is damaged."""
+    """The last noted state of a run; "new" when nothing was noted, "unknown" and the reason when it
+    is damaged."""
     path = folder / "status.json"
     if not path.exists():
         return {"state": "new"}
@@ -50,7 +59,8 @@ def read_status(folder: Path) -> dict[str, Any]:
 
 @dataclass
 class Run:
-    """One run that is under way: its folder, its config, and the progress that its heartbeat writes down."""
+    """One run that is under way: its folder, its config, and the progress that its heartbeat writes
+    down."""
 
     folder: Path
     config: Config
@@ -67,7 +77,8 @@ class Run:
 
 
 class Heartbeat(threading.Thread):
-    """Writes the run's status every HEARTBEAT_SECONDS; a full disk or a network drive that is away is waited out."""
+    """Writes the run's status every HEARTBEAT_SECONDS; a full disk or a network drive that is away
+    is waited out."""
 
     def __init__(self, run: Run) -> None:
         super().__init__(name=f"heartbeat of {run.folder}", daemon=True)
@@ -88,9 +99,9 @@ def start_run(config: Config, *, wait_seconds: float = 30.0) -> Run:
     """Claims the run's folder, writes `config.json` and starts the heartbeat in `status.json`.
 
     A folder that holds a complete run, or one of another config, is set aside under
-    `<folder>.replaced-<time>`, never overwritten; what a broken run with the same config left is continued.
-    A notebook that is run again in the same kernel takes its folder over.
-    Raises RunError when another live process holds the folder for longer than `wait_seconds`.
+    `<folder>.replaced-<time>`, never overwritten; what a broken run with the same config left is
+    continued. A notebook that is run again in the same kernel takes its folder over. Raises
+    RunError when another live process holds the folder for longer than `wait_seconds`.
     """
     folder = resolve(config.run_dir)
     for thread in threading.enumerate():
@@ -112,7 +123,8 @@ def start_run(config: Config, *, wait_seconds: float = 30.0) -> Run:
 
 
 def _differs(made: Path, config: Config) -> bool:
-    """Whether a broken run was made with other parameters, or its config cannot be read any more."""
+    """Whether a broken run was made with other parameters, or its config cannot be read any
+    more."""
     try:
         return bool(config_changes(read_json(made), config.model_dump(mode="json")))
     except RunError:
@@ -126,15 +138,24 @@ def set_aside(folder: Path) -> Path:
 
 
 def _beat(run: Run) -> None:
-    write_status(run.folder, "running", pid=os.getpid(), host=socket.gethostname(), started=run.started, **run.progress)
+    write_status(
+        run.folder,
+        "running",
+        pid=os.getpid(),
+        host=socket.gethostname(),
+        started=run.started,
+        **run.progress,
+    )
 
 
 def finish_run(run: Run, *, history: pd.DataFrame, metrics: pd.DataFrame, **parts: Any) -> Path:
-    """Writes `history.csv`, `metrics.csv` and, last and atomically, `record.json`; returns the record's path.
+    """Writes `history.csv`, `metrics.csv` and, last and atomically, `record.json`; returns the
+    record's path.
 
-    metrics: the table of `metrics.evaluate` with the intervals beside it. `parts` are the other fields of `RunRecord`:
-    data, parameters, device, cpu_latency_ms; code, packages and machine are added. From here on the run is complete,
-    and `last.ckpt` is gone. Raises RunError for a record that could not be read again.
+    metrics: the table of `metrics.evaluate` with the intervals beside it. `parts` are the other
+    fields of `RunRecord`: data, parameters, device, cpu_latency_ms; code, packages and machine are
+    added. From here on the run is complete, and `last.ckpt` is gone. Raises RunError for a record
+    that could not be read again.
     """
     write_table(run.folder / "history.csv", history)
     write_table(run.folder / "metrics.csv", metrics)
@@ -147,11 +168,17 @@ def finish_run(run: Run, *, history: pd.DataFrame, metrics: pd.DataFrame, **part
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "wall_seconds": round(time.time() - run.started, 2),
         "train_seconds": round(float(history["seconds"].sum()), 2),
-        "best_epoch": int(history.loc[epoch_score(history, run.config.choose_epoch_by).idxmax(), "epoch"]),
+        "best_epoch": int(
+            history.loc[epoch_score(history, run.config.choose_epoch_by).idxmax(), "epoch"]
+        ),
         "peak_memory_mb": round(peak_memory_mb(), 1),
         "git": git_state(),
         "versions": package_versions(),
-        "host": {"cpu": platform.processor() or platform.machine(), "cores": available_cores(), "system": sys.platform},
+        "host": {
+            "cpu": platform.processor() or platform.machine(),
+            "cores": available_cores(),
+            "system": sys.platform,
+        },
         "metrics": metrics.to_dict("records"),
         "files": sorted(name for name in KEPT if (run.folder / name).exists()),
         **parts,

@@ -1,4 +1,5 @@
-"""In: the folders of image caches and of runs. Out: what can be deleted without losing a result, and its deletion."""
+"""In: the folders of image caches and of runs. Out: what can be deleted without losing a result,
+and its deletion."""
 
 import shutil
 import time
@@ -16,7 +17,8 @@ CHECKPOINTS = ("*/last.ckpt.damaged-*", "*/last.ckpt.of_other_data-*")
 
 @dataclass(frozen=True)
 class Removable:
-    """One thing that can go: its files or folders, what it is, its size in bytes, and days since its last use."""
+    """One thing that can go: its files or folders, what it is, its size in bytes, and days since
+    its last use."""
 
     paths: tuple[Path, ...]
     what: str
@@ -29,19 +31,28 @@ class Removable:
         return "cache" in self.what
 
 
-def find_removable(study_folder: Path | None, runs_dir: Path = REPO_ROOT / "runs") -> list[Removable]:
-    """What one study, or all studies and the image caches, hold beside complete runs and their data.
+def find_removable(
+    study_folder: Path | None, runs_dir: Path = REPO_ROOT / "runs"
+) -> list[Removable]:
+    """What one study, or all studies and the image caches, hold beside complete runs and their
+    data.
 
-    Image caches are made again from the images when they are needed. Runs that were set aside are complete runs of
-    other parameters: `cxr run` takes them back when they match again, until they are deleted.
+    Image caches are made again from the images when they are needed. Runs that were set aside are
+    complete runs of other parameters: `cxr run` takes them back when they match again, until they
+    are deleted.
     """
-    studies = [study_folder] if study_folder else sorted(path for path in runs_dir.glob("*") if path.is_dir())
+    studies = (
+        [study_folder]
+        if study_folder
+        else sorted(path for path in runs_dir.glob("*") if path.is_dir())
+    )
     found = [one for study in studies for one in _of_study(study)]
     return found + ([] if study_folder else list(_caches(cache_folder())))
 
 
 def remove(found: Removable) -> bool:
-    """Deletes it; False where a cache is being built just now. Lock files stay: another process may wait for them."""
+    """Deletes it; False where a cache is being built just now. Lock files stay: another process may
+    wait for them."""
     first = found.paths[0]
     if not found.is_cache:
         _delete(first)
@@ -82,6 +93,13 @@ def _caches(folder: Path) -> Iterator[Removable]:
 
 
 def _removable(paths: tuple[Path, ...], what: str) -> Removable:
-    files = [file for path in paths for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()]
+    files = [
+        file
+        for path in paths
+        for file in (path.rglob("*") if path.is_dir() else [path])
+        if file.is_file()
+    ]
     used = max((file.stat().st_mtime for file in files), default=time.time())
-    return Removable(paths, what, sum(file.stat().st_size for file in files), (time.time() - used) / 86400)
+    return Removable(
+        paths, what, sum(file.stat().st_size for file in files), (time.time() - used) / 86400
+    )

@@ -1,10 +1,11 @@
-"""In: a notebook and its parameters. Out: the executed notebook, made in a process and a kernel of its own.
+"""In: a notebook and its parameters. Out: the executed notebook, made in a process and a kernel of
+its own.
 
-`execute_run` starts a driver and waits; the driver has papermill execute the notebook in a kernel. Both are forked from
-a process that has imported what they need (`studies.fork_server`); without it `python -m lib.studies.execute SPEC
-PARENT` is started.
-When the runner dies its processes die with it, and their kernels with them. A run's numbers are the same bit for bit
-only with the same number of threads, which `process_environment` decides from the number of parallel jobs.
+`execute_run` starts a driver and waits; the driver has papermill execute the notebook in a kernel.
+Both are forked from a process that has imported what they need (`studies.fork_server`); without it
+`python -m lib.studies.execute SPEC PARENT` is started. When the runner dies its processes die with
+it, and their kernels with them. A run's numbers are the same bit for bit only with the same number
+of threads, which `process_environment` decides from the number of parallel jobs.
 """
 
 import contextlib
@@ -28,28 +29,37 @@ from lib.files import read_json, write_json
 from lib.runs.run import is_complete, read_status, write_status
 from lib.system import available_cores
 
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
 MALLOC_VARIABLES = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "8589934592"}
-"""glibc then keeps freed tensors for the next batch: small networks train up to 30 % faster on a CPU."""
+"""glibc then keeps freed tensors for the next batch: small networks train up to 30 % faster on a
+CPU."""
 WAITING_VARIABLES = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
-"""Threads sleep while they wait for each other: on a busy machine spinning ones make training many times slower."""
+"""Threads sleep while they wait for each other: on a busy machine spinning ones make training many
+times slower."""
 GRACE_SECONDS = 5.0
 INTERRUPTED = "interrupted"
 ERROR_LINES = 20
 
 
 def process_environment(jobs: int) -> dict[str, str]:
-    """Threads of one of `jobs` parallel runs (its share of the cores) and memory settings; the user's own win."""
+    """Threads of one of `jobs` parallel runs (its share of the cores) and memory settings; the
+    user's own win."""
     share = str(max(1, available_cores() // jobs))
     wanted = dict.fromkeys(THREAD_VARIABLES, share) | MALLOC_VARIABLES | WAITING_VARIABLES
     return {name: os.environ.get(name, value) for name, value in wanted.items()}
 
 
 def execute_run(spec: dict[str, Any]) -> str | None:
-    """Executes one run in its own process; None when it is complete, else the reason of its failure.
+    """Executes one run in its own process; None when it is complete, else the reason of its
+    failure.
 
-    `spec` (JSON values only, so that it travels to another machine): notebook, folder, parameters, lineage,
-    environment and `stop`, a file that asks, once it exists, to end the run at once.
+    `spec` (JSON values only, so that it travels to another machine): notebook, folder, parameters,
+    lineage, environment and `stop`, a file that asks, once it exists, to end the run at once.
     """
     folder = Path(spec["folder"])
     folder.mkdir(parents=True, exist_ok=True)
@@ -57,9 +67,13 @@ def execute_run(spec: dict[str, Any]) -> str | None:
     write_status(folder, "running", started=time.time())
     paths = [str(REPO_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, **spec["environment"], "PYTHONPATH": os.pathsep.join(paths)}
-    driver = _start_driver(folder / "spec.json", folder / "papermill.log", environment, spec["environment"])
+    driver = _start_driver(
+        folder / "spec.json", folder / "papermill.log", environment, spec["environment"]
+    )
     stopped = _wait(driver, Path(spec["stop"]))
-    reason = None if is_complete(folder) else INTERRUPTED if stopped else _reason(folder, driver.poll())
+    reason = (
+        None if is_complete(folder) else INTERRUPTED if stopped else _reason(folder, driver.poll())
+    )
     if reason:
         write_status(folder, "failed", reason=reason)
     return reason
@@ -73,7 +87,11 @@ class _Driver:
 
     def poll(self) -> int | None:
         """The exit code, negative for a signal; None while it runs."""
-        return self.process.poll() if isinstance(self.process, subprocess.Popen) else self.process.exitcode
+        return (
+            self.process.poll()
+            if isinstance(self.process, subprocess.Popen)
+            else self.process.exitcode
+        )
 
     def wait(self, seconds: float) -> int | None:
         """The exit code, or None when it still runs after that time."""
@@ -85,7 +103,9 @@ class _Driver:
         return self.poll()
 
 
-def _start_driver(spec: Path, log: Path, environment: dict[str, str], settings: dict[str, str]) -> _Driver:
+def _start_driver(
+    spec: Path, log: Path, environment: dict[str, str], settings: dict[str, str]
+) -> _Driver:
     """Forks the driver where a server holds the same settings, else starts a fresh process."""
     from lib.studies.fork_server import can_fork, start_driver
 
@@ -135,21 +155,27 @@ def _hint(number: int) -> str:
     return "often that is out of memory: use fewer --jobs, a smaller batch_size or image_size; "
 
 
-# --- in the run's own process ---------------------------------------------------------------------------------
+# --- in the run's own process
+# ---------------------------------------------------------------------------------
 
 
 def main(spec_path: str, parent: str, kernel: Any = None) -> int:
-    """Executes the notebook of a spec; the exit code is 1 when it failed, with the reason in `status.json`."""
+    """Executes the notebook of a spec; the exit code is 1 when it failed, with the reason in
+    `status.json`."""
     spec = read_json(Path(spec_path))
     folder = Path(spec["folder"])
     _die_with(int(parent))
-    sys.modules.setdefault("rfc3987_syntax", None)  # an optional check of jsonschema: a second to import, unused here
+    sys.modules.setdefault(
+        "rfc3987_syntax", None
+    )  # an optional check of jsonschema: a second to import, unused here
     running = folder / "notebook.running.ipynb"
     try:
         run_notebook(Path(spec["notebook"]), running, spec["parameters"], kernel)
     except Exception as error:
         traceback.print_exc()
-        reason = str(error) if isinstance(error, NotebookError) else f"{type(error).__name__}: {error}"
+        reason = (
+            str(error) if isinstance(error, NotebookError) else f"{type(error).__name__}: {error}"
+        )
         reason += f"\nsee {folder / 'notebook.ipynb'}"
         if not is_complete(folder):
             write_status(folder, "failed", reason=reason)
@@ -161,7 +187,8 @@ def main(spec_path: str, parent: str, kernel: Any = None) -> int:
 
 
 def _die_with(parent: int) -> None:
-    """Sends this process SIGTERM when `parent`, or the runner that had it forked, ends: at once on Linux."""
+    """Sends this process SIGTERM when `parent`, or the runner that had it forked, ends: at once on
+    Linux."""
     if sys.platform == "linux":
         from lib.studies.fork_server import die_with_parent
 
@@ -179,13 +206,17 @@ def _die_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any], kernel: Any = None) -> None:
-    """Executes `notebook` with `parameters` into `output`, with this interpreter's kernel over IPC sockets.
+def run_notebook(
+    notebook: Path, output: Path, parameters: dict[str, Any], kernel: Any = None
+) -> None:
+    """Executes `notebook` with `parameters` into `output`, with this interpreter's kernel over IPC
+    sockets.
 
     `kernel` is a `fork_server.ForkedKernel` that is to be used instead of a fresh process.
 
-    Runs in the main thread: while it runs, SIGTERM ends kernel and process. Raises NotebookError when a cell
-    raises ("cell 3: ValueError: ..."), and when the kernel dies, with the signal that killed it.
+    Runs in the main thread: while it runs, SIGTERM ends kernel and process. Raises NotebookError
+    when a cell raises ("cell 3: ValueError: ..."), and when the kernel dies, with the signal that
+    killed it.
     """
     import papermill
     from nbclient.exceptions import DeadKernelError
@@ -216,7 +247,9 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any], kerne
         graceful = True
     except PapermillExecutionError as error:
         lines = error.evalue.strip().splitlines()
-        left_out = [f"... and {len(lines) - ERROR_LINES} more lines"] if len(lines) > ERROR_LINES else []
+        left_out = (
+            [f"... and {len(lines) - ERROR_LINES} more lines"] if len(lines) > ERROR_LINES else []
+        )
         text = "\n".join([*lines[:ERROR_LINES], *left_out])
         raise NotebookError(f"cell {error.exec_count}: {error.ename}: {text}") from error
     except (DeadKernelError, RuntimeError) as error:
@@ -236,7 +269,11 @@ def remove_stale(place: Path) -> None:
     for folder in place.glob("cxr-*-*"):
         number = folder.name.split("-")[1]
         with contextlib.suppress(FileNotFoundError):  # another run removes it at the same time
-            if number.isdecimal() and folder.stat().st_uid == os.getuid() and not _is_alive(int(number)):
+            if (
+                number.isdecimal()
+                and folder.stat().st_uid == os.getuid()
+                and not _is_alive(int(number))
+            ):
                 shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -254,7 +291,9 @@ def _kernel_manager(scratch: Path, kernel: Any) -> Any:
     from jupyter_client.kernelspec import KernelSpecManager
     from jupyter_client.manager import AsyncKernelManager
 
-    native = KernelSpecManager(kernel_dirs=[])  # no installed kernel: ipykernel's own, which runs sys.executable
+    native = KernelSpecManager(
+        kernel_dirs=[]
+    )  # no installed kernel: ipykernel's own, which runs sys.executable
     os.environ["IPYTHONDIR"] = str(scratch)  # nobody's profile, history or start-up files
     os.environ.pop("MPLBACKEND", None)  # figures belong into the notebook, whatever draws elsewhere
     manager = AsyncKernelManager(

@@ -1,4 +1,5 @@
-"""In: a study file (YAML). Out: a checked `Study`, whose every row names known things and changes one of them."""
+"""In: a study file (YAML). Out: a checked `Study`, whose every row names known things and changes
+one of them."""
 
 import difflib
 import re
@@ -33,7 +34,8 @@ ELSEWHERE = {
 
 
 class _Fields(BaseModel):
-    """Fields as they are written; `set`, `base`, `notebooks`, notebooks and seeds have checks of their own below."""
+    """Fields as they are written; `set`, `base`, `notebooks`, notebooks and seeds have checks of
+    their own below."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -59,7 +61,8 @@ class _FileFields(_Fields):
 
 @dataclass(frozen=True)
 class Row:
-    """One row of `runs` as it is written; `things` says what it sets: notebook, init_from, keys of `set`."""
+    """One row of `runs` as it is written; `things` says what it sets: notebook, init_from, keys of
+    `set`."""
 
     name: str
     things: tuple[str, ...]
@@ -74,7 +77,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Study:
-    """A checked study file; `base`, `notebooks` and `overrides` hold values as Config keeps them."""
+    """A checked study file; `base`, `notebooks` and `overrides` hold values as Config keeps
+    them."""
 
     name: str
     file: Path
@@ -89,9 +93,9 @@ class Study:
 def read_study(file: Path, settings: Iterable[str] = ()) -> Study:
     """The study in `file`, with `settings` ("KEY=VALUE" each) laid over it.
 
-    Raises StudyError that lists every problem found in the file's own fields: unknown or doubled keys, unknown
-    parameters, wrong types, unknown runs, missing notebooks, rows that change none or two things, and a
-    missing or second reference.
+    Raises StudyError that lists every problem found in the file's own fields: unknown or doubled
+    keys, unknown parameters, wrong types, unknown runs, missing notebooks, rows that change none or
+    two things, and a missing or second reference.
     """
     data = _read_yaml(file)
     problems: list[str] = []
@@ -99,8 +103,12 @@ def read_study(file: Path, settings: Iterable[str] = ()) -> Study:
     name, primary = data.get("study"), data.get("primary", METRICS[0])
     base = check_parameters(data.get("base", {}), "base", problems)
     notebooks = {
-        _notebook(path, "notebooks", problems): check_parameters(values, f"notebooks, {path}", problems)
-        for path, values in _mapping(data.get("notebooks", {}), "field 'notebooks'", problems).items()
+        _notebook(path, "notebooks", problems): check_parameters(
+            values, f"notebooks, {path}", problems
+        )
+        for path, values in _mapping(
+            data.get("notebooks", {}), "field 'notebooks'", problems
+        ).items()
     }
     rows = {
         row: _read_row(row, fields, problems)
@@ -117,7 +125,8 @@ def read_study(file: Path, settings: Iterable[str] = ()) -> Study:
     return Study(name, file, seeds, base, notebooks, rows, overrides, primary)
 
 
-# --- YAML -----------------------------------------------------------------------------------------------------
+# --- YAML
+# -----------------------------------------------------------------------------------------------------
 
 
 class _Loader(yaml.SafeLoader):
@@ -128,25 +137,36 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             text = str(key.value)
             if text in seen:
-                raise StudyError(f"line {key.start_mark.line + 1}: key {text!r} is given twice; keep one of them")
+                raise StudyError(
+                    f"line {key.start_mark.line + 1}: key {text!r} is given twice; keep one of them"
+                )
             if key.tag != "tag:yaml.org,2002:merge":
                 seen.add(text)
         return super().construct_mapping(node, deep)
 
 
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
 )
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
     if not file.is_file():
-        known = ", ".join(sorted(path.name for path in (REPO_ROOT / "studies").glob("*.yaml"))) or "none"
-        raise StudyError(f"{file} is not a file; the study files in {REPO_ROOT / 'studies'} are: {known}")
+        known = (
+            ", ".join(sorted(path.name for path in (REPO_ROOT / "studies").glob("*.yaml")))
+            or "none"
+        )
+        raise StudyError(
+            f"{file} is not a file; the study files in {REPO_ROOT / 'studies'} are: {known}"
+        )
     try:
         data = yaml.load(file.read_text(encoding="utf-8-sig"), _Loader)  # a SafeLoader
     except UnicodeDecodeError as error:
-        raise StudyError(f"{file} is not text in UTF-8 ({error.reason} at byte {error.start}); save it so") from error
+        raise StudyError(
+            f"{file} is not text in UTF-8 ({error.reason} at byte {error.start}); save it so"
+        ) from error
     except StudyError as error:
         raise StudyError(f"{file}: {error}") from None
     except yaml.YAMLError as error:
@@ -158,7 +178,8 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     return data
 
 
-# --- fields ---------------------------------------------------------------------------------------------------
+# --- fields
+# ---------------------------------------------------------------------------------------------------
 
 
 def check_parameters(values: Any, where: str, problems: list[str]) -> dict[str, Any]:
@@ -168,8 +189,14 @@ def check_parameters(values: Any, where: str, problems: list[str]) -> dict[str, 
         if name in ELSEWHERE:
             problems.append(f"{where}: parameter {name!r} cannot be set here; {ELSEWHERE[name]}")
         elif name not in Config.model_fields:
-            problems.append(f"{where}: unknown parameter {name!r}{_closest(name, Config.model_fields)}")
-    known = {name: value for name, value in values.items() if name in Config.model_fields and name not in ELSEWHERE}
+            problems.append(
+                f"{where}: unknown parameter {name!r}{_closest(name, Config.model_fields)}"
+            )
+    known = {
+        name: value
+        for name, value in values.items()
+        if name in Config.model_fields and name not in ELSEWHERE
+    }
     try:
         config = Config(**known)
     except ValidationError as error:
@@ -180,11 +207,16 @@ def check_parameters(values: Any, where: str, problems: list[str]) -> dict[str, 
 
 def _closest(name: Any, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(str(name), list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known are: {', '.join(known) or 'none'}"
+    return (
+        f"; did you mean {close[0]!r}?" if close else f"; known are: {', '.join(known) or 'none'}"
+    )
 
 
-def _field_problems(model: type[_Fields], data: dict[str, Any], where: str, before: str) -> list[str]:
-    """One sentence per field that is unknown or of a wrong type, in the file's order where it can be."""
+def _field_problems(
+    model: type[_Fields], data: dict[str, Any], where: str, before: str
+) -> list[str]:
+    """One sentence per field that is unknown or of a wrong type, in the file's order where it can
+    be."""
     try:
         model(**data)
     except ValidationError as error:
@@ -192,7 +224,9 @@ def _field_problems(model: type[_Fields], data: dict[str, Any], where: str, befo
     return []
 
 
-def _field_problem(error: Any, model: type[_Fields], data: dict[str, Any], where: str, before: str) -> str:
+def _field_problem(
+    error: Any, model: type[_Fields], data: dict[str, Any], where: str, before: str
+) -> str:
     name = str(error["loc"][0])
     if error["type"] == "extra_forbidden":
         return f"{where}: unknown field {name!r}{_closest(name, model.model_fields)}"
@@ -207,7 +241,9 @@ def _mapping(value: Any, where: str, problems: list[str]) -> dict[str, Any]:
 
 
 def _seeds(value: Any, where: str, problems: list[str]) -> tuple[int, ...]:
-    whole = isinstance(value, list) and all(type(seed) is int and 0 <= seed < 2**63 for seed in value)
+    whole = isinstance(value, list) and all(
+        type(seed) is int and 0 <= seed < 2**63 for seed in value
+    )
     if whole and value and len(set(value)) == len(value):
         return tuple(value)
     problems.append(
@@ -226,7 +262,8 @@ def _notebook(value: Any, where: str, problems: list[str]) -> str:
 
 
 def _read_settings(settings: Iterable[str], problems: list[str]) -> dict[str, Any]:
-    """Checked overrides: YAML values where the parameter's type allows it, else the text as it stands."""
+    """Checked overrides: YAML values where the parameter's type allows it, else the text as it
+    stands."""
     overrides: dict[str, Any] = {}
     for setting in settings:
         key, equals, text = setting.partition("=")
@@ -242,31 +279,41 @@ def _read_settings(settings: Iterable[str], problems: list[str]) -> dict[str, An
             overrides["seeds"] = _seeds([value] if type(value) is int else value, where, problems)
             continue
         as_yaml: list[str] = []
-        checked = check_parameters({key: value}, where, as_yaml) or check_parameters({key: text}, where, [])
+        checked = check_parameters({key: value}, where, as_yaml) or check_parameters(
+            {key: text}, where, []
+        )
         problems.extend([] if checked else as_yaml)
         overrides |= checked
     return overrides
 
 
-# --- rows -----------------------------------------------------------------------------------------------------
+# --- rows
+# -----------------------------------------------------------------------------------------------------
 
 
 def _read_row(name: str, fields: Any, problems: list[str]) -> Row:
     where = f"run {name!r}"
     if not NAME.fullmatch(name):
-        problems.append(f"{where}: the name becomes a folder's: use letters, digits, '_', '.' and '-'")
+        problems.append(
+            f"{where}: the name becomes a folder's: use letters, digits, '_', '.' and '-'"
+        )
     fields = _mapping(fields, where, problems)
     problems += _field_problems(_RowFields, fields, where, f"{where}: ")
     return Row(
         name=name,
-        things=(*(key for key in ("notebook", "init_from") if key in fields), *map(str, fields.get("set") or ())),
+        things=(
+            *(key for key in ("notebook", "init_from") if key in fields),
+            *map(str, fields.get("set") or ()),
+        ),
         notebook=_notebook(fields["notebook"], where, problems) if "notebook" in fields else None,
         set=check_parameters(fields.get("set", {}), f"{where}, field 'set'", problems),
         init_from=fields.get("init_from"),
         changes=fields.get("changes"),
         reference=fields.get("reference") is True,
         about=fields.get("about"),
-        seeds=_seeds(fields["seeds"], f"{where}: field 'seeds'", problems) if "seeds" in fields else None,
+        seeds=_seeds(fields["seeds"], f"{where}: field 'seeds'", problems)
+        if "seeds" in fields
+        else None,
     )
 
 
@@ -276,19 +323,31 @@ def _check_rows(rows: dict[str, Row], problems: list[str]) -> None:
         for key in ("changes", "init_from"):
             other = getattr(row, key)
             if isinstance(other, str) and other not in rows:
-                problems.append(f"{where}: field {key!r} names the unknown run {other!r}{_closest(other, rows)}")
+                problems.append(
+                    f"{where}: field {key!r} names the unknown run {other!r}{_closest(other, rows)}"
+                )
         if row.changes is None and "notebook" not in row.things:
-            problems.append(f"{where}: field 'notebook' is missing (or 'changes', to change one thing of another run)")
+            problems.append(
+                f"{where}: field 'notebook' is missing (or 'changes', to change one thing of another run)"
+            )
         if row.changes is not None and len(row.things) != 1:
-            said = f"{len(row.things)} things ({', '.join(row.things)})" if row.things else "nothing"
+            said = (
+                f"{len(row.things)} things ({', '.join(row.things)})" if row.things else "nothing"
+            )
             problems.append(
                 f"{where}: it changes {said} of {row.changes!r}, but must change exactly one: "
                 "notebook, init_from, or one key in set"
             )
     folded = [name.casefold() for name in rows]
     twins = [name for name in rows if folded.count(name.casefold()) > 1]
-    problems.extend(f"run {name!r}: another run differs in capitals only; rename one" for name in twins)
+    problems.extend(
+        f"run {name!r}: another run differs in capitals only; rename one" for name in twins
+    )
     references = [row.name for row in rows.values() if row.reference]
     if len(references) != 1:
-        found = f"there are {len(references)}: {', '.join(references)}" if references else "there is none"
+        found = (
+            f"there are {len(references)}: {', '.join(references)}"
+            if references
+            else "there is none"
+        )
         problems.append(f"field 'runs': exactly one run must say `reference: true`; {found}")

@@ -1,12 +1,15 @@
-"""In: a run to start. Out: its process and its kernel, forked from a process that has imported torch and Jupyter.
+"""In: a run to start. Out: its process and its kernel, forked from a process that has imported
+torch and Jupyter.
 
-A fresh process spends several seconds on imports before a run begins; a fork of one that holds them begins at once:
+A fresh process spends several seconds on imports before a run begins; a fork of one that holds them
+begins at once:
 
     cxr run -> fork server (multiprocessing) -> driver (papermill) -> kernel (the notebook)
 
-Each run still has a driver and a kernel of its own. Forking is safe here because the server has one thread and has
-computed nothing: there is no pool of threads, CUDA context, figure or random state that runs would share. Linux only;
-elsewhere, with CXR_FORK=0, and where something else executes the runs (Dask), runs start as fresh processes.
+Each run still has a driver and a kernel of its own. Forking is safe here because the server has one
+thread and has computed nothing: there is no pool of threads, CUDA context, figure or random state
+that runs would share. Linux only; elsewhere, with CXR_FORK=0, and where something else executes the
+runs (Dask), runs start as fresh processes.
 """
 
 import contextlib
@@ -29,8 +32,20 @@ from jupyter_client.provisioning import LocalProvisioner
 from tqdm.auto import tqdm
 
 PRELOADED = (
-    *("papermill", "papermill.execute", "nbclient", "ipykernel.kernelapp", "ipykernel.ipkernel", "IPython"),
-    *("matplotlib.pyplot", "matplotlib_inline.backend_inline", "matplotlib.backends.backend_agg", "PIL.PngImagePlugin"),
+    *(
+        "papermill",
+        "papermill.execute",
+        "nbclient",
+        "ipykernel.kernelapp",
+        "ipykernel.ipkernel",
+        "IPython",
+    ),
+    *(
+        "matplotlib.pyplot",
+        "matplotlib_inline.backend_inline",
+        "matplotlib.backends.backend_agg",
+        "PIL.PngImagePlugin",
+    ),
     *("pandas", "pyarrow.parquet", "scipy.stats", "scipy.optimize", "tqdm.auto", "ipywidgets"),
     *(
         "torch",
@@ -53,14 +68,17 @@ PRELOADED = (
 SET_PARENT_DEATH_SIGNAL, SET_NAME = 1, 15  # PR_SET_PDEATHSIG and PR_SET_NAME of prctl(2)
 
 _LOCK = threading.Lock()
-_SERVED: list[Mapping[str, str]] = []  # the environment that this process's one server was started with
+_SERVED: list[
+    Mapping[str, str]
+] = []  # the environment that this process's one server was started with
 
 
 def start_server(environment: Mapping[str, str]) -> None:
     """Starts the server of this process, on Linux, unless it runs.
 
-    It imports in the background: a run that is started before that waits. What libraries read once, when they are
-    loaded, is what `environment` said at the first call; runs with other values need fresh processes.
+    It imports in the background: a run that is started before that waits. What libraries read once,
+    when they are loaded, is what `environment` said at the first call; runs with other values need
+    fresh processes.
     """
     if sys.platform != "linux":
         return
@@ -80,12 +98,14 @@ def start_server(environment: Mapping[str, str]) -> None:
 
 
 def can_fork(environment: Mapping[str, str]) -> bool:
-    """Whether this process has a server whose forks have these values, and CXR_FORK=0 does not forbid it."""
+    """Whether this process has a server whose forks have these values, and CXR_FORK=0 does not
+    forbid it."""
     return bool(_SERVED) and _SERVED[0] == environment and os.environ.get("CXR_FORK") != "0"
 
 
 def start_driver(spec: Path, log: Path, environment: Mapping[str, str]) -> BaseProcess:
-    """Forks the driver of the run in the file `spec`; its output is appended to `log`. Needs `can_fork(...)`."""
+    """Forks the driver of the run in the file `spec`; its output is appended to `log`. Needs
+    `can_fork(...)`."""
     context = multiprocessing.get_context("forkserver")
     process = context.Process(target=_drive, args=(str(spec), str(log), dict(environment)))
     with _LOCK, _blank_main():
@@ -95,7 +115,8 @@ def start_driver(spec: Path, log: Path, environment: Mapping[str, str]) -> BaseP
 
 @contextlib.contextmanager
 def _blank_main() -> Iterator[None]:
-    """Keeps multiprocessing from importing the caller's script in the fork: a run needs nothing of it."""
+    """Keeps multiprocessing from importing the caller's script in the fork: a run needs nothing of
+    it."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
     try:
@@ -122,10 +143,13 @@ def _become(name: str, environment: Mapping[str, str], folder: Path, death: int)
     os.environ.update(environment)
     os.chdir(folder)
     numpy.random.seed()  # as in a fresh process: forks would draw the same numbers
-    tqdm.set_lock(threading.RLock())  # its default is a semaphore of all forks, reported as leaked at the end
+    tqdm.set_lock(
+        threading.RLock()
+    )  # its default is a semaphore of all forks, reported as leaked at the end
 
 
-# --- in the driver, a fork of the server ------------------------------------------------------------------------
+# --- in the driver, a fork of the server
+# ------------------------------------------------------------------------
 
 
 def _drive(spec: str, log: str, environment: dict[str, str]) -> None:
@@ -144,7 +168,8 @@ def _drive(spec: str, log: str, environment: dict[str, str]) -> None:
 
 
 class ForkedKernel:
-    """The kernel's process, which waits for its command; for jupyter_client it looks like a `subprocess.Popen`."""
+    """The kernel's process, which waits for its command; for jupyter_client it looks like a
+    `subprocess.Popen`."""
 
     stdin = stdout = stderr = None
 
@@ -200,12 +225,15 @@ class ForkedProvisioner(LocalProvisioner):
 
 def forked_provisioner(manager: Any, kernel: ForkedKernel) -> ForkedProvisioner:
     """What gives jupyter_client's `manager` this kernel."""
-    provisioner = ForkedProvisioner(kernel_id="forked", kernel_spec=manager.kernel_spec, parent=manager)
+    provisioner = ForkedProvisioner(
+        kernel_id="forked", kernel_spec=manager.kernel_spec, parent=manager
+    )
     provisioner.forked = kernel
     return provisioner
 
 
-# --- in the kernel, a fork of the driver --------------------------------------------------------------------------
+# --- in the kernel, a fork of the driver
+# --------------------------------------------------------------------------
 
 
 def _become_kernel(pipe: int) -> None:

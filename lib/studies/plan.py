@@ -1,4 +1,5 @@
-"""In: a checked `Study`. Out: a `Plan`: every run with its whole config, its folder and the runs it needs first."""
+"""In: a checked `Study`. Out: a `Plan`: every run with its whole config, its folder and the runs it
+needs first."""
 
 import hashlib
 import json
@@ -17,10 +18,20 @@ INHERITED = ("backbone", "pretrained", "head", "image_size")
 # `choose_epoch_by` is not handed on: it may name a finding that the earlier stage does not have.
 RECIPE = (
     *("optimizer", "lr", "weight_decay", "layer_decay", "drop_path", "warmup", "schedule", "ema"),
-    *("batch_size", "precision", "augment", "split_by", "epochs", "clip_norm", "loss_reduction", "head_bias"),
+    *(
+        "batch_size",
+        "precision",
+        "augment",
+        "split_by",
+        "epochs",
+        "clip_norm",
+        "loss_reduction",
+        "head_bias",
+    ),
 )
 EVERYWHERE = ("data_root", "on_bad", "accelerator", "epochs")
-"""`--set` of these holds for every run, also for one that sets them itself: they say where and how long, not what."""
+"""`--set` of these holds for every run, also for one that sets them itself: they say where and how
+long, not what."""
 
 
 @dataclass(frozen=True)
@@ -70,25 +81,34 @@ class Plan:
         """What `plan.json` holds of one run."""
         fields = {key: value for key, value in vars(run).items() if key not in ("name", "folder")}
         config = run.config.model_dump(mode="json")
-        return fields | {"needs": list(run.needs), "config": config, "config_hash": run.config.hash()}
+        return fields | {
+            "needs": list(run.needs),
+            "config": config,
+            "config_hash": run.config.hash(),
+        }
 
 
-def plan_study(file: Path, settings: Iterable[str] = (), *, runs_dir: Path = REPO_ROOT / "runs") -> Plan:
+def plan_study(
+    file: Path, settings: Iterable[str] = (), *, runs_dir: Path = REPO_ROOT / "runs"
+) -> Plan:
     """The plan of the study in `file`; `settings` are "KEY=VALUE" overrides.
 
-    The value of a parameter comes from, later beats earlier: Config, `base`, the row (or the rows that it changes),
-    the `notebooks` entry of a notebook where it is chosen, the rows that change that one in turn. An override beats
-    all but a row's own `set`; one of EVERYWHERE beats that too, yet never the one thing that a row changes.
-    A prerequisite takes over INHERITED from the run that needs it, and of RECIPE what that run has otherwise than
-    `base`; what the prerequisite's own row sets stays. Raises StudyError for everything `read_study` refuses, for
-    cycles, for two arms that are the same experiment, and for a backbone that its prerequisite contradicts.
+    The value of a parameter comes from, later beats earlier: Config, `base`, the row (or the rows
+    that it changes), the `notebooks` entry of a notebook where it is chosen, the rows that change
+    that one in turn. An override beats all but a row's own `set`; one of EVERYWHERE beats that too,
+    yet never the one thing that a row changes. A prerequisite takes over INHERITED from the run
+    that needs it, and of RECIPE what that run has otherwise than `base`; what the prerequisite's
+    own row sets stays. Raises StudyError for everything `read_study` refuses, for cycles, for two
+    arms that are the same experiment, and for a backbone that its prerequisite contradicts.
     """
     study = read_study(file, settings)
     rows = _resolve_rows(study)
     builder = _Builder(study, rows)
     needed = {row.init_from for row in rows.values()}
     for name, row in study.rows.items():
-        if row.changes is None and name in needed and not row.reference:  # a prerequisite: built where it is needed
+        if (
+            row.changes is None and name in needed and not row.reference
+        ):  # a prerequisite: built where it is needed
             if row.seeds:
                 builder.problems.append(
                     f"run {name!r}: remove field 'seeds': it has the seeds of the runs that need it"
@@ -107,12 +127,14 @@ def below_root(path: Path) -> str:
     return (path.relative_to(REPO_ROOT) if path.is_relative_to(REPO_ROOT) else path).as_posix()
 
 
-# --- rows that change rows ------------------------------------------------------------------------------------
+# --- rows that change rows
+# ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Row:
-    """A row with everything it takes over: `before` and `own` were set before and after its notebook was chosen."""
+    """A row with everything it takes over: `before` and `own` were set before and after its
+    notebook was chosen."""
 
     notebook: str
     init_from: str | None
@@ -144,10 +166,18 @@ def _resolve(study: Study, name: str, resolved: dict[str, _Row]) -> _Row:
     parent = resolved[row.changes]
     kept = {"init_from": parent.init_from, "changed": parent.changed}
     if row.notebook:
-        return _Row(row.notebook, before=parent.said, own={}, what=f"notebook={row.notebook}", **kept)
+        return _Row(
+            row.notebook, before=parent.said, own={}, what=f"notebook={row.notebook}", **kept
+        )
     if "init_from" in row.things:
         kept["init_from"] = row.init_from
-        return _Row(parent.notebook, before=parent.before, own=parent.own, what=f"init_from={row.init_from}", **kept)
+        return _Row(
+            parent.notebook,
+            before=parent.before,
+            own=parent.own,
+            what=f"init_from={row.init_from}",
+            **kept,
+        )
     kept["changed"] = parent.changed | set(row.set)
     what = ", ".join(f"{key}={value_text(value)}" for key, value in row.set.items())
     return _Row(parent.notebook, before=parent.before, own=parent.own | row.set, what=what, **kept)
@@ -159,7 +189,9 @@ def _follow(study: Study, name: str, following: Any, field_name: str) -> list[st
     while (name := following(name)) is not None:
         if name in chain:
             cycle = " -> ".join([*chain[chain.index(name) :], name])
-            raise StudyError(f"{study.file}: run {name!r}: field {field_name!r} goes round in a cycle: {cycle}")
+            raise StudyError(
+                f"{study.file}: run {name!r}: field {field_name!r} goes round in a cycle: {cycle}"
+            )
         chain.append(name)
     return chain
 
@@ -169,7 +201,8 @@ def value_text(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-# --- runs and their prerequisites -----------------------------------------------------------------------------
+# --- runs and their prerequisites
+# -----------------------------------------------------------------------------
 
 
 @dataclass
@@ -197,13 +230,17 @@ class _Builder:
     def plain(self, name: str) -> dict[str, Any]:
         """All parameters of a row by itself, without seed, run_dir and init_from."""
         row, study = self.rows[name], self.study
-        values = _defaults() | study.base | row.before | study.notebooks.get(row.notebook, {}) | row.own
+        values = (
+            _defaults() | study.base | row.before | study.notebooks.get(row.notebook, {}) | row.own
+        )
         for key, value in study.overrides.items():
             if key not in row.said or (key in EVERYWHERE and key not in row.changed):
                 values[key] = value
         return values
 
-    def add(self, name: str, seed: int, values: dict[str, Any], inherited: frozenset[str], *, arm: bool) -> str:
+    def add(
+        self, name: str, seed: int, values: dict[str, Any], inherited: frozenset[str], *, arm: bool
+    ) -> str:
         """Adds a run after what it needs; returns its key."""
         row = self.rows[name]
         need = self._add_need(name, row.init_from, seed, values) if row.init_from else None
@@ -232,19 +269,24 @@ class _Builder:
                 f"sets {said['backbone']!r}; remove backbone from the set of {name!r}: it is inherited"
             )
         inherited = frozenset(key for key in taken if values[key] != wanted[key])
-        return self.add(name, seed, values | {key: wanted[key] for key in taken}, inherited, arm=False)
+        return self.add(
+            name, seed, values | {key: wanted[key] for key in taken}, inherited, arm=False
+        )
 
 
 def _defaults() -> dict[str, Any]:
     values = Config().model_dump()
-    return {key: value for key, value in values.items() if key not in ("seed", "run_dir", "init_from")}
+    return {
+        key: value for key, value in values.items() if key not in ("seed", "run_dir", "init_from")
+    }
 
 
 def _digest(parts: list[Any]) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 
-# --- names, folders, configs ----------------------------------------------------------------------------------
+# --- names, folders, configs
+# ----------------------------------------------------------------------------------
 
 
 def _finish(study: Study, rows: dict[str, _Row], nodes: dict[str, _Node], folder: Path) -> Plan:
@@ -254,7 +296,9 @@ def _finish(study: Study, rows: dict[str, _Row], nodes: dict[str, _Node], folder
     for key, node in nodes.items():
         row, name, need = rows[node.row], names[key], names.get(node.need)
         start = below_root(folder / need) if need else None
-        config = Config(**node.values, seed=node.seed, run_dir=below_root(folder / name), init_from=start)
+        config = Config(
+            **node.values, seed=node.seed, run_dir=below_root(folder / name), init_from=start
+        )
         runs[name] = PlannedRun(
             name=name,
             arm=node.row,
@@ -274,11 +318,14 @@ def _finish(study: Study, rows: dict[str, _Row], nodes: dict[str, _Node], folder
 
 
 def _names(nodes: dict[str, _Node]) -> dict[str, str]:
-    """`<row>-s<seed>`; a prerequisite says what it inherited: shortly, at length where two would share a name."""
+    """`<row>-s<seed>`; a prerequisite says what it inherited: shortly, at length where two would
+    share a name."""
     while True:
         names = {key: _name(key, node) for key, node in nodes.items()}
         uses = Counter(name.casefold() for name in names.values())
-        clashing = [node for key, node in nodes.items() if uses[names[key].casefold()] > 1 and not node.arm]
+        clashing = [
+            node for key, node in nodes.items() if uses[names[key].casefold()] > 1 and not node.arm
+        ]
         if not clashing:
             return names
         for node in clashing:

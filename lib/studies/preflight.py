@@ -1,8 +1,9 @@
-"""In: the runs of a plan that are about to start. Out: nothing, or one StudyError with all that would fail later.
+"""In: the runs of a plan that are about to start. Out: nothing, or one StudyError with all that
+would fail later.
 
-What can be known before training is known before training: notebooks that never finish a run, networks that timm does
-not know or that do not fit their options, weight files, devices. What needs torch is asked of `lib.models.check` in a
-process of its own, so that the command line stays quick.
+What can be known before training is known before training: notebooks that never finish a run,
+networks that timm does not know or that do not fit their options, weight files, devices. What needs
+torch is asked of `lib.models.check` in a process of its own, so that the command line stays quick.
 """
 
 import json
@@ -16,7 +17,16 @@ from lib.config import REPO_ROOT, resolve
 from lib.exceptions import StudyError
 from lib.studies.plan import PlannedRun
 
-MODEL_PARAMETERS = ("backbone", "pretrained", "head", "dropout", "drop_path", "freeze", "image_size", "accelerator")
+MODEL_PARAMETERS = (
+    "backbone",
+    "pretrained",
+    "head",
+    "dropout",
+    "drop_path",
+    "freeze",
+    "image_size",
+    "accelerator",
+)
 
 
 def check_runs(file: Path, runs: Iterable[PlannedRun]) -> None:
@@ -33,17 +43,22 @@ def _check_notebooks(runs: list[PlannedRun]) -> list[str]:
     for notebook in dict.fromkeys(run.notebook for run in runs):
         try:
             cells = json.loads(resolve(notebook).read_text())["cells"]
-            code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+            code = "\n".join(
+                "".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"
+            )
         except (OSError, ValueError, KeyError, TypeError) as error:
             problems.append(f"{notebook} cannot be read as a notebook ({error!r})")
             continue
         if "finish_run(" not in code:
-            problems.append(f"{notebook} never calls finish_run(...), so its runs would never be complete: add it")
+            problems.append(
+                f"{notebook} never calls finish_run(...), so its runs would never be complete: add it"
+            )
     return problems
 
 
 def _check_models(runs: list[PlannedRun]) -> list[str]:
-    """One sentence per combination of model parameters that cannot be built, with the first run that has it."""
+    """One sentence per combination of model parameters that cannot be built, with the first run
+    that has it."""
     wanted: dict[str, str] = {}
     for run in runs:
         values = run.config.model_dump(mode="json", include=set(MODEL_PARAMETERS))
@@ -60,4 +75,8 @@ def _check_models(runs: list[PlannedRun]) -> list[str]:
     if process.returncode:
         raise RuntimeError(f"the check of the models failed:\n{process.stderr}")
     answers = json.loads(process.stdout.splitlines()[-1])
-    return [f"run {name!r}: {answer}" for name, answer in zip(wanted.values(), answers, strict=True) if answer]
+    return [
+        f"run {name!r}: {answer}"
+        for name, answer in zip(wanted.values(), answers, strict=True)
+        if answer
+    ]

@@ -1,4 +1,5 @@
-"""In: a study's runs, planned, under way and ended. Out: tables, and a live display (one line an event in a log)."""
+"""In: a study's runs, planned, under way and ended. Out: tables, and a live display (one line an
+event in a log)."""
 
 import time
 from pathlib import Path
@@ -16,7 +17,8 @@ from lib.studies.plan import Plan, PlannedRun
 
 
 class StudyProgress:
-    """Shows a study: runs done, running and failed, the time left, and the epoch of each run under way."""
+    """Shows a study: runs done, running and failed, the time left, and the epoch of each run under
+    way."""
 
     def __init__(self, study: str, total: int, jobs: int, console: Console) -> None:
         self.total, self.jobs, self.console = total, jobs, console
@@ -29,7 +31,9 @@ class StudyProgress:
             TextColumn("{task.fields[note]}"),
             TimeElapsedColumn(),
         )
-        self.display = Progress(*columns, console=console, refresh_per_second=2, disable=not console.is_terminal)
+        self.display = Progress(
+            *columns, console=console, refresh_per_second=2, disable=not console.is_terminal
+        )
         self.overall = self.display.add_task(study, total=total, note="")
         self.tasks: dict[str, TaskID] = {}
 
@@ -38,7 +42,10 @@ class StudyProgress:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.display.stop()
 
@@ -51,7 +58,9 @@ class StudyProgress:
     def start(self, name: str, folder: Path) -> None:
         """A run starts."""
         self.started[name] = time.monotonic()
-        self.tasks[name] = self.display.add_task(f"  {name}", total=None, note="starting", folder=folder)
+        self.tasks[name] = self.display.add_task(
+            f"  {name}", total=None, note="starting", folder=folder
+        )
         if not self.console.is_terminal:
             self.say(f"{name}: started")
 
@@ -75,13 +84,17 @@ class StudyProgress:
         left = self._seconds_left(waiting)
         note = f"{self.skipped + self.done} done, {len(self.tasks)} running, {self.failed} failed"
         note += f", about {clock(left)} left" if left else ""
-        self.display.update(self.overall, completed=self.skipped + self.done + self.failed, note=note)
+        self.display.update(
+            self.overall, completed=self.skipped + self.done + self.failed, note=note
+        )
         for folder in folders:
             status = read_status(folder)
             epochs, epoch = status.get("epochs"), status.get("epoch", 0)
             if folder.name in self.tasks and epochs:
                 note = f"epoch {epoch} of {epochs}"
-                self.display.update(self.tasks[folder.name], total=epochs, completed=epoch, note=note)
+                self.display.update(
+                    self.tasks[folder.name], total=epochs, completed=epoch, note=note
+                )
 
     def _seconds_left(self, waiting: int) -> float:
         """From the mean of the runs that are done: 0 while none is."""
@@ -105,13 +118,16 @@ def clock(seconds: float) -> str:
 
 
 def plan_table(plan: Plan, runs: list[tuple[PlannedRun, str]]) -> Table:
-    """The plan for a person: every run with what it changes, what it needs, and what its folder holds."""
+    """The plan for a person: every run with what it changes, what it needs, and what its folder
+    holds."""
     rows = []
     for run, state in runs:
         role = "reference" if run.reference else "prerequisite" if run.prerequisite else ""
         changes = f"{run.changes}: {run.what}" if run.changes else role
         rows.append((run.name, changes, run.notebook, ", ".join(run.needs), state))
-    return _table(f"{plan.study}: {len(rows)} runs", ("run", "changes", "notebook", "needs", "state"), rows)
+    return _table(
+        f"{plan.study}: {len(rows)} runs", ("run", "changes", "notebook", "needs", "state"), rows
+    )
 
 
 def plain_text(table: Table) -> str:
@@ -124,12 +140,16 @@ def plain_text(table: Table) -> str:
 def status_table(study_folder: Path) -> Table:
     """The runs of a study's folder and how far they are."""
     plan = read_plan(study_folder)
-    rows = [(name, run["what"] or "", state_text(study_folder / name, run)) for name, run in plan["runs"].items()]
+    rows = [
+        (name, run["what"] or "", state_text(study_folder / name, run))
+        for name, run in plan["runs"].items()
+    ]
     return _table(plan["study"], ("run", "changes", "state"), rows)
 
 
 def failure_text(failed: dict[str, str]) -> str:
-    """The runs that failed, each with its whole reason, as plain lines for terminals, pipes and logs."""
+    """The runs that failed, each with its whole reason, as plain lines for terminals, pipes and
+    logs."""
     blocks = [f"{name}: " + reason.replace("\n", "\n    ") for name, reason in failed.items()]
     return "\n".join([f"{len(failed)} failed:", *blocks])
 
@@ -142,7 +162,8 @@ def _table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) ->
 
 
 def state_text(folder: Path, planned: dict[str, Any] | None = None) -> str:
-    """The state of a run for a person: "running, epoch 2 of 5", "failed: ...", "done"; `planned`: its plan's entry."""
+    """The state of a run for a person: "running, epoch 2 of 5", "failed: ...", "done"; `planned`:
+    its plan's entry."""
     status = read_status(folder)
     if is_complete(folder):
         state = run_state(folder, planned) if planned else RunState("complete")

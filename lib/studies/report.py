@@ -1,4 +1,5 @@
-"""In: the folder of a study that was run. Out: its report folder: tables, figures, report.html; texts."""
+"""In: the folder of a study that was run. Out: its report folder: tables, figures, report.html;
+texts."""
 
 import os
 import re
@@ -21,7 +22,8 @@ PUBLISHED = ("table.csv", "scores.csv", "differences.csv", "summary.md", "answer
 
 
 def study_folder(study: str, runs_dir: Path = REPO_ROOT / "runs") -> Path:
-    """The folder of a study that was run, named by its YAML file, by its name, or by the folder itself.
+    """The folder of a study that was run, named by its YAML file, by its name, or by the folder
+    itself.
 
     Raises StudyError when there is none.
     """
@@ -31,20 +33,26 @@ def study_folder(study: str, runs_dir: Path = REPO_ROOT / "runs") -> Path:
     elif not path.is_dir():
         path = runs_dir / study
     if not (path / "plan.json").exists():
-        raise StudyError(f"{path} contains no study (no plan.json): run it first with `cxr run FILE`")
+        raise StudyError(
+            f"{path} contains no study (no plan.json): run it first with `cxr run FILE`"
+        )
     return path.resolve()
 
 
 def run_folder(name: str, runs_dir: Path = REPO_ROOT / "runs") -> Path:
-    """The folder of a complete run, named by its path or as STUDY/RUN; raises StudyError when there is none."""
+    """The folder of a complete run, named by its path or as STUDY/RUN; raises StudyError when there
+    is none."""
     for path in (Path(name), runs_dir / name):
         if (path / "record.json").exists():
             return path.resolve()
-    raise StudyError(f"{name} is no complete run: give its folder, for example runs/demo/adaptive-s0")
+    raise StudyError(
+        f"{name} is no complete run: give its folder, for example runs/demo/adaptive-s0"
+    )
 
 
 def run_or_study_folder(name: str, runs_dir: Path = REPO_ROOT / "runs") -> Path:
-    """The folder of a complete run as `run_folder` finds it, else of a study as `study_folder` does."""
+    """The folder of a complete run as `run_folder` finds it, else of a study as `study_folder`
+    does."""
     try:
         return run_folder(name, runs_dir)
     except StudyError:
@@ -52,10 +60,11 @@ def run_or_study_folder(name: str, runs_dir: Path = REPO_ROOT / "runs") -> Path:
 
 
 def make_report(folder: Path) -> list[Path]:
-    """Executes `notebooks/ablations.ipynb` on a study's folder; returns the paths of table, figures and page.
+    """Executes `notebooks/ablations.ipynb` on a study's folder; returns the paths of table, figures
+    and page.
 
-    Raises NotebookError with the cell and its error when the notebook fails, RunError when it did not
-    write what it has to.
+    Raises NotebookError with the cell and its error when the notebook fails, RunError when it did
+    not write what it has to.
     """
     report = folder / "report"
     report.mkdir(exist_ok=True)
@@ -83,10 +92,13 @@ body { background: #141414; color: #e0e0e0; } img { border-radius: 4px; } }</sty
 
 
 def _page(notebook: Path, title: str) -> str:
-    """The notebook as one HTML text without code: images are embedded, nothing is loaded from elsewhere."""
+    """The notebook as one HTML text without code: images are embedded, nothing is loaded from
+    elsewhere."""
     from nbconvert import HTMLExporter
 
-    exporter = HTMLExporter(exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True)
+    exporter = HTMLExporter(
+        exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True
+    )
     exporter.embed_images = True
     exporter.mathjax_url = ""
     exporter.require_js_url = ""
@@ -95,7 +107,8 @@ def _page(notebook: Path, title: str) -> str:
 
 
 def _without_remote_scripts(html: str) -> str:
-    """Removes script elements that name another server: formula, diagram and widget loaders, all unused here."""
+    """Removes script elements that name another server: formula, diagram and widget loaders, all
+    unused here."""
     scripts = re.compile(r"<script\b[^>]*>.*?</script>", re.DOTALL | re.IGNORECASE)
     remote = re.compile(r"""["'](https?:)?//|src=["']["']""")
     return scripts.sub(lambda found: "" if remote.search(found[0]) else found[0], html)
@@ -109,7 +122,8 @@ def table_text(folder: Path) -> str:
         {
             "run": runs["run"].where(~runs["is_reference"], runs["run"] + " *"),
             "AUROC": runs["auroc"],
-            "95 % interval": runs["auroc_low"].map("{:.3f}".format) + runs["auroc_high"].map(" to {:.3f}".format),
+            "95 % interval": runs["auroc_low"].map("{:.3f}".format)
+            + runs["auroc_high"].map(" to {:.3f}".format),
             "avg precision": runs["average_precision"],
             "F1": runs["f1"],
             "accuracy": runs["accuracy"],
@@ -123,23 +137,32 @@ def table_text(folder: Path) -> str:
 
 
 def answers_text(folder: Path) -> str:
-    """The sentences of a study's report about its primary metric; those about the others stand in the page."""
+    """The sentences of a study's report about its primary metric; those about the others stand in
+    the page."""
     path = folder / "report" / "answers.md"
     lines = path.read_text().splitlines() if path.exists() else []
     return "\n".join(line for line in lines if not line.startswith("- Secondary"))
 
 
 def publish(folder: Path, results_dir: Path = REPO_ROOT / "results") -> list[Path]:
-    """Copies table and figures of a study's report to `results/<study>/`, where they are committed, and logs it.
+    """Copies table and figures of a study's report to `results/<study>/`, where they are committed,
+    and logs it.
 
-    The line in `results/LOG.md` says when, of how many runs, by which commits, packages and devices.
+    The line in `results/LOG.md` says when, of how many runs, by which commits, packages and
+    devices.
     """
     study, table = read_plan(folder)["study"], pd.read_csv(folder / "report" / "table.csv")
     target = results_dir / study
     target.mkdir(parents=True, exist_ok=True)
     tables = [folder / "report" / name for name in PUBLISHED if (folder / "report" / name).exists()]
-    paths = [Path(shutil.copy2(path, target / path.name)) for path in (*tables, *_figures(folder / "report"))]
-    told = {name: ", ".join(sorted(table[name].astype(str).unique())) for name in ("commit", "torch", "device")}
+    paths = [
+        Path(shutil.copy2(path, target / path.name))
+        for path in (*tables, *_figures(folder / "report"))
+    ]
+    told = {
+        name: ", ".join(sorted(table[name].astype(str).unique()))
+        for name in ("commit", "torch", "device")
+    }
     log = results_dir / "LOG.md"
     with log.open("a") as file:
         file.write(

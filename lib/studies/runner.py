@@ -1,4 +1,5 @@
-"""In: a plan. Out: its runs executed, what is needed first, complete ones skipped, and a summary of what failed."""
+"""In: a plan. Out: its runs executed, what is needed first, complete ones skipped, and a summary of
+what failed."""
 
 import contextlib
 import os
@@ -66,12 +67,13 @@ def run_plan(
 ) -> Summary:
     """Executes the runs of `plan` that are not complete, `jobs` at a time, and writes `plan.json`.
 
-    A complete run of other parameters is set aside and made again only with `replace`, or after `confirm` said yes to
-    the list of them; one that was set aside and is what is planned now is taken back. A broken run continues in its
-    folder. A failed run fails those that need it and nothing else. `executor` submits `execute_run`: threads here by
-    default, or Dask's `client.get_executor()` on a cluster with a shared disk.
-    `on_end` is called with each run that ended, or was complete, and the reason of its failure; it must not raise.
-    Raises StudyError for an unknown name in `only`, RunError when another process runs this study.
+    A complete run of other parameters is set aside and made again only with `replace`, or after
+    `confirm` said yes to the list of them; one that was set aside and is what is planned now is
+    taken back. A broken run continues in its folder. A failed run fails those that need it and
+    nothing else. `executor` submits `execute_run`: threads here by default, or Dask's
+    `client.get_executor()` on a cluster with a shared disk. `on_end` is called with each run that
+    ended, or was complete, and the reason of its failure; it must not raise. Raises StudyError for
+    an unknown name in `only`, RunError when another process runs this study.
     """
     console = console or Console()
     on_end = on_end or (lambda run, reason: None)
@@ -91,7 +93,14 @@ def run_plan(
             return summary
         for run in waiting.values():
             write_status(run.folder, "queued")
-        work = _Work(plan, waiting, summary, jobs, StudyProgress(plan.study, len(chosen), jobs, console), on_end)
+        work = _Work(
+            plan,
+            waiting,
+            summary,
+            jobs,
+            StudyProgress(plan.study, len(chosen), jobs, console),
+            on_end,
+        )
         with _interrupts() as interrupted, work.progress:
             work.progress.skip(len(summary.skipped))
             work.execute(executor, interrupted)
@@ -101,33 +110,45 @@ def run_plan(
 def _check(
     plan: Plan, chosen: list[PlannedRun], replace: bool, confirm: Callable[[str], bool] | None
 ) -> dict[str, RunState]:
-    """The states of the chosen runs, after all that can be known before training was checked; changes nothing."""
+    """The states of the chosen runs, after all that can be known before training was checked;
+    changes nothing."""
     _check_file(plan)
     _check_data(plan, chosen)
     states = planned_states(plan, chosen)
     replaced = {
-        name: state for name, state in states.items() if state.name == "changed" and is_complete(plan.runs[name].folder)
+        name: state
+        for name, state in states.items()
+        if state.name == "changed" and is_complete(plan.runs[name].folder)
     }
     if replaced and not (replace or (confirm and confirm(_replacing(replaced)))):
-        raise StudyError(f"{plan.file}: nothing was started\n{_replacing(replaced)}\n{REPLACE_ADVICE}")
+        raise StudyError(
+            f"{plan.file}: nothing was started\n{_replacing(replaced)}\n{REPLACE_ADVICE}"
+        )
     incomplete = [run for run in chosen if states[run.name].name != "complete"]
     check_runs(plan.file, incomplete)
     check_stages(plan, incomplete)
     return states
 
 
-def _make_room(plan: Plan, chosen: list[PlannedRun], states: dict[str, RunState], console: Console) -> None:
-    """Sets aside what does not match the plan, and takes back what was set aside and matches; updates `states`."""
+def _make_room(
+    plan: Plan, chosen: list[PlannedRun], states: dict[str, RunState], console: Console
+) -> None:
+    """Sets aside what does not match the plan, and takes back what was set aside and matches;
+    updates `states`."""
     for run in chosen:
         if states[run.name].name in ("changed", "damaged"):
             aside = set_aside(run.folder)
-            console.print(f"{run.name}: {states[run.name].reason}; the old run is kept in {aside}", highlight=False)
+            console.print(
+                f"{run.name}: {states[run.name].reason}; the old run is kept in {aside}",
+                highlight=False,
+            )
         if not run.folder.exists() and _take_back(plan, run, console):
             states[run.name] = RunState("complete")
 
 
 def _plan_to_write(plan: Plan, chosen: list[PlannedRun]) -> dict[str, Any]:
-    """plan.json: runs that are not chosen, but complete as they were planned before, keep the entry that they had."""
+    """plan.json: runs that are not chosen, but complete as they were planned before, keep the entry
+    that they had."""
     new, path = plan.as_json(), plan.folder / "plan.json"
     names = {run.name for run in chosen}
     before = read_json(path)["runs"] if path.exists() else {}
@@ -150,12 +171,17 @@ def _check_file(plan: Plan) -> None:
 
 
 def select(plan: Plan, only: Iterable[str]) -> list[PlannedRun]:
-    """The runs whose name or arm is in `only`, and what they need, in the plan's order; all when it is empty."""
+    """The runs whose name or arm is in `only`, and what they need, in the plan's order; all when it
+    is empty."""
     only = list(only)
     known = {run.arm for run in plan.runs.values()} | set(plan.runs)
     if unknown := [name for name in only if name not in known]:
-        raise StudyError(f"{plan.file}: --only names unknown runs: {', '.join(unknown)}; known: {', '.join(known)}")
-    wanted = {run.name for run in plan.runs.values() if not only or run.name in only or run.arm in only}
+        raise StudyError(
+            f"{plan.file}: --only names unknown runs: {', '.join(unknown)}; known: {', '.join(known)}"
+        )
+    wanted = {
+        run.name for run in plan.runs.values() if not only or run.name in only or run.arm in only
+    }
     for run in reversed(plan.runs.values()):
         if run.name in wanted:
             wanted.update(run.needs)
@@ -163,24 +189,34 @@ def select(plan: Plan, only: Iterable[str]) -> list[PlannedRun]:
 
 
 def _check_data(plan: Plan, runs: list[PlannedRun]) -> None:
-    """Raise StudyError, before anything starts or is set aside, for folders that hold no dataset."""
+    """Raise StudyError, before anything starts or is set aside, for folders that hold no
+    dataset."""
     needed: dict[Path, str] = {}
     for run in runs:
         complete = run_state(run.folder, plan.entry(run)).name == "complete"
         if run.config.data_root != PHANTOMS and not (complete and not _moved_from(run)):
-            needed |= {folder: run.name for folder in reversed(run.config.data_folders) if folder not in needed}
+            needed |= {
+                folder: run.name
+                for folder in reversed(run.config.data_folders)
+                if folder not in needed
+            }
     problems = []
     for folder, name in needed.items():
         try:
             find_layout(folder)
         except DatasetError as error:
-            problems.append(f"run {name!r} and others: {error}" if len(runs) > 1 else f"run {name!r}: {error}")
+            problems.append(
+                f"run {name!r} and others: {error}" if len(runs) > 1 else f"run {name!r}: {error}"
+            )
     if problems:
-        advice = "Say where the data are with --set data_root=FOLDER, or leave runs out with --only."
+        advice = (
+            "Say where the data are with --set data_root=FOLDER, or leave runs out with --only."
+        )
         raise StudyError("\n".join([f"{plan.file}: nothing was started", *problems, advice]))
 
 
-# --- scheduling -----------------------------------------------------------------------------------------------
+# --- scheduling
+# -----------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -201,18 +237,23 @@ class _Work:
         return self.plan.folder / f".stop-{os.getpid()}"
 
     def execute(self, executor: Executor | None, interrupted: threading.Event) -> None:
-        """Runs everything; once `interrupted` is set, ends the runs under way, which then failed as interrupted."""
+        """Runs everything; once `interrupted` is set, ends the runs under way, which then failed as
+        interrupted."""
         self.stop.unlink(missing_ok=True)
         with contextlib.ExitStack() as stack:
             stack.callback(self.stop.unlink, missing_ok=True)
             if executor is None:
                 start_server(process_environment(self.jobs))
-            pool = executor or stack.enter_context(ThreadPoolExecutor(self.jobs, thread_name_prefix="run"))
+            pool = executor or stack.enter_context(
+                ThreadPoolExecutor(self.jobs, thread_name_prefix="run")
+            )
             while (self.waiting or self.running) and not interrupted.is_set():
                 self._start_ready(pool)
                 finished, _ = wait(self.running, timeout=0.5, return_when=FIRST_COMPLETED)
                 self._collect(finished)
-                self.progress.refresh([run.folder for run in self.running.values()], len(self.waiting))
+                self.progress.refresh(
+                    [run.folder for run in self.running.values()], len(self.waiting)
+                )
             if self.waiting or self.running:
                 self.stop.touch()
                 self.summary.interrupted = True
@@ -226,7 +267,9 @@ class _Work:
                 reason = f"needs {failed[0]}, which failed"
                 write_status(run.folder, "failed", reason=reason)
                 self._fail(run, reason)
-            elif len(self.running) < self.jobs and not any(name in self.unfinished for name in run.needs):
+            elif len(self.running) < self.jobs and not any(
+                name in self.unfinished for name in run.needs
+            ):
                 del self.waiting[run.name]
                 self.progress.start(run.name, run.folder)
                 self.running[pool.submit(execute_run, self._spec(run))] = run
@@ -249,7 +292,11 @@ class _Work:
         for future in finished:
             run = self.running.pop(future)
             error = future.exception()
-            reason = f"could not be executed: {type(error).__name__}: {error}" if error else future.result()
+            reason = (
+                f"could not be executed: {type(error).__name__}: {error}"
+                if error
+                else future.result()
+            )
             if error:
                 write_status(run.folder, "failed", reason=reason)
             if reason:
@@ -277,7 +324,9 @@ class _Work:
     def _fail(self, run: PlannedRun, reason: str) -> None:
         self.summary.failed[run.name] = reason
         stopped = reason == INTERRUPTED
-        self.progress.finish(run.name, "stopped" if stopped else "failed", "" if stopped else reason)
+        self.progress.finish(
+            run.name, "stopped" if stopped else "failed", "" if stopped else reason
+        )
         self.on_end(run, reason)
 
 
@@ -295,7 +344,8 @@ def study_lock(folder: Path) -> Iterator[None]:
 def _interrupts() -> Iterator[threading.Event]:
     """An event that Ctrl-C, or a scheduler's SIGTERM, sets; a second one has its usual effect.
 
-    A KeyboardInterrupt could fall between the start of a run and its registration, and leave it running unseen.
+    A KeyboardInterrupt could fall between the start of a run and its registration, and leave it
+    running unseen.
     """
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():

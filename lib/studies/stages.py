@@ -1,7 +1,8 @@
-"""In: the runs of a plan that are about to start. Out: nothing, or one StudyError with every patient who would leak.
+"""In: the runs of a plan that are about to start. Out: nothing, or one StudyError with every
+patient who would leak.
 
-An earlier stage must not train on what a later one holds out. Splits depend on the tables and the configs alone, so
-this is known before anything trains.
+An earlier stage must not train on what a later one holds out. Splits depend on the tables and the
+configs alone, so this is known before anything trains.
 """
 
 import warnings
@@ -21,7 +22,8 @@ COMPARABLE = ("seed", "split_by", "val_fraction", "test_fraction")
 
 
 def check_stages(plan: Plan, runs: list[PlannedRun]) -> None:
-    """Raise StudyError for runs whose earlier stages train, or choose epochs, on what the run holds out.
+    """Raise StudyError for runs whose earlier stages train, or choose epochs, on what the run holds
+    out.
 
     The patients of each are listed in `leaks-<run>.csv` of the study's folder.
     """
@@ -85,7 +87,9 @@ class _Splits:
         if key not in self.chosen:
             frame = self._frame(config)
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the run itself warns of what is odd about its splits
+                warnings.simplefilter(
+                    "ignore"
+                )  # the run itself warns of what is odd about its splits
                 frame = frame.assign(split=split_rows(frame, config))
             self.chosen[key] = frame[["image", "patient", "split"]]
         return self.chosen[key]

@@ -23,7 +23,8 @@ MODEL_FILES = ("model.safetensors", "card.json")
 
 
 def planned_states(plan: Plan, runs: Iterable[PlannedRun]) -> dict[str, RunState]:
-    """The states of the runs' folders, their data included; a stage that other runs need must have its model."""
+    """The states of the runs' folders, their data included; a stage that other runs need must have
+    its model."""
     fingerprints: dict[tuple, str] = {}
     return {run.name: _planned_state(plan, run, fingerprints) for run in runs}
 
@@ -34,7 +35,9 @@ def _planned_state(plan: Plan, run: PlannedRun, fingerprints: dict[tuple, str]) 
         return state
     needed = any(run.name in other.needs for other in plan.runs.values())
     if needed and (gone := [name for name in MODEL_FILES if not (run.folder / name).exists()]):
-        return RunState("damaged", f"{run.folder} lacks {', '.join(gone)}, from which other runs start")
+        return RunState(
+            "damaged", f"{run.folder} lacks {', '.join(gone)}, from which other runs start"
+        )
     if not _moved_from(run):
         return state
     config, recorded = run.config, read_record(run.folder).data.fingerprint
@@ -43,11 +46,14 @@ def _planned_state(plan: Plan, run: PlannedRun, fingerprints: dict[tuple, str]) 
         fingerprints[key] = data_fingerprint(config)
     if fingerprints[key] == recorded:
         return state
-    return RunState("changed", f"the data below {config.data_root} are not those below {_moved_from(run)}")
+    return RunState(
+        "changed", f"the data below {config.data_root} are not those below {_moved_from(run)}"
+    )
 
 
 def _moved_from(run: PlannedRun) -> str:
-    """The data root that a complete run was made with, where the plan names another one; else nothing."""
+    """The data root that a complete run was made with, where the plan names another one; else
+    nothing."""
     before = read_record(run.folder).config["data_root"]
     return before if before != run.config.data_root else ""
 
@@ -58,12 +64,16 @@ def _replacing(replaced: dict[str, RunState]) -> str:
 
 
 def _take_back(plan: Plan, run: PlannedRun, console: Console) -> bool:
-    """Renames a complete run that was set aside, and is what is planned now, back to its place; whether one was."""
+    """Renames a complete run that was set aside, and is what is planned now, back to its place;
+    whether one was."""
     for aside in sorted(run.folder.parent.glob(f"{run.folder.name}.replaced-*"), reverse=True):
         if run_state(aside, plan.entry(run)).name == "complete":
             aside.rename(run.folder)
             if planned_states(plan, [run])[run.name].name == "complete":
-                console.print(f"{run.name}: {aside.name} is what is planned, and was taken back", highlight=False)
+                console.print(
+                    f"{run.name}: {aside.name} is what is planned, and was taken back",
+                    highlight=False,
+                )
                 return True
             run.folder.rename(aside)
     return False

@@ -1,8 +1,10 @@
-"""In: the complete runs of a study. Out: the same runs in MLflow, each once, through `mlflow.MlflowClient`.
+"""In: the complete runs of a study. Out: the same runs in MLflow, each once, through
+`mlflow.MlflowClient`.
 
-A run's folder holds all that is logged, so tracking is an export: it can be repeated at any time, from any machine that
-sees the folder. An MLflow run holds the parameters, the history by epoch, the test metrics as
-`test/<finding>/<metric>`, and the small files of the folder: neither weights nor predictions.
+A run's folder holds all that is logged, so tracking is an export: it can be repeated at any time,
+from any machine that sees the folder. An MLflow run holds the parameters, the history by epoch, the
+test metrics as `test/<finding>/<metric>`, and the small files of the folder: neither weights nor
+predictions.
 """
 
 import contextlib
@@ -27,7 +29,14 @@ from lib.runs.study import read_plan, read_record, run_state
 from lib.studies.plan import PlannedRun
 
 DEFAULT_URI = f"sqlite:///{REPO_ROOT / 'runs' / 'mlflow.db'}"
-ARTIFACTS = ("config.json", "metrics.csv", "history.csv", "record.json", "card.json", "notebook.ipynb")
+ARTIFACTS = (
+    "config.json",
+    "metrics.csv",
+    "history.csv",
+    "record.json",
+    "card.json",
+    "notebook.ipynb",
+)
 ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -35,7 +44,8 @@ ENVIRONMENT = {
     "DO_NOT_TRACK": "true",
     "GIT_PYTHON_REFRESH": "quiet",
 }
-"""MLflow's settings; the user's own values win. By default it would try a server that is away for minutes."""
+"""MLflow's settings; the user's own values win. By default it would try a server that is away for
+minutes."""
 KEY = "cxr_run"
 """The tag by which a run is recognised: its name, its config's hash, and when it ended."""
 BATCH = 1000
@@ -45,8 +55,9 @@ BATCH = 1000
 class Tracker:
     """The MLflow experiment of a study; it is created when it is missing.
 
-    uri: a tracking server (http://host:5000) or a store (sqlite:////folder/file.db); by default MLFLOW_TRACKING_URI,
-    else `runs/mlflow.db`. Raises CxrError when MLflow is not installed or cannot be reached.
+    uri: a tracking server (http://host:5000) or a store (sqlite:////folder/file.db); by default
+    MLFLOW_TRACKING_URI, else `runs/mlflow.db`. Raises CxrError when MLflow is not installed or
+    cannot be reached.
     """
 
     def __init__(self, study: str, uri: str | None = None) -> None:
@@ -58,17 +69,26 @@ class Tracker:
         from mlflow import MlflowClient
 
         try:
-            folder = _check_file(self.uri) if self.uri.startswith("sqlite:///") else REPO_ROOT / "runs"
+            folder = (
+                _check_file(self.uri) if self.uri.startswith("sqlite:///") else REPO_ROOT / "runs"
+            )
             # A server has a place of its own for files.
             location = (folder / "mlartifacts" / study).as_uri() if database else None
             self.client = MlflowClient(self.uri)
             found = self.client.get_experiment_by_name(study)
-            self.experiment = found.experiment_id if found else self.client.create_experiment(study, location)
-        except Exception as error:  # of requests, sqlalchemy or mlflow: all mean that it cannot be used
-            raise CxrError(f"MLflow at {shown(self.uri)} cannot be used: {_one_line(error)}") from error
+            self.experiment = (
+                found.experiment_id if found else self.client.create_experiment(study, location)
+            )
+        except (
+            Exception
+        ) as error:  # of requests, sqlalchemy or mlflow: all mean that it cannot be used
+            raise CxrError(
+                f"MLflow at {shown(self.uri)} cannot be used: {_one_line(error)}"
+            ) from error
 
     def log(self, folder: Path, planned: dict[str, Any]) -> bool:
-        """Logs the complete run in `folder`; `planned` is its entry of plan.json. False when it was logged before.
+        """Logs the complete run in `folder`; `planned` is its entry of plan.json. False when it was
+        logged before.
 
         What a broken attempt left in MLflow is replaced. Raises CxrError where MLflow fails.
         """
@@ -76,7 +96,9 @@ class Tracker:
         try:
             return self._log(folder, planned, record)
         except Exception as error:  # see above
-            raise CxrError(f"MLflow at {shown(self.uri)} did not log {folder.name}: {_one_line(error)}") from error
+            raise CxrError(
+                f"MLflow at {shown(self.uri)} did not log {folder.name}: {_one_line(error)}"
+            ) from error
 
     def _log(self, folder: Path, planned: dict[str, Any], record: RunRecord) -> bool:
         from mlflow.entities import Metric, Param
@@ -90,15 +112,20 @@ class Tracker:
                 return False
             self.client.delete_run(found.info.run_id)
         tags = {**_tags(planned, record), KEY: key}
-        made = self.client.create_run(self.experiment, start_time=start, tags=tags, run_name=record.run).info.run_id
-        self.client.log_batch(made, params=[Param(name, _text(value)) for name, value in record.config.items()])
+        made = self.client.create_run(
+            self.experiment, start_time=start, tags=tags, run_name=record.run
+        ).info.run_id
+        self.client.log_batch(
+            made, params=[Param(name, _text(value)) for name, value in record.config.items()]
+        )
         metrics = [Metric(*metric) for metric in _metrics(folder, record, start, end)]
         for first in range(0, len(metrics), BATCH):
             self.client.log_batch(made, metrics=metrics[first : first + BATCH])
         for name in ARTIFACTS:
             if (folder / name).exists():
                 self.client.log_artifact(made, str(folder / name))
-        # Last: a run that is not terminated is known to be incomplete, and replaced by the next attempt.
+        # Last: a run that is not terminated is known to be incomplete, and replaced by the next
+        # attempt.
         self.client.set_terminated(made, "FINISHED", end_time=end)
         return True
 
@@ -119,12 +146,16 @@ def track_study(study_folder: Path, uri: str | None, log: Callable[[str], None])
 
 
 def track_as_they_end(
-    study: str, uri: str | None, entry: Callable[[PlannedRun], dict[str, Any]], log: Callable[[str], None]
+    study: str,
+    uri: str | None,
+    entry: Callable[[PlannedRun], dict[str, Any]],
+    log: Callable[[str], None],
 ) -> Callable[[PlannedRun, str | None], None]:
-    """What the runner calls with each run that ended: logs it when it is complete, and never fails a run.
+    """What the runner calls with each run that ended: logs it when it is complete, and never fails
+    a run.
 
-    After the first failure nothing more is tried: `cxr track` logs the rest later. Raises CxrError, before anything is
-    started, when MLflow is not installed.
+    After the first failure nothing more is tried: `cxr track` logs the rest later. Raises CxrError,
+    before anything is started, when MLflow is not installed.
     """
     later = f"the study goes on, and `cxr track {study}` logs its runs later"
     _check_installed(_is_database(_address(uri)))
@@ -161,7 +192,8 @@ def _is_database(uri: str) -> bool:
 
 
 def _check_file(uri: str) -> Path:
-    """The folder of an SQLite store; raises sqlite3.DatabaseError for another file, which MLflow tries for minutes."""
+    """The folder of an SQLite store; raises sqlite3.DatabaseError for another file, which MLflow
+    tries for minutes."""
     file = resolve(uri.removeprefix("sqlite:///").partition("?")[0])
     file.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.closing(sqlite3.connect(file)) as database:
@@ -182,26 +214,42 @@ def _tags(planned: dict[str, Any], record: RunRecord) -> dict[str, str]:
     names = ("arm", "seed", "reference", "prerequisite", "changes", "what")
     tags = {name: planned[name] for name in names} | {"config_hash": record.config_hash}
     tags |= {"mlflow.source.name": planned["notebook"], "mlflow.source.type": "NOTEBOOK"}
-    tags |= {"mlflow.note.content": planned["about"], "device": record.device.name or record.device.kind}
+    tags |= {
+        "mlflow.note.content": planned["about"],
+        "device": record.device.name or record.device.kind,
+    }
     tags |= {"git_commit": record.git.commit, "git_dirty": record.git.dirty}
     tags |= {"phantom": record.data.phantom, "test_fingerprint": record.data.test_fingerprint}
     return {name: str(value) for name, value in tags.items() if value is not None}
 
 
-def _metrics(folder: Path, record: RunRecord, start: int, end: int) -> Iterator[tuple[str, float, int, int]]:
-    """(name, value, time in ms, step) of each finite metric; a test metric's step is the best epoch."""
+def _metrics(
+    folder: Path, record: RunRecord, start: int, end: int
+) -> Iterator[tuple[str, float, int, int]]:
+    """(name, value, time in ms, step) of each finite metric; a test metric's step is the best
+    epoch."""
     history, seconds = read_table(folder / "history.csv"), 0.0
     found: list[tuple[str, Any, int, int]] = []
     for row in history.to_dict("records"):
         seconds += row["seconds"]
-        found += [(name, row[name], start + int(1000 * seconds), row["epoch"]) for name in row if name != "epoch"]
+        found += [
+            (name, row[name], start + int(1000 * seconds), row["epoch"])
+            for name in row
+            if name != "epoch"
+        ]
     for row in read_table(folder / "metrics.csv").to_dict("records"):
         # n_*: over how many findings macro is the mean
         names = [name for name in row if row["finding"] == MACRO or not name.startswith("n_")]
-        found += [(f"test/{row['finding']}/{name}", row[name], end, record.best_epoch) for name in names]
+        found += [
+            (f"test/{row['finding']}/{name}", row[name], end, record.best_epoch) for name in names
+        ]
     for name in ("train_seconds", "wall_seconds", "peak_memory_mb"):
         found.append((f"cost/{name}", getattr(record, name), end, record.best_epoch))
-    yield from (metric for metric in found if isinstance(metric[1], int | float) and math.isfinite(metric[1]))
+    yield from (
+        metric
+        for metric in found
+        if isinstance(metric[1], int | float) and math.isfinite(metric[1])
+    )
 
 
 def _text(value: Any) -> str:
