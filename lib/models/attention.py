@@ -1,13 +1,16 @@
-"""In: a vision transformer with a class token, and a head. Out: logits, and for each finding a map over the patches.
+"""In: a vision transformer with a class token, and a head. Out: logits, and for each finding a map
+over the patches.
 
-In the last block the class token takes up o = W sum_j a_j v_j (+ bias) from the tokens j: a_j is its attention to
-token j and v_j what that token gives, in every attention head. Nothing else of the patches reaches the logit. With g
-the gradient of the logit at o, the share of token j is g . W a_j v_j, to first order: its attention, weighted with
-what the value of that token does for this finding (the norm of W a_j v_j is the measure of Kobayashi et al. 2020). As
-d logit / d a_j = g . W v_j, the same number is attention times its gradient, summed over the attention heads, as in
-Chefer et al. 2021. The map is its positive part at the patches.
+In the last block the class token takes up o = W sum_j a_j v_j (+ bias) from the tokens j: a_j is
+its attention to token j and v_j what that token gives, in every attention head. Nothing else of the
+patches reaches the logit. With g the gradient of the logit at o, the share of token j is g . W a_j
+v_j, to first order: its attention, weighted with what the value of that token does for this finding
+(the norm of W a_j v_j is the measure of Kobayashi et al. 2020). As d logit / d a_j = g . W v_j, the
+same number is attention times its gradient, summed over the attention heads, as in Chefer et al.
+2021. The map is its positive part at the patches.
 
-g is taken in forward operations: back through the head, the last layer norm, and the block's MLP, for one token only.
+g is taken in forward operations: back through the head, the last layer norm, and the block's MLP,
+for one token only.
 """
 
 import copy
@@ -27,10 +30,12 @@ def check_transformer(backbone: VisionTransformer) -> str:
     """Why there is no map in closed form for this transformer; empty when there is."""
     block = backbone.blocks[-1]
     parts = {
-        "it has no class token to read": backbone.global_pool == "token" and backbone.attn_pool is None,
+        "it has no class token to read": backbone.global_pool == "token"
+        and backbone.attn_pool is None,
         "it normalises the pooled token": isinstance(backbone.fc_norm, nn.Identity),
         f"its last block is a {type(block).__name__}": type(block) is Block,
-        "it is no plain transformer": type(backbone) is VisionTransformer and isinstance(backbone.norm, nn.LayerNorm),
+        "it is no plain transformer": type(backbone) is VisionTransformer
+        and isinstance(backbone.norm, nn.LayerNorm),
     }
     if reason := next((reason for reason, fine in parts.items() if not fine), ""):
         return reason
@@ -39,7 +44,8 @@ def check_transformer(backbone: VisionTransformer) -> str:
         "its attention is not plain": type(attention) is Attention and attention.gate is None,
         "its attention is normalised": isinstance(attention.norm, nn.Identity),
         "its MLP is not plain": type(mlp) is Mlp and isinstance(mlp.norm, nn.Identity),
-        "its activation is not GELU": isinstance(mlp.act, nn.GELU) and mlp.act.approximate == "none",
+        "its activation is not GELU": isinstance(mlp.act, nn.GELU)
+        and mlp.act.approximate == "none",
         "its norms are not layer norms": isinstance(block.norm2, nn.LayerNorm),
         "it scales its layers in its own way": all(
             type(scale) in (nn.Identity, LayerScale) for scale in (block.ls1, block.ls2)
@@ -62,9 +68,14 @@ class TokenRelevance(nn.Module):
         self.trunk, self.head = trunk, head
         self.prefix, self.grid = backbone.num_prefix_tokens, tuple(backbone.patch_embed.grid_size)
         qkv, inner = self.last.attn.qkv, self.last.attn.attn_dim
-        for name, rows in (("asks", slice(inner)), ("gives", slice(inner, None))):  # queries; keys and values
+        for name, rows in (
+            ("asks", slice(inner)),
+            ("gives", slice(inner, None)),
+        ):  # queries; keys and values
             self.register_buffer(f"{name}_weight", qkv.weight.detach()[rows].clone())
-            self.register_buffer(f"{name}_bias", None if qkv.bias is None else qkv.bias.detach()[rows].clone())
+            self.register_buffer(
+                f"{name}_bias", None if qkv.bias is None else qkv.bias.detach()[rows].clone()
+            )
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         tokens = self.trunk.forward_features(pixels)  # (B, N, D)
@@ -84,24 +95,32 @@ class TokenRelevance(nn.Module):
         """Attention of the class token (B, H, N) and values (B, H, N, d) in each attention head."""
         attention = self.last.attn
         sizes = (attention.num_heads, attention.head_dim)
-        queries = F.linear(tokens[:, :1], self.asks_weight, self.asks_bias).unflatten(2, sizes)  # (B, 1, H, d)
-        given = F.linear(tokens, self.gives_weight, self.gives_bias).unflatten(2, (2, *sizes))  # (B, N, 2, H, d)
+        queries = F.linear(tokens[:, :1], self.asks_weight, self.asks_bias).unflatten(
+            2, sizes
+        )  # (B, 1, H, d)
+        given = F.linear(tokens, self.gives_weight, self.gives_bias).unflatten(
+            2, (2, *sizes)
+        )  # (B, N, 2, H, d)
         keys, values = given.permute(2, 0, 3, 1, 4)  # (B, H, N, d) each
         queries = attention.q_norm(queries.transpose(1, 2)) * attention.scale  # (B, H, 1, d)
         scores = queries @ attention.k_norm(keys).transpose(2, 3)  # (B, H, 1, N)
         return scores.softmax(3).squeeze(2), values
 
     def _pull_back(self, gradient: Tensor, final: Tensor, token: Tensor, hidden: Tensor) -> Tensor:
-        """From d logit / d embedding (B, F, D) to d logit / d what the attention heads give (B, F, H d)."""
+        """From d logit / d embedding (B, F, D) to d logit / d what the attention heads give (B, F,
+        H d)."""
         block = self.last
         at_final = norm_gradient(self.norm, final, gradient)
-        inside = (_scaled(at_final, block.ls2) @ block.mlp.fc2.weight) * gelu_slope(hidden).unsqueeze(1)  # (B, F, M)
+        inside = (_scaled(at_final, block.ls2) @ block.mlp.fc2.weight) * gelu_slope(
+            hidden
+        ).unsqueeze(1)  # (B, F, M)
         at_token = at_final + norm_gradient(block.norm2, token, inside @ block.mlp.fc1.weight)
         return _scaled(at_token, block.ls1) @ block.attn.proj.weight
 
 
 def norm_gradient(norm: nn.LayerNorm, values: Tensor, upstream: Tensor) -> Tensor:
-    """d logit / d values (B, F, D) of a layer norm over values (B, D), from upstream (B, F, D) (Ba et al. 2016)."""
+    """d logit / d values (B, F, D) of a layer norm over values (B, D), from upstream (B, F, D) (Ba
+    et al. 2016)."""
     centred = values - values.mean(-1, keepdim=True)
     deviation = (centred.square().mean(-1, keepdim=True) + norm.eps).sqrt()  # (B, 1)
     unit = (centred / deviation).unsqueeze(1)  # (B, 1, D)

@@ -1,4 +1,5 @@
-"""In: a store of grey films (N, S, S) and targets. Out: shuffled, augmented batches, the same for the same seed."""
+"""In: a store of grey films (N, S, S) and targets. Out: shuffled, augmented batches, the same for
+the same seed."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -20,11 +21,12 @@ Batch = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Loader:
-    """Batches of one split: images (B, 1, S, S) float32 in [0, 1] and targets (B, F) float32 with NaN.
+    """Batches of one split: images (B, 1, S, S) float32 in [0, 1] and targets (B, F) float32 with
+    NaN.
 
-    store: (N, S, S) uint8, usually a memory map; rows: (M,) the store's rows of this split; targets: (M, F);
-    images, patients: (M,) their ids, by default the rows' numbers.
-    Every batch is a function of (seed, epoch, number of the batch) alone, so that training resumes exactly.
+    store: (N, S, S) uint8, usually a memory map; rows: (M,) the store's rows of this split;
+    targets: (M, F); images, patients: (M,) their ids, by default the rows' numbers. Every batch is
+    a function of (seed, epoch, number of the batch) alone, so that training resumes exactly.
     """
 
     store: np.ndarray
@@ -50,10 +52,11 @@ class Loader:
         return math.ceil(len(self.rows) / self.batch_size)
 
     def epoch(self, number: int = 0, *, ahead: bool = False) -> Iterator[Batch]:
-        """The batches of one epoch; `ahead`: a thread makes the next one while the caller uses this one.
+        """The batches of one epoch; `ahead`: a thread makes the next one while the caller uses this
+        one.
 
-        That is for accelerators: on a CPU the thread only takes cores from the training. Batches differ by at most one
-        image, so that no tiny last batch upsets batch norm.
+        That is for accelerators: on a CPU the thread only takes cores from the training. Batches
+        differ by at most one image, so that no tiny last batch upsets batch norm.
         """
         order = np.arange(len(self.rows))
         if self.shuffle:
@@ -70,7 +73,9 @@ class Loader:
             yield waiting.result()
 
     def _batch(self, picked: np.ndarray, epoch: int, index: int) -> Batch:
-        images = torch.from_numpy(self.store[self.rows[picked]])  # (B, S, S) uint8, copied out of the map
+        images = torch.from_numpy(
+            self.store[self.rows[picked]]
+        )  # (B, S, S) uint8, copied out of the map
         targets = torch.from_numpy(self.targets[picked]).float()  # (B, F)
         seed = np.random.SeedSequence((self.seed, epoch, index)).generate_state(1, np.uint64).item()
         generator = torch.Generator().manual_seed(seed)
@@ -80,36 +85,53 @@ class Loader:
 def make_loaders(
     frame: pd.DataFrame, store: np.ndarray, config: Config, submission: Sequence[str] = ()
 ) -> dict[str, Loader]:
-    """Loaders for train, val and test of `frame` (with column `split`, N rows), and submit for the ids in `submission`.
+    """Loaders for train, val and test of `frame` (with column `split`, N rows), and submit for the
+    ids in `submission`.
 
-    store: (N, S, S), rows as in `frame`. Images without any of the config's findings annotated are left out, but for
-    those to submit, which come in the order of `submission`. Raises DatasetError when there is nothing to train on, to
-    choose with, or to test on.
+    store: (N, S, S), rows as in `frame`. Images without any of the config's findings annotated are
+    left out, but for those to submit, which come in the order of `submission`. Raises DatasetError
+    when there is nothing to train on, to choose with, or to test on.
     """
     targets = frame[list(config.findings)].to_numpy(np.float32)  # (N, F)
     annotated = ~np.isnan(targets).all(axis=1)
     loaders = {}
-    where = {split: np.flatnonzero((frame["split"] == split) & annotated) for split in ("train", "val", "test")}
+    where = {
+        split: np.flatnonzero((frame["split"] == split) & annotated)
+        for split in ("train", "val", "test")
+    }
     where["submit"] = pd.Index(frame["image"]).get_indexer(list(submission))
     for split, rows in where.items():
         if (rows < 0).any():
             lost = [image for image, row in zip(submission, rows, strict=True) if row < 0]
-            raise DatasetError(f"{len(lost)} images of the unlabelled test.csv cannot be answered, as {lost[0]}")
+            raise DatasetError(
+                f"{len(lost)} images of the unlabelled test.csv cannot be answered, as {lost[0]}"
+            )
         if len(rows):
-            training = {"augment": config.augment, "shuffle": True, "seed": config.seed} if split == "train" else {}
-            ids = {"images": frame["image"].to_numpy(str)[rows], "patients": frame["patient"].to_numpy(str)[rows]}
-            loaders[split] = Loader(store, rows, targets[rows], config.batch_size, **training, **ids)
+            training = (
+                {"augment": config.augment, "shuffle": True, "seed": config.seed}
+                if split == "train"
+                else {}
+            )
+            ids = {
+                "images": frame["image"].to_numpy(str)[rows],
+                "patients": frame["patient"].to_numpy(str)[rows],
+            }
+            loaders[split] = Loader(
+                store, rows, targets[rows], config.batch_size, **training, **ids
+            )
     missing = [split for split in ("train", "val", "test") if split not in loaders]
     if missing:
-        raise DatasetError(f"no image annotated for {', '.join(config.findings)} is in {' or '.join(missing)}")
+        raise DatasetError(
+            f"no image annotated for {', '.join(config.findings)} is in {' or '.join(missing)}"
+        )
     return loaders
 
 
 def augment_batch(images: Tensor, kind: str, generator: torch.Generator) -> Tensor:
     """uint8 (B, S, S) -> float32 (B, 1, S, S) in [0, 1], each image changed at random.
 
-    `none`; `rotate`: by up to 20 degrees either way, as the method does; `full`: rotation, scale, shift, shear,
-    and brightness, contrast and gamma, which imitate positioning and exposure.
+    `none`; `rotate`: by up to 20 degrees either way, as the method does; `full`: rotation, scale,
+    shift, shear, and brightness, contrast and gamma, which imitate positioning and exposure.
     """
     pixels = images.unsqueeze(1).float().div_(255)  # (B, 1, S, S)
     if kind == "none":
@@ -124,7 +146,8 @@ def augment_batch(images: Tensor, kind: str, generator: torch.Generator) -> Tens
 
 
 def affine_grid(matrices: Tensor, size: int) -> Tensor:
-    """torch's `affine_grid` (align_corners=False) for square images, by broadcasting, about ten times as fast on a CPU.
+    """torch's `affine_grid` (align_corners=False) for square images, by broadcasting, about ten
+    times as fast on a CPU.
 
     matrices: (B, 2, 3) -> (B, S, S, 2) sampling positions in [-1, 1].
     """
@@ -132,22 +155,37 @@ def affine_grid(matrices: Tensor, size: int) -> Tensor:
     grid = torch.empty(len(matrices), size, size, 2)
     for axis in (0, 1):
         across, down, shift = matrices[:, axis].unsqueeze(-1).unbind(1)  # (B, 1) each
-        torch.add((across * centres)[:, None, :], (down * centres + shift)[:, :, None], out=grid[..., axis])
+        torch.add(
+            (across * centres)[:, None, :],
+            (down * centres + shift)[:, :, None],
+            out=grid[..., axis],
+        )
     return grid
 
 
-def random_affine(count: int, scale: float, shift: float, shear: float, generator: torch.Generator) -> Tensor:
-    """(B, 2, 3) matrices for affine_grid: rotation +-20 degrees, scale 1 +- scale, shift in image widths, shear."""
+def random_affine(
+    count: int, scale: float, shift: float, shear: float, generator: torch.Generator
+) -> Tensor:
+    """(B, 2, 3) matrices for affine_grid: rotation +-20 degrees, scale 1 +- scale, shift in image
+    widths, shear."""
     draw = torch.rand(count, 5, generator=generator) * 2 - 1  # (B, 5) in [-1, 1)
     angle = draw[:, 0] * math.radians(DEGREES)
     size = 1 + scale * draw[:, 1]
     cos, sin, slant = angle.cos() * size, angle.sin() * size, shear * draw[:, 2]
-    rows = [cos, cos * slant - sin, 2 * shift * draw[:, 3], sin, sin * slant + cos, 2 * shift * draw[:, 4]]
+    rows = [
+        cos,
+        cos * slant - sin,
+        2 * shift * draw[:, 3],
+        sin,
+        sin * slant + cos,
+        2 * shift * draw[:, 4],
+    ]
     return torch.stack(rows, dim=1).view(count, 2, 3)
 
 
 def random_exposure(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Contrast and brightness +-25 % and gamma 0.75 to 1.33 an image; stays in [0, 1]. Shapes (B, 1, S, S)."""
+    """Contrast and brightness +-25 % and gamma 0.75 to 1.33 an image; stays in [0, 1]. Shapes (B,
+    1, S, S)."""
     draw = torch.rand(len(pixels), 3, generator=generator) * 2 - 1
     gain, offset, gamma = (draw[:, i].view(-1, 1, 1, 1) for i in range(3))
     mean = pixels.mean(dim=(1, 2, 3), keepdim=True)

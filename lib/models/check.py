@@ -16,11 +16,14 @@ from lib.models.classifier import build_backbone, build_head, check_freeze
 
 
 def check_model(values: dict[str, Any]) -> str | None:
-    """Why a run with these parameters could not build its model, in one sentence; None where it can."""
+    """Why a run with these parameters could not build its model, in one sentence; None where it
+    can."""
     config = Config(**values)
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not available.get(config.accelerator, True):
-        return f"accelerator: {config.accelerator} is not available on this machine; use auto or cpu"
+        return (
+            f"accelerator: {config.accelerator} is not available on this machine; use auto or cpu"
+        )
     try:
         backbone = _build(config)
         check_freeze(backbone, config.freeze)
@@ -36,13 +39,17 @@ def check_model(values: dict[str, Any]) -> str | None:
 def _build(config: Config) -> torch.nn.Module:
     """The backbone: with its weights where they are a local file, else without allocating any."""
     if isinstance(config.pretrained, str):
-        return build_backbone(config.backbone, config.image_size, config.drop_path, config.pretrained)
+        return build_backbone(
+            config.backbone, config.image_size, config.drop_path, config.pretrained
+        )
     try:
         with torch.device("meta"):
             return build_backbone(config.backbone, config.image_size, config.drop_path)
     except ModelError:
         raise
-    except Exception:  # some networks compute with numbers while they are built, which needs real ones
+    except (
+        Exception
+    ):  # some networks compute with numbers while they are built, which needs real ones
         return build_backbone(config.backbone, config.image_size, config.drop_path)
 
 

@@ -1,4 +1,5 @@
-"""In: a backbone's name, a head, what to freeze, an earlier stage. Out: a classifier of grey films; saved models."""
+"""In: a backbone's name, a head, what to freeze, an earlier stage. Out: a classifier of grey films;
+saved models."""
 
 import difflib
 import json
@@ -24,11 +25,14 @@ MLP_WIDTHS = (625, 256)  # Ayushk4/MedImaging (2021)
 class Classifier(nn.Module):
     """A timm backbone and a head over grey films: images (B, 1, H, W) in [0, 1] -> logits (B, F).
 
-    The grey channel is repeated and normalised with the backbone's own mean and std right before the backbone.
-    Parts whose weights are all frozen stay in evaluation mode, so that frozen batch norm does not update.
+    The grey channel is repeated and normalised with the backbone's own mean and std right before
+    the backbone. Parts whose weights are all frozen stay in evaluation mode, so that frozen batch
+    norm does not update.
     """
 
-    def __init__(self, backbone: nn.Module, head: nn.Module, mean: Sequence[float], std: Sequence[float]):
+    def __init__(
+        self, backbone: nn.Module, head: nn.Module, mean: Sequence[float], std: Sequence[float]
+    ):
         super().__init__()
         self.backbone = backbone
         self.head = head
@@ -39,7 +43,11 @@ class Classifier(nn.Module):
         pixels = (images - self.mean) / self.std  # (B, 3, H, W)
         features = self.backbone(pixels)  # (B, head_hidden_size)
         device = images.device.type
-        full = torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+        full = (
+            torch.autocast(device, enabled=False)
+            if torch.amp.is_autocast_available(device)
+            else nullcontext()
+        )
         with full:  # in bf16, probabilities would be rounded to ties
             return self.head(features.float())  # (B, F)
 
@@ -55,30 +63,36 @@ class Classifier(nn.Module):
 def build_model(config: Config) -> Classifier:
     """The model that a config asks for: its backbone with weights, a new head, and what is frozen.
 
-    Weights come from `init_from` (the backbone of an earlier run), else from `pretrained`. Initial weights are
-    a function of the seed. Raises ModelError for an unknown backbone or a wrong option, when
-    weights cannot be fetched or do not fit.
+    Weights come from `init_from` (the backbone of an earlier run), else from `pretrained`. Initial
+    weights are a function of the seed. Raises ModelError for an unknown backbone or a wrong option,
+    when weights cannot be fetched or do not fit.
     """
     torch.manual_seed(config.seed)
     pretrained = False if config.init_from else config.pretrained
     backbone = build_backbone(config.backbone, config.image_size, config.drop_path, pretrained)
     head = build_head(config.head, backbone.head_hidden_size, len(config.findings), config.dropout)
-    model = Classifier(backbone, head, backbone.pretrained_cfg["mean"], backbone.pretrained_cfg["std"])
+    model = Classifier(
+        backbone, head, backbone.pretrained_cfg["mean"], backbone.pretrained_cfg["std"]
+    )
     if config.init_from:
         transfer_backbone(model, config.backbone, resolve(config.init_from))
     freeze(model, config.freeze)
     return model
 
 
-def build_backbone(name: str, image_size: int, drop_path: float = 0.0, pretrained: bool | str = False) -> nn.Module:
+def build_backbone(
+    name: str, image_size: int, drop_path: float = 0.0, pretrained: bool | str = False
+) -> nn.Module:
     """Any timm backbone without its classifier: (B, 3, H, W) -> (B, head_hidden_size).
 
-    `pretrained` is True (timm's weights, downloaded once), False, or a local file. Backbones of a fixed input size
-    (vision transformers) are built for `image_size`.
+    `pretrained` is True (timm's weights, downloaded once), False, or a local file. Backbones of a
+    fixed input size (vision transformers) are built for `image_size`.
     """
     if not timm.is_model(name):
         close = difflib.get_close_matches(name, timm.list_models() + timm.list_pretrained(), n=5)
-        raise ModelError(f"backbone {name!r} is not known to timm; close names: {', '.join(close) or 'none'}")
+        raise ModelError(
+            f"backbone {name!r} is not known to timm; close names: {', '.join(close) or 'none'}"
+        )
     options: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
     known = timm.get_pretrained_cfg(name)
     if known is not None and known.fixed_input_size:
@@ -86,7 +100,9 @@ def build_backbone(name: str, image_size: int, drop_path: float = 0.0, pretraine
     if isinstance(pretrained, str):
         path = resolve(pretrained)
         if not path.is_file():
-            raise ModelError(f"pretrained: there is no file {path}; give a timm weight file, true or false")
+            raise ModelError(
+                f"pretrained: there is no file {path}; give a timm weight file, true or false"
+            )
         options["pretrained_cfg_overlay"] = {"file": str(path)}
     try:
         backbone = timm.create_model(name, pretrained=bool(pretrained), num_classes=0, **options)
@@ -94,7 +110,9 @@ def build_backbone(name: str, image_size: int, drop_path: float = 0.0, pretraine
             _check_loaded(backbone, name, options)
         return backbone
     except TypeError as error:
-        raise ModelError(f"backbone {name!r} does not take {', '.join(options)}: {error}") from error
+        raise ModelError(
+            f"backbone {name!r} does not take {', '.join(options)}: {error}"
+        ) from error
     except OSError as error:
         raise ModelError(
             f"the weights of {name!r} cannot be fetched ({type(error).__name__}): without network, set "
@@ -102,13 +120,17 @@ def build_backbone(name: str, image_size: int, drop_path: float = 0.0, pretraine
         ) from error
     except RuntimeError as error:
         first = str(error).strip().splitlines()[:3]
-        raise ModelError(f"the weights do not fit {name!r} (pretrained={pretrained!r}): {' '.join(first)}") from error
+        raise ModelError(
+            f"the weights do not fit {name!r} (pretrained={pretrained!r}): {' '.join(first)}"
+        ) from error
 
 
 def _check_loaded(backbone: nn.Module, name: str, options: dict[str, Any]) -> None:
-    """Raise ModelError where a weight file lacks tensors: without a classifier timm loads what fits, silently.
+    """Raise ModelError where a weight file lacks tensors: without a classifier timm loads what
+    fits, silently.
 
-    A second backbone is built from the same file with other random numbers: what differs was not in the file.
+    A second backbone is built from the same file with other random numbers: what differs was not in
+    the file.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch.initial_seed() ^ 1)
@@ -123,7 +145,8 @@ def _check_loaded(backbone: nn.Module, name: str, options: dict[str, Any]) -> No
 
 
 def build_head(kind: str, features: int, outputs: int, dropout: float) -> nn.Module:
-    """`linear`, or the `mlp` of Ayushk4/MedImaging (2021): features -> 625 -> 256 -> outputs with LeakyReLU."""
+    """`linear`, or the `mlp` of Ayushk4/MedImaging (2021): features -> 625 -> 256 -> outputs with
+    LeakyReLU."""
     if kind == "linear":
         return nn.Sequential(nn.Dropout(dropout), nn.Linear(features, outputs))
     wide, narrow = MLP_WIDTHS
@@ -138,13 +161,15 @@ def build_head(kind: str, features: int, outputs: int, dropout: float) -> nn.Mod
 
 
 def backbone_stages(backbone: nn.Module) -> list[list[str]]:
-    """The parameter names of a backbone in order of depth: timm's coarse groups (stem, then each stage or block)."""
+    """The parameter names of a backbone in order of depth: timm's coarse groups (stem, then each
+    stage or block)."""
     groups = group_parameters(backbone, backbone.group_matcher(coarse=True))
     return [groups[key] for key in sorted(groups)]
 
 
 def freeze(model: Classifier, what: str | int) -> None:
-    """Freezes `none`, the whole `backbone`, or its first k stages (an int; the stem counts as the first)."""
+    """Freezes `none`, the whole `backbone`, or its first k stages (an int; the stem counts as the
+    first)."""
     check_freeze(model.backbone, what)
     stages = backbone_stages(model.backbone)
     count = {"none": 0, "backbone": len(stages)}.get(what, what)
@@ -157,7 +182,9 @@ def check_freeze(backbone: nn.Module, what: str | int) -> None:
     """Raises ModelError where more stages are to be frozen than the backbone has."""
     stages = len(backbone_stages(backbone))
     if isinstance(what, int) and what > stages:
-        raise ModelError(f"freeze={what}: this backbone has {stages} stages; use a smaller number or 'backbone'")
+        raise ModelError(
+            f"freeze={what}: this backbone has {stages} stages; use a smaller number or 'backbone'"
+        )
 
 
 def describe_model(model: Classifier, config: Config) -> pd.DataFrame:
@@ -180,20 +207,28 @@ def describe_model(model: Classifier, config: Config) -> pd.DataFrame:
 def count_parameters(model: nn.Module) -> dict[str, int]:
     """How many numbers the model holds, and how many of them are trained."""
     weights = list(model.parameters())
-    return {"all": sum(w.numel() for w in weights), "trained": sum(w.numel() for w in weights if w.requires_grad)}
+    return {
+        "all": sum(w.numel() for w in weights),
+        "trained": sum(w.numel() for w in weights if w.requires_grad),
+    }
 
 
 def transfer_backbone(model: Classifier, name: str, folder: Path) -> None:
     """Copies the backbone of the run in `folder` into `model`; its head stays new.
 
-    Raises ModelError that names what does not fit: another backbone, missing, unknown or misshapen weights.
+    Raises ModelError that names what does not fit: another backbone, missing, unknown or misshapen
+    weights.
     """
     card = read_card(folder)
     if card["backbone"] != name:
-        raise ModelError(f"init_from: {folder} holds a {card['backbone']}, this run wants a {name}; use one backbone")
+        raise ModelError(
+            f"init_from: {folder} holds a {card['backbone']}, this run wants a {name}; use one backbone"
+        )
     state = safetensors.torch.load_file(folder / "model.safetensors")
     prefix = "backbone."
-    given = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    given = {
+        key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)
+    }
     wanted = model.backbone.state_dict()
     shapes = [
         f"{key} has {tuple(given[key].shape)} but needs {tuple(wanted[key].shape)}"
@@ -210,10 +245,13 @@ def transfer_backbone(model: Classifier, name: str, folder: Path) -> None:
 
 
 def save_model(folder: Path, model: Classifier, card: dict[str, Any]) -> None:
-    """Writes `model.safetensors` and its `card.json` (at least backbone, head, dropout, findings, image_size)."""
+    """Writes `model.safetensors` and its `card.json` (at least backbone, head, dropout, findings,
+    image_size)."""
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     with atomic_write(folder / "model.safetensors") as partial:
-        safetensors.torch.save_file(state, partial, metadata={"card": json.dumps({"backbone": card["backbone"]})})
+        safetensors.torch.save_file(
+            state, partial, metadata={"card": json.dumps({"backbone": card["backbone"]})}
+        )
     normalisation = {"mean": model.mean.flatten().tolist(), "std": model.std.flatten().tolist()}
     write_json(folder / "card.json", {**card, "normalisation": normalisation})
 
@@ -230,7 +268,9 @@ def load_model(folder: Path) -> tuple[Classifier, dict[str, Any]]:
     """The model saved in `folder`, in evaluation mode, and its card."""
     card = read_card(folder)
     backbone = build_backbone(card["backbone"], card["image_size"])
-    head = build_head(card["head"], backbone.head_hidden_size, len(card["findings"]), card["dropout"])
+    head = build_head(
+        card["head"], backbone.head_hidden_size, len(card["findings"]), card["dropout"]
+    )
     model = Classifier(backbone, head, card["normalisation"]["mean"], card["normalisation"]["std"])
     model.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"))
     return model.eval(), card

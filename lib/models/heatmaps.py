@@ -1,6 +1,8 @@
-"""In: a trained classifier. Out: one network from uint8 films to logits, probabilities, heat maps and embedding.
+"""In: a trained classifier. Out: one network from uint8 films to logits, probabilities, heat maps
+and embedding.
 
-It holds all preprocessing but the resizing, and takes no gradients: `models.cam` and `models.attention` say how.
+It holds all preprocessing but the resizing, and takes no gradients: `models.cam` and
+`models.attention` say how.
 """
 
 from collections.abc import Sequence
@@ -17,16 +19,25 @@ from lib.metrics.error_analysis import CELLS
 from lib.models.attention import TokenRelevance, check_transformer
 from lib.models.cam import ACTIVATIONS, ConvolvedMaps, PooledMaps, is_pooled
 from lib.models.classifier import Classifier, load_model
+from lib.models.finer_maps import finer_backbone
+
+LEAST_CELLS = 7
+"""Places a side of a heat map: the 7 x 7 of the usual stride of 32 on 224 px. A backbone whose map
+is coarser is computed on a finer grid, where that changes no answer."""
 
 
 class ServingModule(nn.Module):
-    """What is exported: images uint8 (B, S, S) -> logits (B, F), probs (B, F), heatmaps (B, F, h, w), embedding (B, D).
+    """What is exported: images uint8 (B, S, S) -> logits (B, F), probs (B, F), heatmaps (B, F, h,
+    w), embedding (B, D).
 
-    probs = sigmoid(slope * logits + intercept), the calibration (F,) of the card; heatmaps are those of the raw logits,
-    >= 0 and not normalised. Raises ExportError for a model whose heat maps have no closed form here.
+    probs = sigmoid(slope * logits + intercept), the calibration (F,) of the card; heatmaps are
+    those of the raw logits, >= 0 and not normalised. Raises ExportError for a model whose heat maps
+    have no closed form here.
     """
 
-    def __init__(self, model: Classifier, slope: Sequence[float], intercept: Sequence[float], size: int):
+    def __init__(
+        self, model: Classifier, slope: Sequence[float], intercept: Sequence[float], size: int
+    ):
         super().__init__()
         self.size = size
         self.answer = explainable_forward(model, size)
@@ -42,23 +53,30 @@ class ServingModule(nn.Module):
 
 
 def explainable_forward(model: Classifier, size: int) -> nn.Module:
-    """The module (B, 3, S, S) -> (logits, heatmaps, embedding), S = size, that suits the model, in evaluation mode.
+    """The module (B, 3, S, S) -> (logits, heatmaps, embedding), S = size, that suits the model, in
+    evaluation mode.
 
-    Raises ExportError for a head that is not a chain of linear layers and (leaky) ReLUs, and for a backbone that is
-    neither followed by plain global average pooling, nor a VGG, nor a plain vision transformer with a class token.
+    Raises ExportError for a head that is not a chain of linear layers and (leaky) ReLUs, and for a
+    backbone that is neither followed by plain global average pooling, nor a VGG, nor a plain vision
+    transformer with a class token.
     """
     for layer in model.head:
         if not isinstance(layer, (nn.Linear, nn.Dropout, *ACTIVATIONS)):
-            raise ExportError(f"the head holds {layer}: heat maps need linear layers, ReLU and LeakyReLU only")
+            raise ExportError(
+                f"the head holds {layer}: heat maps need linear layers, ReLU and LeakyReLU only"
+            )
     backbone = model.backbone
     if isinstance(backbone, VisionTransformer):
         if reason := check_transformer(backbone):
-            raise ExportError(f"no heat maps in closed form for this {type(backbone).__name__}: {reason}")
+            raise ExportError(
+                f"no heat maps in closed form for this {type(backbone).__name__}: {reason}"
+            )
         return TokenRelevance(backbone, model.head).eval()
     if isinstance(backbone, VGG):
         return ConvolvedMaps(backbone, model.head).eval()
     if is_pooled(backbone, size):
-        return PooledMaps(backbone, model.head).eval()
+        finer, step = finer_backbone(backbone, size, LEAST_CELLS)
+        return PooledMaps(finer, model.head, step).eval()
     raise ExportError(
         f"no heat maps in closed form for {type(backbone).__name__}: its features are not simply averaged over the "
         "film. Those of EfficientNet, ResNet, DarkNet, CSPNet, RepVGG, DenseNet and RegNet are; VGG and vision "
@@ -68,12 +86,15 @@ def explainable_forward(model: Classifier, size: int) -> nn.Module:
 
 @torch.inference_mode()
 def heat_maps(folder: Path, images: np.ndarray, batch: int = 32) -> np.ndarray:
-    """Heat maps (N, F, 64, 64) of a run's model: images (N, S, S) uint8; those that are served, enlarged bilinearly."""
+    """Heat maps (N, F, 64, 64) of a run's model: images (N, S, S) uint8; those that are served,
+    enlarged bilinearly."""
     model, _ = load_model(folder)
     answer = explainable_forward(model, images.shape[-1])
     maps = []
     for start in range(0, len(images) or 1, batch):  # no film is a batch too
-        grey = torch.from_numpy(images[start : start + batch]).unsqueeze(1).float() / 255  # (B, 1, S, S)
+        grey = (
+            torch.from_numpy(images[start : start + batch]).unsqueeze(1).float() / 255
+        )  # (B, 1, S, S)
         coarse = answer((grey - model.mean) / model.std)[1]  # (B, F, h, w)
         maps.append(F.interpolate(coarse, (CELLS, CELLS), mode="bilinear").numpy())
     return np.concatenate(maps)

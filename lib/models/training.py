@@ -1,4 +1,5 @@
-"""In: a model, loaders and a config. Out: the best weights by validation, a history, probabilities; resumes exactly."""
+"""In: a model, loaders and a config. Out: the best weights by validation, a history, probabilities;
+resumes exactly."""
 
 import copy
 import logging
@@ -32,18 +33,27 @@ from lib.models.classifier import Classifier, count_parameters
 
 CHECKPOINT = "last.ckpt"
 CHECKPOINT_VERSION = 2
-"""Raised when the same config trains otherwise than before, so that no training is continued by another one."""
+"""Raised when the same config trains otherwise than before, so that no training is continued by
+another one."""
 
 
 def make_fabric(config: Config, model: nn.Module) -> Fabric:
-    """One device, with the precision that the config asks for; `auto` is bf16-mixed where that is faster."""
-    alone = {"devices": 1, "plugins": LightningEnvironment()}  # whatever batch system this machine belongs to
+    """One device, with the precision that the config asks for; `auto` is bf16-mixed where that is
+    faster."""
+    alone = {
+        "devices": 1,
+        "plugins": LightningEnvironment(),
+    }  # whatever batch system this machine belongs to
     fabric = Fabric(accelerator=config.accelerator, precision="32-true", **alone)
-    if config.precision == "32-true" or (config.precision == "auto" and not bf16_helps(fabric.device, model)):
+    if config.precision == "32-true" or (
+        config.precision == "auto" and not bf16_helps(fabric.device, model)
+    ):
         return fabric
     logger = logging.getLogger("lightning_fabric.utilities.rank_zero")
     level = logger.level
-    logger.setLevel(logging.WARNING)  # it announces the precision every time; the record says it once
+    logger.setLevel(
+        logging.WARNING
+    )  # it announces the precision every time; the record says it once
     try:
         return Fabric(accelerator=config.accelerator, precision="bf16-mixed", **alone)
     finally:
@@ -51,46 +61,66 @@ def make_fabric(config: Config, model: nn.Module) -> Fabric:
 
 
 def bf16_helps(device: torch.device, model: nn.Module) -> bool:
-    """Whether the hardware has bf16 (NVIDIA since Ampere, CPUs with AVX512-BF16 or AMX) and gains from it.
+    """Whether the hardware has bf16 (NVIDIA since Ampere, CPUs with AVX512-BF16 or AMX) and gains
+    from it.
 
-    On such CPUs depthwise convolutions run at about half speed in bf16, those of EfficientNets for example.
+    On such CPUs depthwise convolutions run at about half speed in bf16, those of EfficientNets for
+    example.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    features: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
-    depthwise = any(isinstance(part, nn.Conv2d) and part.groups == part.in_channels > 1 for part in model.modules())
+    features: dict[str, bool] = (
+        getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
+    )
+    depthwise = any(
+        isinstance(part, nn.Conv2d) and part.groups == part.in_channels > 1
+        for part in model.modules()
+    )
     return bool(features.get("avx512_bf16") or features.get("amx_bf16")) and not depthwise
 
 
 def describe_device(fabric: Fabric) -> dict[str, Any]:
-    """The device that trains, for the record: its kind, name, precision, threads and peak memory."""
+    """The device that trains, for the record: its kind, name, precision, threads and peak
+    memory."""
     known = {"kind": fabric.device.type, "precision": str(fabric.strategy.precision.precision)}
     if fabric.device.type != "cuda":
         return {**known, "threads": torch.get_num_threads()}
     peak = torch.cuda.max_memory_allocated(fabric.device) / 2**20
-    return {**known, "name": torch.cuda.get_device_name(fabric.device), "peak_memory_mb": round(peak, 1)}
+    return {
+        **known,
+        "name": torch.cuda.get_device_name(fabric.device),
+        "peak_memory_mb": round(peak, 1),
+    }
 
 
-def masked_bce(logits: Tensor, targets: Tensor, pos_weight: Tensor | None = None, reduction: str = "mean") -> Tensor:
-    """Binary cross-entropy over the known labels of a batch, their mean or sum; NaN is unknown. Shapes (B, F) -> ()."""
+def masked_bce(
+    logits: Tensor, targets: Tensor, pos_weight: Tensor | None = None, reduction: str = "mean"
+) -> Tensor:
+    """Binary cross-entropy over the known labels of a batch, their mean or sum; NaN is unknown.
+    Shapes (B, F) -> ()."""
     known = ~targets.isnan()
-    each = F.binary_cross_entropy_with_logits(logits, targets.nan_to_num(), pos_weight=pos_weight, reduction="none")
+    each = F.binary_cross_entropy_with_logits(
+        logits, targets.nan_to_num(), pos_weight=pos_weight, reduction="none"
+    )
     total = (each * known).sum()
     return total if reduction == "sum" else total / known.sum().clamp(min=1)
 
 
 def balanced_pos_weight(targets: np.ndarray) -> Tensor:
-    """(F,) negatives per positive of each finding in targets (N, F), at most 100; 1 where there is no positive."""
+    """(F,) negatives per positive of each finding in targets (N, F), at most 100; 1 where there is
+    no positive."""
     positives, negatives = (targets == 1).sum(0), (targets == 0).sum(0)
     ratio = np.where(positives > 0, negatives / np.maximum(positives, 1), 1.0)
     return torch.tensor(ratio.clip(max=100.0), dtype=torch.float32)
 
 
 def start_at_prevalence(model: Classifier, targets: np.ndarray, config: Config) -> None:
-    """Sets the head's last bias to the log-odds of each finding in targets (N, F), counted with one more of each class.
+    """Sets the head's last bias to the log-odds of each finding in targets (N, F), counted with one
+    more of each class.
 
-    After Lin et al. (2017), "Focal loss for dense object detection": rare findings else begin at 0.5, and the first
-    steps only learn how rare they are. Positives that weigh more in the loss count as that many.
+    After Lin et al. (2017), "Focal loss for dense object detection": rare findings else begin at
+    0.5, and the first steps only learn how rare they are. Positives that weigh more in the loss
+    count as that many.
     """
     positives, negatives = (targets == 1).sum(0) + 1.0, (targets == 0).sum(0) + 1.0
     log_odds = torch.tensor(np.log(positives / negatives), dtype=torch.float32)
@@ -102,15 +132,21 @@ def start_at_prevalence(model: Classifier, targets: np.ndarray, config: Config) 
 
 
 def build_optimizer(model: Classifier, config: Config) -> torch.optim.Optimizer:
-    """Adam or AdamW; the backbone's depths scaled by `layer_decay`; weight decay on matrices and kernels only.
+    """Adam or AdamW; the backbone's depths scaled by `layer_decay`; weight decay on matrices and
+    kernels only.
 
-    Biases, norms and what timm names for the backbone (position embeddings, class tokens) do not decay. Layer-wise
-    decay follows BEiT (Bao et al. 2022) as in timm: deeper groups learn faster, the head at `lr`.
+    Biases, norms and what timm names for the backbone (position embeddings, class tokens) do not
+    decay. Layer-wise decay follows BEiT (Bao et al. 2022) as in timm: deeper groups learn faster,
+    the head at `lr`.
     """
     exempt = model.backbone.no_weight_decay() if hasattr(model.backbone, "no_weight_decay") else ()
-    groups = param_groups_layer_decay(model.backbone, config.weight_decay, exempt, layer_decay=config.layer_decay)
+    groups = param_groups_layer_decay(
+        model.backbone, config.weight_decay, exempt, layer_decay=config.layer_decay
+    )
     head = [weight for weight in model.head.parameters() if weight.requires_grad]
-    decayed, plain = ([weight for weight in head if (weight.ndim > 1) == wanted] for wanted in (True, False))
+    decayed, plain = (
+        [weight for weight in head if (weight.ndim > 1) == wanted] for wanted in (True, False)
+    )
     groups.append({"params": plain, "weight_decay": 0.0, "lr_scale": 1.0})
     groups.append({"params": decayed, "weight_decay": config.weight_decay, "lr_scale": 1.0})
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
@@ -118,7 +154,8 @@ def build_optimizer(model: Classifier, config: Config) -> torch.optim.Optimizer:
 
 
 def lr_factor(step: int, steps: int, config: Config) -> float:
-    """What the learning rate is multiplied with at `step` of `steps`: linear warm-up, then cosine to 0 or constant."""
+    """What the learning rate is multiplied with at `step` of `steps`: linear warm-up, then cosine
+    to 0 or constant."""
     warm = round(config.warmup * steps)
     if step < warm:
         return (step + 1) / (warm + 1)
@@ -135,13 +172,15 @@ def fit(
     folder: Path,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
 ) -> pd.DataFrame:
-    """Trains `model` in place, ends with the weights of the epoch that `choose_epoch_by` prefers; returns the history.
+    """Trains `model` in place, ends with the weights of the epoch that `choose_epoch_by` prefers;
+    returns the history.
 
-    History: one row per epoch with train_loss, val_loss, val_auroc, val_average_precision, lr, seconds, and
-    val_cardiomegaly_accuracy where it chooses. After every epoch `last.ckpt` in `folder` holds all that is needed to go
-    on: started again with the same arguments, training continues from it and ends with the same weights, bit for bit on
-    one CPU with the same number of threads. `on_epoch` gets each row. Raises ModelError when validation can choose no
-    epoch, and on a NaN loss.
+    History: one row per epoch with train_loss, val_loss, val_auroc, val_average_precision, lr,
+    seconds, and val_cardiomegaly_accuracy where it chooses. After every epoch `last.ckpt` in
+    `folder` holds all that is needed to go on: started again with the same arguments, training
+    continues from it and ends with the same weights, bit for bit on one CPU with the same number of
+    threads. `on_epoch` gets each row. Raises ModelError when validation can choose no epoch, and on
+    a NaN loss.
     """
     _check_validation(val.targets, config)
     if config.head_bias == "prior":
@@ -150,15 +189,24 @@ def fit(
     model.to(memory_format=torch.channels_last)
     state = _State(model, fabric, config, len(train) * config.epochs)
     state.load(folder / CHECKPOINT)
-    with tqdm(total=state.steps, initial=state.step, desc="training", unit="batch", mininterval=1) as bar:
+    with tqdm(
+        total=state.steps, initial=state.step, desc="training", unit="batch", mininterval=1
+    ) as bar:
         for epoch in range(len(state.history), config.epochs):
             started = time.perf_counter()
             loss = _train_epoch(state, train, epoch, bar)
             scores = _score(state, val)
-            row = {"epoch": epoch + 1, "train_loss": loss, **scores, "lr": state.optimizer.param_groups[-1]["lr"]}
+            row = {
+                "epoch": epoch + 1,
+                "train_loss": loss,
+                **scores,
+                "lr": state.optimizer.param_groups[-1]["lr"],
+            }
             state.keep({**row, "seconds": time.perf_counter() - started})
             state.save(folder / CHECKPOINT)
-            bar.set_postfix(epoch=epoch + 1, loss=f"{loss:.3f}", val_auroc=f"{scores['val_auroc']:.3f}")
+            bar.set_postfix(
+                epoch=epoch + 1, loss=f"{loss:.3f}", val_auroc=f"{scores['val_auroc']:.3f}"
+            )
             if on_epoch:
                 on_epoch(state.history[-1])
     model.load_state_dict(state.best)
@@ -166,8 +214,11 @@ def fit(
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, loader: Loader, config: Config, fabric: Fabric | None = None) -> np.ndarray:
-    """Probabilities (N, F) float32 of a loader's images, in its order; the model is left in evaluation mode.
+def predict(
+    model: nn.Module, loader: Loader, config: Config, fabric: Fabric | None = None
+) -> np.ndarray:
+    """Probabilities (N, F) float32 of a loader's images, in its order; the model is left in
+    evaluation mode.
 
     `fabric`, of `make_fabric`, spares making another one.
     """
@@ -182,19 +233,24 @@ def predict(model: nn.Module, loader: Loader, config: Config, fabric: Fabric | N
     return torch.cat(parts).numpy()
 
 
-def predict_splits(model: nn.Module, loaders: Mapping[str, Loader], config: Config) -> dict[str, Predictions]:
+def predict_splits(
+    model: nn.Module, loaders: Mapping[str, Loader], config: Config
+) -> dict[str, Predictions]:
     """The predictions for every split but train."""
     fabric = make_fabric(config, model)
     found = {}
     for split, loader in loaders.items():
         if split != "train":
             probs = predict(model, loader, config, fabric)
-            found[split] = Predictions(config.findings, loader.images, loader.patients, loader.targets, probs)
+            found[split] = Predictions(
+                config.findings, loader.images, loader.patients, loader.targets, probs
+            )
     return found
 
 
 def model_cost(model: Classifier, config: Config) -> dict[str, Any]:
-    """What a record says of the model's cost: parameters, milliseconds per image on this CPU, and the device."""
+    """What a record says of the model's cost: parameters, milliseconds per image on this CPU, and
+    the device."""
     device = describe_device(make_fabric(config, model))
     latency = cpu_latency_ms(model, config.image_size)
     return {"parameters": count_parameters(model), "cpu_latency_ms": latency, "device": device}
@@ -202,7 +258,8 @@ def model_cost(model: Classifier, config: Config) -> dict[str, Any]:
 
 @torch.inference_mode()
 def cpu_latency_ms(model: Classifier, image_size: int, repeats: int = 30) -> float:
-    """Milliseconds for one image on this machine's CPU: float32, eager, with the threads that are set.
+    """Milliseconds for one image on this machine's CPU: float32, eager, with the threads that are
+    set.
 
     The least of `repeats`, as `timeit` advises: what lies above it is other work on the machine.
     """
@@ -239,7 +296,10 @@ class _State:
         score = epoch_score(row, self.config.choose_epoch_by)
         if score > self.best_score:
             self.best_score = score
-            self.best = {key: value.detach().cpu().clone() for key, value in self.evaluated.state_dict().items()}
+            self.best = {
+                key: value.detach().cpu().clone()
+                for key, value in self.evaluated.state_dict().items()
+            }
 
     def save(self, path: Path) -> None:
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
@@ -264,9 +324,20 @@ class _State:
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
             if content.get("version") != CHECKPOINT_VERSION:
-                raise ValueError(f"version {content.get('version', 1)}, this code writes {CHECKPOINT_VERSION}")
-        except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, ValueError) as error:
-            aside = path.rename(path.with_name(f"{path.name}.damaged-{time.strftime('%Y%m%dT%H%M%S')}"))
+                raise ValueError(
+                    f"version {content.get('version', 1)}, this code writes {CHECKPOINT_VERSION}"
+                )
+        except (
+            RuntimeError,
+            OSError,
+            EOFError,
+            pickle.UnpicklingError,
+            zipfile.BadZipFile,
+            ValueError,
+        ) as error:
+            aside = path.rename(
+                path.with_name(f"{path.name}.damaged-{time.strftime('%Y%m%dT%H%M%S')}")
+            )
             reason = (str(error).strip() or "it ends too early").splitlines()[0]
             warnings.warn(
                 f"{path} is damaged or of another version ({reason}); kept as {aside.name}, training begins anew",
@@ -274,12 +345,18 @@ class _State:
             )
             return
         if content["config"] != self.config.hash():
-            raise ModelError(f"{path} was written by a run with other parameters; use another run_dir or remove it")
+            raise ModelError(
+                f"{path} was written by a run with other parameters; use another run_dir or remove it"
+            )
         self.model.load_state_dict(content["model"])
         if self.ema:
             self.ema.module.load_state_dict(content["ema"])
         self.optimizer.load_state_dict(content["optimizer"])
-        self.step, self.best, self.best_score = content["step"], content["best"], content["best_score"]
+        self.step, self.best, self.best_score = (
+            content["step"],
+            content["best"],
+            content["best_score"],
+        )
         self.history = content["history"]
         torch.set_rng_state(content["random"]["cpu"])
         if torch.cuda.is_available() and content["random"]["cuda"]:
@@ -298,7 +375,9 @@ def _train_epoch(state: _State, train: Loader, epoch: int, bar: tqdm) -> float:
         for group in state.optimizer.param_groups:
             group["lr"] = config.lr * group["lr_scale"] * factor
         images = images.to(device, memory_format=torch.channels_last)
-        loss = masked_bce(state.net(images).float(), targets.to(device), pos_weight, config.loss_reduction)
+        loss = masked_bce(
+            state.net(images).float(), targets.to(device), pos_weight, config.loss_reduction
+        )
         state.fabric.backward(loss)
         if config.clip_norm:
             nn.utils.clip_grad_norm_(state.model.parameters(), config.clip_norm)
@@ -311,14 +390,18 @@ def _train_epoch(state: _State, train: Loader, epoch: int, bar: tqdm) -> float:
         bar.update()
     mean = torch.stack(losses).mean().item()
     if not math.isfinite(mean):
-        raise ModelError(f"the training loss of epoch {epoch + 1} is {mean}: lower lr, raise warmup or clip_norm")
+        raise ModelError(
+            f"the training loss of epoch {epoch + 1} is {mean}: lower lr, raise warmup or clip_norm"
+        )
     return mean
 
 
 def _check_validation(targets: np.ndarray, config: Config) -> None:
     """Raises ModelError where validation targets (N, F) can choose no epoch."""
     if np.isnan(_mean([auroc(t, np.zeros(len(t))) for t in targets.T])):
-        raise ModelError("no finding has both a positive and a negative in validation: use more data or val_fraction")
+        raise ModelError(
+            "no finding has both a positive and a negative in validation: use more data or val_fraction"
+        )
     if config.choose_epoch_by != "cardiomegaly_accuracy":
         return
     if np.isnan(targets[:, config.findings.index("Cardiomegaly")]).all():
@@ -328,10 +411,13 @@ def _check_validation(targets: np.ndarray, config: Config) -> None:
 
 
 def _score(state: _State, val: Loader) -> dict[str, float]:
-    """Mean loss, macro AUROC, macro average precision and what chooses the epoch, of the weights that would be kept."""
+    """Mean loss, macro AUROC, macro average precision and what chooses the epoch, of the weights
+    that would be kept."""
     probs = predict(state.evaluated, val, state.config, state.fabric)
     loss = F.binary_cross_entropy(
-        torch.from_numpy(probs).double(), torch.from_numpy(np.nan_to_num(val.targets)).double(), reduction="none"
+        torch.from_numpy(probs).double(),
+        torch.from_numpy(np.nan_to_num(val.targets)).double(),
+        reduction="none",
     ).numpy()
     columns = list(zip(val.targets.T, probs.T, strict=True))
     scores = {
@@ -340,7 +426,9 @@ def _score(state: _State, val: Loader) -> dict[str, float]:
         "val_average_precision": _mean([average_precision(t, p) for t, p in columns]),
     }
     if state.config.choose_epoch_by == "cardiomegaly_accuracy":
-        scores["val_cardiomegaly_accuracy"] = _cardiomegaly_accuracy(val.targets, probs, state.config)
+        scores["val_cardiomegaly_accuracy"] = _cardiomegaly_accuracy(
+            val.targets, probs, state.config
+        )
     return scores
 
 
