@@ -101,7 +101,9 @@ def take_films(examples: Path) -> None:
         args=(key,),
         help="They are kept in memory while they are answered, and never written or sent anywhere.",
     )
-    st.caption("Films must be upright and frontal: that a film lies on its side is not noticed.")
+    st.caption(
+        "Films must be upright and frontal. A film on its side is mostly noticed, one upside down is not."
+    )
     with st.container(horizontal=True, vertical_alignment="center"):
         st.markdown("Or try a phantom, a drawn film:", width="content")
         for label in EXAMPLES:

@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import json
+import os
 import warnings
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -247,3 +248,8 @@ def resolve(path: str | Path, root: str | Path = ".") -> Path:
     """An absolute path: `path` as it is, or below `root`, which is itself below the repository's
     root."""
     return REPO_ROOT / Path(root).expanduser() / Path(path).expanduser()
+
+
+def cache_folder() -> Path:
+    """Where decoded images are kept, unless a call says otherwise: CXR_STORE, else .store here."""
+    return Path(os.environ.get("CXR_STORE") or REPO_ROOT / ".store")

@@ -525,6 +525,7 @@ def give(page, *files: tuple[str, bytes]) -> None:
 def shown(page, name: str) -> None:
     """Waits until the film is on the page, and nothing moves any more."""
     page.get_by_role("heading", name=name).wait_for()
+    expect(page.locator(".picture")).to_have_count(1)  # the film before may still be there
     page.locator(".picture").evaluate("image => image.decode()")
     settle(page)
 

@@ -1,8 +1,5 @@
 """Dataset folders -> one frame of images, labels and splits, and their pixels; no torch."""
 
-from lib.datasets.cache import (
-    cache_folder,
-)
 from lib.datasets.check import (
     FolderReport,
     check_folder,
@@ -29,7 +26,6 @@ __all__ = [
     "FolderReport",
     "PreparedData",
     "assign_splits",
-    "cache_folder",
     "check_folder",
     "check_overlap",
     "data_fingerprint",

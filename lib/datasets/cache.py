@@ -25,7 +25,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
-from lib.config import REPO_ROOT
+from lib.config import cache_folder
 from lib.datasets.layouts import Problem
 from lib.datasets.tables import BAD_COLUMNS, problem_text
 from lib.exceptions import DatasetError
@@ -159,11 +159,6 @@ def _build(
         return path, list(
             zip(index["bad_rows"].tolist(), index["bad_reasons"].tolist(), strict=True)
         )
-
-
-def cache_folder() -> Path:
-    """Where image caches are, unless a call says otherwise."""
-    return Path(os.environ.get("CXR_STORE") or REPO_ROOT / ".store")
 
 
 def _path(keys: np.ndarray, size: int, folder: Path | None) -> Path:

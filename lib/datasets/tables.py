@@ -9,7 +9,6 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,20 +16,14 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from lib.config import FINDINGS, NO_FINDING
+from lib.config import FINDINGS, NO_FINDING, cache_folder
+from lib.datasets.file_heads import check_heads
 from lib.datasets.layouts import NIH_NAME, Listing, Problem, Row, canonical_finding, read_listing
 from lib.exceptions import DatasetError
 
 BAD_COLUMNS = ["source", "row", "image", "reason"]
 BOX_COLUMNS = ["image", "finding", "x", "y", "w", "h"]
 _TEXT_COLUMNS = ["image", "path", "patient", "age", "sex", "view", "source", "official"]
-_SIGNATURES = (
-    b"\x89PNG\r\n\x1a\n",
-    b"\xff\xd8\xff",
-    b"BM",
-    b"II*\x00",
-    b"MM\x00*",
-)  # PNG JPEG BMP TIFF TIFF
 _OLDEST = 120  # years; a few ages of the NIH table are above 400
 _AGE = re.compile(r"^(-?\d+(?:\.\d+)?)\s*([YMWD]?)$", re.IGNORECASE)
 _UNITS_A_YEAR = {"": 1.0, "Y": 1.0, "M": 12.0, "W": 52.18, "D": 365.25}
@@ -186,30 +179,12 @@ def _bad_rows(listing: Listing) -> list[Problem]:
 def _bad_files(rows: Sequence[Row]) -> list[Problem]:
     """Files that are empty or do not start like an image."""
     rows = [row for row in rows if row.path is not None]
-    starts = range(0, len(rows), 256)
-    with ThreadPoolExecutor(8) as pool:  # waits for the disk, mostly
-        found = pool.map(
-            lambda start: [_bad_head(str(row.path)) for row in rows[start : start + 256]], starts
-        )
-        kinds = [kind for chunk in found for kind in chunk]
+    found = check_heads([str(row.path) for row in rows], cache_folder())
     return [
-        Problem(r.table, r.row, r.image, *kind)
-        for r, kind in zip(rows, kinds, strict=True)
-        if kind is not None
+        Problem(row.table, row.row, row.image, *wrong)
+        for row, wrong in zip(rows, found, strict=True)
+        if wrong is not None
     ]
-
-
-def _bad_head(path: str) -> tuple[str, str] | None:
-    try:
-        with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - for every image: quick
-            head = file.read(132)
-    except OSError as error:
-        return "unreadable file", error.strerror or str(error)
-    if not head:
-        return "empty file", "zero bytes"
-    if head[128:] == b"DICM":
-        return "not an image", "a DICOM file, to be converted to PNG first"
-    return None if head.startswith(_SIGNATURES) else ("not an image", f"starts with {head[:8]!r}")
 
 
 def _records(rows: Sequence[Row], source: str) -> tuple[list[tuple], list[str]]:

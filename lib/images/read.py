@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from lib.exceptions import ImageError
+from lib.images.orientation import seems_sideways
 from lib.images.pixels import MAX_SIDE, check_size, grey_pixels, read_bytes, set_upright
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF")
@@ -191,4 +192,6 @@ def _remarks(pixels: np.ndarray, width: int, height: int) -> list[str]:
         kept *= (lively[-1] - lively[0] + 1) / size if len(lively) else 0.0
     if kept < 0.8:
         remarks.append(f"plain borders on {1 - kept:.0%} of it; cut them off")
+    if seems_sideways(pixels):
+        remarks.append("may lie on its side: turn it upright if it does")
     return remarks

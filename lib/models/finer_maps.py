@@ -59,7 +59,7 @@ def _input_strides(backbone: nn.Module, images: Tensor) -> tuple[Tensor, dict[nn
     return features, strides
 
 
-def _spread(layer: nn.Module, stride: int, widest: int) -> None:
+def _spread(layer: Any, stride: int, widest: int) -> None:
     """Changes a layer for inputs `widest` px apart where they lay `stride` px apart and wider."""
     spread = max(1, stride // widest)
     layer.dilation = _times(layer.dilation, spread)

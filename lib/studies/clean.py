@@ -9,8 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from lib.config import REPO_ROOT
-from lib.datasets import cache_folder
+from lib.config import REPO_ROOT, cache_folder
 
 CHECKPOINTS = ("*/last.ckpt.damaged-*", "*/last.ckpt.of_other_data-*")
 
