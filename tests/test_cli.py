@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from made_datasets import write_smallest_dataset
 from made_records import PARTS, full_record
 from PIL import Image
 from tiny_model import write_tiny_model
@@ -68,8 +69,7 @@ def file(tmp_path, monkeypatch):
     monkeypatch.setattr("lib.studies.runner.execute_run", complete)
     monkeypatch.setattr("lib.studies.runner.check_runs", lambda file, runs: None)
     (tmp_path / "n.ipynb").touch()
-    (tmp_path / "dataset_full").mkdir()
-    (tmp_path / "dataset_full" / "train.csv").touch()
+    write_smallest_dataset(tmp_path / "dataset_full")
     rows = {
         "good": {"notebook": str(tmp_path / "n.ipynb"), "reference": True},
         "other": {"changes": "good", "set": {"backbone": "resnet50"}},

@@ -11,6 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 import yaml
+from made_datasets import write_smallest_dataset
 
 from lib.config import Config
 from lib.exceptions import CxrError, StudyError
@@ -25,8 +26,7 @@ def plan(tmp_path):
     """rows -> the plan of a study of one notebook that ends its runs."""
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("finish_run(run)")])
     nbformat.write(notebook, tmp_path / "n.ipynb")
-    (tmp_path / "dataset_full").mkdir()
-    (tmp_path / "dataset_full" / "train.csv").touch()
+    write_smallest_dataset(tmp_path / "dataset_full")
 
     def make(**rows: dict):
         reference = {"notebook": str(tmp_path / "n.ipynb"), "reference": True}

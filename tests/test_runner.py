@@ -16,6 +16,7 @@ import nbformat
 import psutil
 import pytest
 import yaml
+from made_datasets import write_smallest_dataset
 from made_records import PARTS, full_record
 from rich.console import Console
 
@@ -78,10 +79,9 @@ def study(tmp_path, monkeypatch):
         "lib.studies.runner.check_runs", lambda file, runs: None
     )  # tests/test_preflight.py has it
     monkeypatch.setattr(
-        "lib.studies.runner.check_stages", lambda plan, runs: None
+        "lib.studies.runner.check_stages", lambda plan, runs, data: None
     )  # tests/test_stages.py has it
-    (tmp_path / "dataset_full").mkdir()
-    (tmp_path / "dataset_full" / "train.csv").touch()
+    write_smallest_dataset(tmp_path / "dataset_full")
     for name, cells in CELLS.items():
         notebook = nbformat.v4.new_notebook()
         notebook.cells = [nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})]
@@ -442,6 +442,22 @@ def test_a_folder_without_a_dataset_is_refused_before_anything_starts_or_is_set_
     ):
         run(study(f"data_root={tmp_path / 'elsewhere'}", a=row("good", reference=True)))
     assert is_complete(tmp_path / "runs" / "tiny" / "a-s0")
+
+
+def test_rows_that_cannot_be_used_are_named_before_anything_starts(study, tmp_path):
+    next((tmp_path / "dataset_full" / "train").iterdir()).unlink()
+    plan = study(a=row("good", reference=True))
+    with pytest.raises(StudyError, match=r"(?s)nothing was started.*1 of 2 rows cannot be used"):
+        run(plan)
+    assert not plan.folder.exists() or not list(plan.folder.glob("*"))
+
+
+def test_what_is_odd_about_a_dataset_is_said_once_and_before_the_first_run(study, tmp_path):
+    films = tmp_path / "dataset_full" / "train"
+    shutil.copy(next(films.iterdir()), films / "unlisted.png")
+    _, text = run(study(a=row("good", reference=True), b=row("raises")))
+    assert text.count("1 images are not listed in train.csv") == 1
+    assert text.index("1 images are not listed") < text.index("a-s0")
 
 
 # --- nothing complete is lost, hidden or made again

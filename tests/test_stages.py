@@ -9,6 +9,7 @@ from lib.exceptions import StudyError
 from lib.studies.plan import plan_study
 from lib.studies.runner import run_plan
 from lib.studies.stages import check_stages
+from lib.studies.study_data import StudyData
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -59,7 +60,7 @@ def study(tmp_path):
 
 
 def check(plan) -> None:
-    check_stages(plan, list(plan.runs.values()))
+    check_stages(plan, list(plan.runs.values()), StudyData())
 
 
 def test_a_stage_that_trains_on_held_out_patients_is_refused_with_the_line_that_mends_it(study):

@@ -23,6 +23,7 @@ from urllib.parse import urlencode
 import pandas as pd
 import pytest
 import yaml
+from made_datasets import write_smallest_dataset
 from made_records import PARTS
 from processes import free_port
 from rich.console import Console
@@ -166,8 +167,7 @@ def study(tmp_path, monkeypatch):
         "lib.studies.runner.check_runs", lambda file, runs: None
     )  # tests/test_preflight.py has it
     (tmp_path / "n.ipynb").touch()
-    (tmp_path / "dataset_full").mkdir()
-    (tmp_path / "dataset_full" / "train.csv").touch()
+    write_smallest_dataset(tmp_path / "dataset_full")
 
     def plan() -> Plan:
         rows = {

@@ -155,6 +155,7 @@ def describe_data(films: PreparedData, loaders: Mapping[str, Any] | None = None)
         "phantom": films.data.phantom,
         "populations": sorted(frame["patient"].str.partition(":")[0].unique()),
         "bad_rows": len(films.bad_rows),
+        "undecodable": len(films.bad_rows) - len(films.data.bad_rows),
         "images": {split: int((frame["split"] == split).sum()) for split in SPLITS},
         "patients": frame.groupby("split")["patient"].nunique().to_dict(),
         "fingerprint": films.fingerprint,

@@ -13,8 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
-from lib.config import PHANTOMS, resolve
-from lib.datasets.layouts import find_layout
+from lib.config import resolve
 from lib.exceptions import DatasetError, StudyError
 from lib.files import acquire_lock, read_json, write_json
 from lib.runs.run import is_complete, set_aside, write_status
@@ -26,6 +25,7 @@ from lib.studies.preflight import check_runs
 from lib.studies.progress import StudyProgress
 from lib.studies.stages import check_stages
 from lib.studies.states import _moved_from, _replacing, _take_back, planned_states
+from lib.studies.study_data import StudyData, is_drawn_later
 
 REPLACE_ADVICE = "Add --replace to do that, give the study another name, or undo the change; nothing was touched."
 
@@ -80,7 +80,9 @@ def run_plan(
     chosen = select(plan, only)
     with study_lock(plan.folder):
         entries = _plan_to_write(plan, chosen)
-        states = _check(plan, chosen, replace, confirm)
+        _check_file(plan)
+        data = _read_data(plan, chosen)
+        states = _check(plan, chosen, data, replace, confirm)
         write_json(plan.folder / "plan.json", entries)
         _make_room(plan, chosen, states, console)
         summary = Summary()
@@ -102,18 +104,22 @@ def run_plan(
             on_end,
         )
         with _interrupts() as interrupted, work.progress:
+            for folders, note in data.notes():
+                work.mention(folders, note)
             work.progress.skip(len(summary.skipped))
             work.execute(executor, interrupted)
         return summary
 
 
 def _check(
-    plan: Plan, chosen: list[PlannedRun], replace: bool, confirm: Callable[[str], bool] | None
+    plan: Plan,
+    chosen: list[PlannedRun],
+    data: StudyData,
+    replace: bool,
+    confirm: Callable[[str], bool] | None,
 ) -> dict[str, RunState]:
     """The states of the chosen runs, after all that can be known before training was checked;
     changes nothing."""
-    _check_file(plan)
-    _check_data(plan, chosen)
     states = planned_states(plan, chosen)
     replaced = {
         name: state
@@ -126,7 +132,7 @@ def _check(
         )
     incomplete = [run for run in chosen if states[run.name].name != "complete"]
     check_runs(plan.file, incomplete)
-    check_stages(plan, incomplete)
+    check_stages(plan, incomplete, data)
     return states
 
 
@@ -188,35 +194,33 @@ def select(plan: Plan, only: Iterable[str]) -> list[PlannedRun]:
     return [run for run in plan.runs.values() if run.name in wanted]
 
 
-def _check_data(plan: Plan, runs: list[PlannedRun]) -> None:
-    """Raise StudyError, before anything starts or is set aside, for folders that hold no
-    dataset."""
-    needed: dict[Path, str] = {}
+def _read_data(plan: Plan, runs: list[PlannedRun]) -> StudyData:
+    """The datasets of runs that are to start, or whose complete run is to be replaced.
+
+    Raises StudyError, before anything starts or is set aside, for folders that hold no dataset and
+    for rows that cannot be used.
+    """
+    data = StudyData()
+    problems: dict[str, str] = {}
     for run in runs:
         complete = run_state(run.folder, plan.entry(run)).name == "complete"
-        if run.config.data_root != PHANTOMS and not (complete and not _moved_from(run)):
-            needed |= {
-                folder: run.name
-                for folder in reversed(run.config.data_folders)
-                if folder not in needed
-            }
-    problems = []
-    for folder, name in needed.items():
+        if is_drawn_later(run.config) or (complete and not _moved_from(run)):
+            continue
         try:
-            find_layout(folder)
+            data.dataset(run.config)
         except DatasetError as error:
-            problems.append(
-                f"run {name!r} and others: {error}" if len(runs) > 1 else f"run {name!r}: {error}"
-            )
+            problems.setdefault(str(error), run.name)
     if problems:
+        others = " and others" if len(runs) > 1 else ""
+        lines = [f"run {name!r}{others}: {error}" for error, name in problems.items()]
         advice = (
             "Say where the data are with --set data_root=FOLDER, or leave runs out with --only."
         )
-        raise StudyError("\n".join([f"{plan.file}: nothing was started", *problems, advice]))
+        raise StudyError("\n".join([f"{plan.file}: nothing was started", *lines, advice]))
+    return data
 
 
-# --- scheduling
-# -----------------------------------------------------------------------------------------------
+# --- scheduling ---
 
 
 @dataclass
@@ -308,18 +312,24 @@ class _Work:
                 self.on_end(run, None)
 
     def _mention_data(self, run: PlannedRun) -> None:
-        """Says once per data set which rows were left out and what is odd about it."""
+        """Says what the run found that was not known before: images that cannot be decoded."""
         path = run.folder / "data.json"
         data = read_json(path) if path.exists() else {}
-        notes = list(data.get("warnings", ()))
-        if count := data.get("bad_rows"):
-            notes.append(
-                f"{count} rows cannot be used and were left out (on_bad=skip); see {run.folder / 'bad_rows.csv'}"
+        folders = ", ".join(run.config.data_dir)
+        for note in data.get("warnings", ()):
+            self.mention(folders, note)
+        if count := data.get("undecodable"):
+            self.mention(
+                folders,
+                f"{count} images cannot be decoded and were left out (on_bad=skip); "
+                f"see {run.folder / 'bad_rows.csv'}",
             )
-        for note in notes:
-            if (run.config.data_dir, note) not in self.mentioned:
-                self.mentioned.add((run.config.data_dir, note))
-                self.progress.say(f"{', '.join(run.config.data_dir)}: {note}")
+
+    def mention(self, folders: str, note: str) -> None:
+        """Says once what is odd about a dataset."""
+        if (folders, note) not in self.mentioned:
+            self.mentioned.add((folders, note))
+            self.progress.say(f"{folders}: {note}")
 
     def _fail(self, run: PlannedRun, reason: str) -> None:
         self.summary.failed[run.name] = reason
