@@ -76,7 +76,7 @@ def summary_file(answer: FilmAnswer, card: dict[str, Any]) -> bytes:
     order = by_probability(answer)
     rows = "".join(_summary_row(answer, card, i) for i in order)
     drawn = [PHANTOM] * bool(card["data"].get("phantom", False))
-    told = "".join(f"<p>{escape(line)}</p>" for line in [*remarks(answer, card), *drawn])
+    notes = "".join(f"<p>{escape(line)}</p>" for line in [*remarks(answer, card), *drawn])
     first = escape(plain(card["findings"][order[0]]))
     picture = f'<img alt="Chest film" src="{data_uri(answer.picture)}">'
     heat = f"<p>{grid_text(answer)}</p>"
@@ -90,7 +90,7 @@ src="{data_uri(answer.overlays[order[0]])}"></div>
 <style>{_SUMMARY_STYLE}</style></head><body>
 <p class="notice">{escape(card["notice"])}</p>
 <h1>{escape(answer.name)}</h1>
-<p>Answered by {escape(card["name"])}; the film has {answer.width} x {answer.height} pixels.</p>{told}
+<p>Answered by {escape(card["name"])}; the film has {answer.width} x {answer.height} pixels.</p>{notes}
 <div class="films"><figure><div>{picture}</div><figcaption>Film</figcaption></figure>
 {heat}</div>
 <table><thead><tr><th>Finding</th><th>Probability</th><th></th><th>What is known of it</th></tr></thead>

@@ -33,8 +33,8 @@ def draw_missing(folder: Path) -> None:
         return
     drawn = subprocess.run([sys.executable, __file__, folder], capture_output=True, text=True)
     if drawn.returncode:
-        said = drawn.stderr.strip().splitlines() or [f"exit code {drawn.returncode}"]
-        raise RuntimeError(f"the phantoms could not be drawn in {folder}: {said[-1]}")
+        lines = drawn.stderr.strip().splitlines() or [f"exit code {drawn.returncode}"]
+        raise RuntimeError(f"the phantoms could not be drawn in {folder}: {lines[-1]}")
 
 
 def _draw(folder: Path) -> None:

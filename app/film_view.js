@@ -11,7 +11,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
   bindZoom(root);
   bindSteps(root, setTriggerValue);
   if (focused) root.querySelector(`[data-step="${focused}"]`)?.focus({ preventScroll: true });
-  parentElement.querySelector(".heard").textContent = data.said;
+  parentElement.querySelector(".heard").textContent = data.spoken;
   const picture = root.querySelector(".picture");
   picture.decode().then(() =>
     requestAnimationFrame(() => setTimeout(() => performance.mark("film-shown", { detail: data.id }))),

@@ -23,9 +23,9 @@ _films = st.components.v2.component(
 )
 
 
-def show_film(html: str, said: str, identity: str, step: Callable[[int], None]) -> None:
+def show_film(html: str, spoken: str, identity: str, step: Callable[[int], None]) -> None:
     """Draws `html` (see `pieces.film_html`) anew when `identity` changes, and tells screen readers
-    what was `said`.
+    what was `spoken`.
 
     `step` is called with -1 for the previous film and 1 for the next one.
     """
@@ -33,11 +33,11 @@ def show_film(html: str, said: str, identity: str, step: Callable[[int], None]) 
     def stepped() -> None:
         step(int(st.session_state["film"]["step"]))
 
-    _film(key="film", data={"html": html, "said": said, "id": identity}, on_step_change=stepped)
+    _film(key="film", data={"html": html, "spoken": spoken, "id": identity}, on_step_change=stepped)
 
 
 def show_films(
-    html: str, said: str, identity: str, shown: int, choose: Callable[[int], None]
+    html: str, spoken: str, identity: str, shown: int, choose: Callable[[int], None]
 ) -> None:
     """Draws the table `html` (see `pieces.films_html`) with the film `shown` marked; calls `choose`
     with a number."""
@@ -45,5 +45,5 @@ def show_films(
     def chosen() -> None:
         choose(int(st.session_state["films"]["film"]))
 
-    data = {"html": html, "said": said, "id": identity, "shown": str(shown)}
+    data = {"html": html, "spoken": spoken, "id": identity, "shown": str(shown)}
     _films(key="films", data=data, on_film_change=chosen)

@@ -4,7 +4,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
   if (root.dataset.id !== data.id) {
     root.dataset.id = data.id;
     root.innerHTML = data.html;
-    parentElement.querySelector(".heard").textContent = data.said;
+    parentElement.querySelector(".heard").textContent = data.spoken;
   }
   for (const button of root.querySelectorAll("button")) {
     const current = button.dataset.film === data.shown;

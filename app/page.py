@@ -10,7 +10,7 @@ from downloads import csv_file, json_file, summary_file
 from examples import FINDINGS as EXAMPLES
 from examples import draw_missing, example_path
 from film_view import show_film, show_films
-from pieces import NOTICE_HTML, PHANTOM, counted, film_html, films_html, ordered, plain, said
+from pieces import NOTICE_HTML, PHANTOM, counted, film_html, films_html, ordered, plain, spoken
 from server import set_up
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 from streamlit.runtime.uploaded_file_manager import UploadedFile
@@ -183,7 +183,7 @@ def show_answers(card: dict) -> None:
         else:
             show_films(
                 films_html(answers, card["findings"]),
-                said(answers[0], card["findings"]),
+                spoken(answers[0], card["findings"]),
                 "0",
                 -1,
                 choose,
@@ -198,8 +198,10 @@ def show_answers(card: dict) -> None:
             show_films(text, counted(answers), f"{state.drops}-{by}", state.shown, choose)
         with film:
             if shown:
-                known = [i for i in order if not answers[i].reason]
-                show_one(shown, card, f"{known.index(state.shown) + 1} of {len(known)}", known)
+                answered = [i for i in order if not answers[i].reason]
+                show_one(
+                    shown, card, f"{answered.index(state.shown) + 1} of {len(answered)}", answered
+                )
     with st.container(horizontal=True):
         offer("Answers as CSV", lambda: csv_file(answers, card), "answers.csv", "text/csv")
         offer(
@@ -221,7 +223,7 @@ def show_one(answer: FilmAnswer, card: dict, position: str, order: list[int] | N
         state.shown = order[min(max(order.index(state.shown) + by, 0), len(order) - 1)]
 
     identity = f"{state.drops}-{state.shown}-{position}"
-    show_film(film_html(answer, card, position), said(answer, card["findings"]), identity, step)
+    show_film(film_html(answer, card, position), spoken(answer, card["findings"]), identity, step)
 
 
 def choose(number: int) -> None:

@@ -118,7 +118,7 @@ def counted(answers: list[FilmAnswer]) -> str:
     return f"{files}: {len(answers) - refused} answered, {refused} refused."
 
 
-def said(answer: FilmAnswer, findings: list[str]) -> str:
+def spoken(answer: FilmAnswer, findings: list[str]) -> str:
     """One plain sentence for who hears the page; not escaped."""
     if answer.reason:
         return f"{answer.name} was refused. {answer.reason}"
@@ -193,14 +193,16 @@ def _film_row(number: int, answer: FilmAnswer, findings: list[str], by: int | No
         cells = f'<td></td><th scope="row">{name}</th><td colspan="2">{escape(answer.reason)}</td>'
         return f'<tr class="refused">{cells}</tr>'
     order = by_probability(answer)
-    told = [i for i in order if answer.flagged[i]]
+    flagged = [i for i in order if answer.flagged[i]]
     listed = ", ".join(
-        f"{escape(plain(findings[i]))} {answer.probs[i]:.2f}" for i in told or order[:1]
+        f"{escape(plain(findings[i]))} {answer.probs[i]:.2f}" for i in flagged or order[:1]
     )
-    told_text = f"<b>{listed}</b>" if told else f"nothing flagged (highest: {listed})"
+    text = f"<b>{listed}</b>" if flagged else f"nothing flagged (highest: {listed})"
     if by is not None:
-        told_text = f"{escape(plain(findings[by]))} <b>{answer.probs[by]:.2f}</b><br><small>{told_text}</small>"
+        text = (
+            f"{escape(plain(findings[by]))} <b>{answer.probs[by]:.2f}</b><br><small>{text}</small>"
+        )
     notes = ["unlike the training films"] * answer.unfamiliar + list(answer.warnings)
     return f"""<tr><td><img alt="" src="{data_uri(answer.thumbnail)}"></td>
 <th scope="row"><button type="button" data-film="{number}">{name}</button></th>
-<td>{told_text}</td><td>{escape("; ".join(notes))}</td></tr>"""
+<td>{text}</td><td>{escape("; ".join(notes))}</td></tr>"""

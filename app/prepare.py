@@ -48,9 +48,9 @@ def best_run(study: Path) -> Path | None:
         ):
             continue
         with (run / "history.csv").open(newline="", encoding="utf-8") as file:
-            known = [float(row["val_auroc"]) for row in csv.DictReader(file) if row["val_auroc"]]
-        if known:
-            scores[run] = max(known)
+            aurocs = [float(row["val_auroc"]) for row in csv.DictReader(file) if row["val_auroc"]]
+        if aurocs:
+            scores[run] = max(aurocs)
     return max(scores, key=scores.__getitem__, default=None)
 
 

@@ -35,10 +35,10 @@ def familiarity_table(runs: list[Path]) -> pd.DataFrame:
     rows = []
     for run, model in models.items():
         size = model.image_size
-        own = np.stack(
+        tested = np.stack(
             [read_radiograph(path.read_bytes(), size).pixels for path in paths[run]]
         )  # (N, S, S)
-        shown = {("its own test films", how): films for how, films in as_shown(own).items()}
+        shown = {("its own test films", how): films for how, films in as_shown(tested).items()}
         shown["noise", "as it is"] = np.random.default_rng(0).integers(
             0, 256, (MADE, size, size), dtype=np.uint8
         )

@@ -37,11 +37,13 @@ def predicting_rows(paths: list[Path], kind: str, scratch: Path) -> list[Row]:
     rows = []
     for name in models:
         what = f"one 1024 px PNG ({kind}) answered with heat maps, {BACKBONE} {name} at {SIZE} px, {THREADS} threads"
-        for way, told in WAYS.items():
+        for way, method in WAYS.items():
             first, goals = (children[name].first, children[way].first), GOALS[way]
-            rows.append(Row(what, "answers/s", rate[name], rate[way], told, goals[0]))
-            rows.append(Row(f"{what}: process start to first answer", "s", *first, told, goals[1]))
-            rows.append(Row(f"{what}: peak memory", "MB", peak[name], peak[way], told, goals[2]))
+            rows.append(Row(what, "answers/s", rate[name], rate[way], method, goals[0]))
+            rows.append(
+                Row(f"{what}: process start to first answer", "s", *first, method, goals[1])
+            )
+            rows.append(Row(f"{what}: peak memory", "MB", peak[name], peak[way], method, goals[2]))
         folder = f"`cxr predict` over a folder of {FOLDER} ({kind}), start included, {name}, {THREADS} threads"
         rows.append(
             Row(
@@ -114,7 +116,7 @@ def _write_models(scratch: Path) -> dict[str, Path]:
         float
     )  # no int8 is worse: the first does
     job = QuantizationJob(plain, films, ValidationSet(films, wrong, answers), scratch)
-    trials = quantize(job, tell=lambda line: None)
+    trials = quantize(job, log=lambda line: None)
     card = {
         "format": 1,
         "name": BACKBONE,

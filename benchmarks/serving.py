@@ -105,8 +105,8 @@ def write_b4(folder: Path) -> Path:
     }
     path = folder / "b4-int8.onnx"
     shutil.move(best_trial(trials).path, path)
-    known = {"precision": "int8", "familiarity": None, "exported": "", "versions": {}}
-    write_card(path, make_card("b4-int8", card, [], **known))
+    parts = {"precision": "int8", "familiarity": None, "exported": "", "versions": {}}
+    write_card(path, make_card("b4-int8", card, [], **parts))
     shutil.rmtree(work)
     return path
 

@@ -259,7 +259,7 @@ def export(
         found = path if path.suffix == ".pt" else run_folder(source)
         place = {} if out is None else {"out": out.expanduser()}
         typer.echo(
-            export_run(found, name, int8=int8, allow_drop=allow_drop, tell=typer.echo, **place)
+            export_run(found, name, int8=int8, allow_drop=allow_drop, log=typer.echo, **place)
         )
 
 

@@ -169,7 +169,7 @@ def run(tiny_phantoms, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def exported(run, tmp_path_factory):
-    return export_run(run, out=tmp_path_factory.mktemp("savefolder"), tell=silent)
+    return export_run(run, out=tmp_path_factory.mktemp("savefolder"), log=silent)
 
 
 def test_a_run_is_exported_under_the_names_of_its_study_and_itself(run, exported):
@@ -256,7 +256,7 @@ def test_the_command_exports_nothing_but_complete_runs(tmp_path):
 
 def test_int8_comes_with_its_drift_and_statistics_of_its_own_embeddings(run, exported, tmp_path):
     said = []
-    path = export_run(run, name="small", int8=True, allow_drop=True, out=tmp_path, tell=said.append)
+    path = export_run(run, name="small", int8=True, allow_drop=True, out=tmp_path, log=said.append)
     card, plain = read_card(path), read_card(exported)
     drift = card["drift"]
     assert path.name == "small.onnx" and card["precision"] == "int8" and "drift" not in plain
@@ -268,13 +268,13 @@ def test_int8_comes_with_its_drift_and_statistics_of_its_own_embeddings(run, exp
     gap = np.abs(np.subtract(*(1 / (1 + np.exp(-(2 * logits + 0.5))) for logits in raw)))
     assert gap.max() == pytest.approx(drift["prob_max"], abs=1e-5) and drift["prob_mean"] > 0
     assert card["familiarity"]["mean"] != plain["familiarity"]["mean"]
-    assert any("nothing (fp32)" in line and "ms a film" in line for line in said)
+    assert any("nothing (fp32)" in line and "ms per image" in line for line in said)
 
 
 @pytest.fixture(scope="module")
 def int8(run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("int8")
-    return export_run(run, name="small", int8=True, allow_drop=True, out=folder, tell=silent)
+    return export_run(run, name="small", int8=True, allow_drop=True, out=folder, log=silent)
 
 
 def test_the_scores_of_int8_are_measured_in_int8(run, int8):
@@ -315,12 +315,12 @@ def test_int8_that_cannot_be_judged_is_refused(run, tmp_path, monkeypatch):
     with pytest.raises(
         ExportError, match=r"has \d+ positive labels, and 1000000 are needed; nothing was exported"
     ):
-        export_run(run, int8=True, out=tmp_path / "out", tell=silent)
+        export_run(run, int8=True, out=tmp_path / "out", log=silent)
 
 
 def test_int8_that_was_not_judged_says_so_on_its_card(run, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "MIN_POSITIVES", 10**6)
-    path = export_run(run, int8=True, allow_drop=True, out=tmp_path, tell=silent)
+    path = export_run(run, int8=True, allow_drop=True, out=tmp_path, log=silent)
     assert read_card(path)["drift"]["judged"] is False
     assert "**It was not judged: " in path.with_suffix(".md").read_text()
 
@@ -339,7 +339,7 @@ def test_int8_that_changes_too_much_is_refused_and_nothing_is_left(run, tmp_path
     with pytest.raises(
         ExportError, match=r"too differently .* AUROC \+0\.0051, .* Nothing was exported"
     ):
-        export_run(run, int8=True, out=tmp_path / "out", tell=silent)
+        export_run(run, int8=True, out=tmp_path / "out", log=silent)
     assert not (tmp_path / "out").exists()
 
 
@@ -365,13 +365,13 @@ def test_without_its_films_a_run_is_exported_but_for_familiarity_and_int8(run, t
     config = json.loads((folder / "config.json").read_text())
     write_json(folder / "config.json", config | {"data_root": str(tmp_path / "gone")})
     said = []
-    card = read_card(export_run(folder, out=tmp_path / "out", tell=said.append))
+    card = read_card(export_run(folder, out=tmp_path / "out", log=said.append))
     assert card["familiarity"] is None and any("they cannot be read" in line for line in said)
     with pytest.raises(
         ExportError,
         match="int8 needs the films that the model was trained on, and they cannot be read",
     ):
-        export_run(folder, int8=True, out=tmp_path / "int8", tell=silent)
+        export_run(folder, int8=True, out=tmp_path / "int8", log=silent)
 
 
 def test_an_export_changes_nothing_in_the_run(run, exported):
@@ -390,7 +390,7 @@ def test_what_is_no_complete_run_is_refused(tmp_path):
 @pytest.mark.parametrize("name", ["../up", "a/b", ".hidden", "a b", "a\n"])
 def test_a_name_that_is_no_file_name_is_refused(run, name, tmp_path):
     with pytest.raises(ExportError, match="is no name for a model"):
-        export_run(run, name=name, out=tmp_path / "out", tell=silent)
+        export_run(run, name=name, out=tmp_path / "out", log=silent)
     assert not (tmp_path / "out").exists()
 
 

@@ -99,7 +99,7 @@ def test_a_published_file_is_exported_like_a_run(small, tmp_path):
     network = theirs(14, small)
     torch.save(network.state_dict(), tmp_path / "all_14.pt")
     said = []
-    path = export_run(tmp_path / "all_14.pt", out=tmp_path / "out", tell=said.append)
+    path = export_run(tmp_path / "all_14.pt", out=tmp_path / "out", log=said.append)
     assert path == tmp_path / "out" / "all_14.onnx" and any(
         "published weights" in line for line in said
     )

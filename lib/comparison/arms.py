@@ -35,7 +35,7 @@ from lib.metrics.bootstrap import (
     bias,
     bootstrap_scores,
     finding_interval,
-    mean_known,
+    mean_defined,
     point_scores,
     spread,
 )
@@ -70,9 +70,9 @@ class RunPredictions(Predictions):
         kept = ~np.isnan(self.targets[:, columns]).all(axis=1)
         if tuple(findings) == self.findings and kept.all():
             return self  # with what it has computed
-        some = {"targets": self.targets[:, columns], "probs": self.probs[:, columns]}
-        some["thresholds"] = self.thresholds[columns]
-        return replace(self, findings=tuple(findings), scored=None, **some).rows(kept)
+        parts = {"targets": self.targets[:, columns], "probs": self.probs[:, columns]}
+        parts["thresholds"] = self.thresholds[columns]
+        return replace(self, findings=tuple(findings), scored=None, **parts).rows(kept)
 
     def rows(self, kept: np.ndarray) -> "RunPredictions":
         """The same for the images where kept (N,) is true."""
@@ -89,7 +89,7 @@ class RunPredictions(Predictions):
         """metric -> (F + 1,): each finding, then macro."""
         scores = self.scored or point_scores(self.targets, self.probs, self.thresholds)
         return {
-            metric: np.append(values, mean_known(values[self.counted]))
+            metric: np.append(values, mean_defined(values[self.counted]))
             for metric, values in scores.items()
         }
 
@@ -99,7 +99,7 @@ class RunPredictions(Predictions):
         there."""
         scores = self._kept_resamples()
         return {
-            metric: np.column_stack([values, mean_known(values[:, self.counted])])
+            metric: np.column_stack([values, mean_defined(values[:, self.counted])])
             for metric, values in scores.items()
         }
 
@@ -341,8 +341,8 @@ def _variance_components(
             both += _interaction(runs, metric) / len(runs)
         elif noise is not None:
             both += noise.interaction[metric]
-    known = ~np.isnan(patients)
-    patients[known] = np.fmax(patients[known] - np.fmin(both, seeds)[known], 0.0)
+    finite = ~np.isnan(patients)
+    patients[finite] = np.fmax(patients[finite] - np.fmin(both, seeds)[finite], 0.0)
     freedom = np.array([satterthwaite(a, b, df) for a, b in zip(patients, seeds, strict=True)])
     freedom[seeds < both] = np.inf
     return patients, seeds, freedom, df
@@ -370,7 +370,7 @@ def _points(runs: list[RunPredictions], metric: str) -> np.ndarray:
 
 def _resampled(runs: list[RunPredictions], metric: str) -> np.ndarray:
     """The mean of the runs in each resample: (RESAMPLES, F + 1)."""
-    return mean_known(np.array([run.resampled[metric] for run in runs]), axis=0)
+    return mean_defined(np.array([run.resampled[metric] for run in runs]), axis=0)
 
 
 def _squares(scores: np.ndarray) -> np.ndarray:
@@ -382,8 +382,10 @@ def _interaction(runs: list[RunPredictions], metric: str) -> np.ndarray:
     """Variance over patients of a run's deviation from the mean of the runs of its arm: (F +
     1,)."""
     each = np.array([run.resampled[metric] for run in runs])  # (S, RESAMPLES, F + 1)
-    apart = each - mean_known(each, axis=0)
-    squares = mean_known((apart - mean_known(apart, axis=1)[:, None]) ** 2, axis=1)  # (S, F + 1)
+    apart = each - mean_defined(each, axis=0)
+    squares = mean_defined(
+        (apart - mean_defined(apart, axis=1)[:, None]) ** 2, axis=1
+    )  # (S, F + 1)
     return squares.sum(axis=0) / (len(runs) - 1)
 
 

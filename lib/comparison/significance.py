@@ -11,8 +11,8 @@ LEVEL, ALPHA, POWER = 0.95, 0.05, 0.8
 def holm(p: Sequence[float]) -> np.ndarray:
     """p-values corrected for their number by Holm (1979); NaN stays NaN and is not counted."""
     values = np.asarray(p, dtype=float)
-    known = np.flatnonzero(~np.isnan(values))
-    order = known[np.argsort(values[known], kind="stable")]
+    tested = np.flatnonzero(~np.isnan(values))
+    order = tested[np.argsort(values[tested], kind="stable")]
     corrected = np.full(len(values), np.nan)
     steps = values[order] * np.arange(len(order), 0, -1)
     corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0) if len(order) else steps

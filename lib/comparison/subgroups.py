@@ -70,7 +70,7 @@ def _people(folder: Path, run: RunPredictions) -> pd.DataFrame:
         bands[(age >= low) & (age < high)] = _band(low, high)
     orders = {"sex": ["F", "M"], "age": [_band(*band) for band in AGE_BANDS], "view": ["PA", "AP"]}
     values = {"sex": frame["sex"], "age": bands, "view": frame["view"]}
-    known = {
+    columns = {
         name: column.astype(object).where(column.notna(), NOT_KNOWN).astype(str)
         for name, column in values.items()
     }
@@ -80,7 +80,7 @@ def _people(folder: Path, run: RunPredictions) -> pd.DataFrame:
                 column,
                 [*dict.fromkeys([*orders[name], *sorted(set(column) - {NOT_KNOWN})]), NOT_KNOWN],
             )
-            for name, column in known.items()
+            for name, column in columns.items()
         }
     )
 

@@ -213,25 +213,27 @@ def power_table(verdicts: Comparison, seeds: Sequence[int] = (1, 2, 3, 5, 10)) -
         )  # of one run
         patients = macro["se_patients"] ** 2
         share = macro["se_seeds"] ** 2 / (patients + macro["se_seeds"] ** 2)
-        known = (macro["df"] * share**2).where(
+        freedom = (macro["df"] * share**2).where(
             share > 0, 0
         )  # the degrees of freedom of the seeds' part
         rows[f"macro {name}"] = {
-            f"{k} seed{'s' * (k > 1)}": _median(patients, single * 2 / k, known) for k in seeds
+            f"{k} seed{'s' * (k > 1)}": _median(patients, single * 2 / k, freedom) for k in seeds
         }
     return pd.DataFrame(rows).T
 
 
-def _median(patients: pd.Series, spread: pd.Series, known: pd.Series) -> float:
-    return float(np.median([detectable(*one) for one in zip(patients, spread, known, strict=True)]))
+def _median(patients: pd.Series, spread: pd.Series, freedom: pd.Series) -> float:
+    return float(
+        np.median([detectable(*one) for one in zip(patients, spread, freedom, strict=True)])
+    )
 
 
 def _detectable(row: Any, alpha: float) -> float:
     if not np.isfinite(row.se_patients) or row.one_training:
         return np.nan
     patients, seeds = row.se_patients**2, row.se_seeds**2
-    known = row.df * (seeds / (patients + seeds)) ** 2 if seeds > 0 else 0
-    return detectable(patients, seeds, known, alpha)
+    freedom = row.df * (seeds / (patients + seeds)) ** 2 if seeds > 0 else 0
+    return detectable(patients, seeds, freedom, alpha)
 
 
 NAMES = {"auroc": "AUROC", "average_precision": "average precision", "f1": "F1"}
@@ -300,14 +302,14 @@ def summary(table: pd.DataFrame, verdicts: "Comparison") -> str:
         row = [arm, what]
         row += [_interval(scores.loc[(arm, m)]) if (arm, m) in scores.index else "" for m in NAMES]
         row.append(f"{runs['accuracy'].mean():.3f} ({runs['accuracy_all_negative'].mean():.3f})")
-        told = (
+        verdict = (
             _verdict(changes.loc[arm])
             if arm in changes.index
             else "not compared"
             if arm in verdicts.refused
             else ""
         )
-        lines.append([*row, told])
+        lines.append([*row, verdict])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 

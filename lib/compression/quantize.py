@@ -145,11 +145,11 @@ def macro_auroc(targets: np.ndarray, logits: np.ndarray) -> float:
         scores.append(
             auroc(y, ranks / max(1, ranks.max()))
         )  # in [0, 1], with the ties of the logits and no others
-    known = [score for score in scores if not np.isnan(score)]
-    return float(np.mean(known)) if known else float("nan")
+    defined = [score for score in scores if not np.isnan(score)]
+    return float(np.mean(defined)) if defined else float("nan")
 
 
-def quantize(bench: QuantizationJob, tell: Callable[[str], None] = print) -> list[Trial]:
+def quantize(bench: QuantizationJob, log: Callable[[str], None] = print) -> list[Trial]:
     """Tries one way after the other until one is fine; returns all trials, the last one may be
     fine.
 
@@ -171,7 +171,7 @@ def quantize(bench: QuantizationJob, tell: Callable[[str], None] = print) -> lis
         path = bench.folder / f"int8-{len(trials)}.onnx"
         _write_int8(bench, path, method, nodes)
         trials.append(judged(bench.judge, method, what, path))
-        tell(f"int8, {method}, {what}: {drift_text(trials[-1])}")
+        log(f"int8, {method}, {what}: {drift_text(trials[-1])}")
         if trials[-1].fine:
             break
     return trials
@@ -192,8 +192,8 @@ def drift_text(trial: Trial) -> str:
 def halves(patients: Sequence[str]) -> np.ndarray:
     """(N,) True for the images to choose a recipe on, False for those to judge it on: by a hash of
     the patient."""
-    known = sorted(set(patients), key=lambda patient: sha256(str(patient).encode()).digest())
-    return np.isin(patients, known[: (len(known) + 1) // 2])
+    shuffled = sorted(set(patients), key=lambda patient: sha256(str(patient).encode()).digest())
+    return np.isin(patients, shuffled[: (len(shuffled) + 1) // 2])
 
 
 def _attempts(bench: QuantizationJob, trials: list[Trial]) -> Iterator[tuple[str, str, list[str]]]:

@@ -45,12 +45,12 @@ def remeasure(
     )
     points = apply_thresholds(chosen, films.test_targets, test, films.test_patients)
     calibration = fit_calibration(films.val_targets, val, films.val_patients, findings)
-    own = {
+    measured = {
         "thresholds": cuts.tolist(),
         "operating_points": _records(points),
         "calibration": calibration.as_card(),
     }
-    return card | own, _records(metrics)
+    return card | measured, _records(metrics)
 
 
 def set_calibration(path: Path, slope: list[float], intercept: list[float]) -> None:

@@ -28,21 +28,21 @@ _CHUNK = 256  # files per task of a thread
 def check_heads(paths: Sequence[str], folder: Path) -> list[Wrong | None]:
     """Per file, what is wrong, or None; what was found right is kept in `folder`/heads.npy."""
     table = folder / "heads.npy"
-    known = _read_known(table)
+    checked = _read_checked(table)
     keys, found = [], []
     starts = range(0, len(paths), _CHUNK)
     with ThreadPoolExecutor(8) as pool:  # waits for the disk, mostly
-        for part in pool.map(lambda start: _check(paths[start : start + _CHUNK], known), starts):
+        for part in pool.map(lambda start: _check(paths[start : start + _CHUNK], checked), starts):
             keys += part[0]
             found += part[1]
-    new = {key for key, wrong in zip(keys, found, strict=True) if key and wrong is None} - known
+    new = {key for key, wrong in zip(keys, found, strict=True) if key and wrong is None} - checked
     if new:
         with suppress(OSError), atomic_write(table) as partial:  # a cache may be read-only
-            np.save(partial, np.frombuffer(b"".join(known | new), dtype="V16"))
+            np.save(partial, np.frombuffer(b"".join(checked | new), dtype="V16"))
     return found
 
 
-def _read_known(table: Path) -> set[bytes]:
+def _read_checked(table: Path) -> set[bytes]:
     """The keys of files that were found right; a table that cannot be read is begun anew."""
     try:
         return {key.tobytes() for key in np.load(table)}
@@ -50,10 +50,10 @@ def _read_known(table: Path) -> set[bytes]:
         return set()
 
 
-def _check(paths: Sequence[str], known: set[bytes]) -> tuple[list[bytes], list[Wrong | None]]:
+def _check(paths: Sequence[str], checked: set[bytes]) -> tuple[list[bytes], list[Wrong | None]]:
     keys = [_key(path) for path in paths]
     return keys, [
-        None if key in known else _wrong_with(path) for key, path in zip(keys, paths, strict=True)
+        None if key in checked else _wrong_with(path) for key, path in zip(keys, paths, strict=True)
     ]
 
 

@@ -115,8 +115,12 @@ def load_images(data: Dataset, images: Sequence[str], size: int) -> np.ndarray:
 def _drop_stale_checkpoint(folder: Path, fingerprint: str) -> None:
     """Sets aside the checkpoint of a broken run whose images, labels or splits were others: it is
     not continued."""
-    known, checkpoint = folder / "data.json", folder / "last.ckpt"
-    if known.exists() and checkpoint.exists() and read_json(known)["fingerprint"] != fingerprint:
+    described, checkpoint = folder / "data.json", folder / "last.ckpt"
+    if (
+        described.exists()
+        and checkpoint.exists()
+        and read_json(described)["fingerprint"] != fingerprint
+    ):
         stamp = time.strftime("%Y%m%dT%H%M%S")
         aside = checkpoint.rename(checkpoint.with_name(f"{checkpoint.name}.of_other_data-{stamp}"))
         print(
@@ -174,5 +178,5 @@ def data_fingerprint(config: Config) -> str:
 
 
 def _fingerprint(frame: pd.DataFrame) -> str:
-    told = frame[["image", "split", *FINDINGS]].sort_values("image").to_csv(index=False)
-    return hashlib.sha256(told.encode()).hexdigest()[:16]
+    text = frame[["image", "split", *FINDINGS]].sort_values("image").to_csv(index=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -85,8 +85,10 @@ def assign_splits(
 def _covers(frame: pd.DataFrame, official: pd.Series, findings: Sequence[str]) -> bool:
     """Whether the official test images annotate every one of `findings` that any image
     annotates."""
-    known = frame[list(findings)].notna()
-    return bool(known[official].any()[known.any()].all()) and bool(known[official].any().any())
+    annotated = frame[list(findings)].notna()
+    return bool(annotated[official].any()[annotated.any()].all()) and bool(
+        annotated[official].any().any()
+    )
 
 
 def patient_id(patient: str) -> str:
@@ -130,10 +132,10 @@ def split_notes(
             f"{excluded:,} images of {patients:,} patients of an official test list or hold_out are left out"
         )
     counts = split_counts(frame, split, findings)
-    known = [name for name in findings if (frame[name] == 1).any()]
+    positive = [name for name in findings if (frame[name] == 1).any()]
     for part in ("train", "val", "test"):
         if part in counts.index and (
-            lacking := [name for name in known if counts.loc[part, name] == 0]
+            lacking := [name for name in positive if counts.loc[part, name] == 0]
         ):
             notes.append(
                 f"no positive image in {part} for {', '.join(lacking)}: its metrics will be missing there"

@@ -120,11 +120,11 @@ def problem_text(
         text = f"{len(members):,} x {kind}"
         if kind == "missing file":
             tables = ", ".join(dict.fromkeys(p.table for p in members))
-            some = f"{len(members):,} of the {n_rows:,} images listed in {tables} are not there"
+            missing = f"{len(members):,} of the {n_rows:,} images listed in {tables} are not there"
             text = (
                 f"none of the {n_rows:,} images listed in {tables} is there"
                 if len(members) == n_rows
-                else some
+                else missing
             )
             text += f" (looked in {', '.join(looked_in)}; unpack all image folders there)"
         examples = "; ".join(_example(p) for p in members[:3]) + (
@@ -246,7 +246,7 @@ def _targets(labels: Sequence[frozenset[str] | None], complete: bool) -> np.ndar
     return np.array([rows[found] for found in labels], dtype=float).reshape(-1, len(FINDINGS))
 
 
-def _read_boxes(listing: Listing, known: set[str]) -> tuple[pd.DataFrame, list[Problem]]:
+def _read_boxes(listing: Listing, images: set[str]) -> tuple[pd.DataFrame, list[Problem]]:
     boxes, problems, strangers = [], [], 0
     for line, cells in listing.boxes:
         image, finding = cells[0].strip(), canonical_finding(cells[1]) if len(cells) > 1 else None
@@ -259,7 +259,7 @@ def _read_boxes(listing: Listing, known: set[str]) -> tuple[pd.DataFrame, list[P
             problems.append(
                 Problem("BBox_List_2017.csv", line, image, "unusable box", repr(",".join(cells)))
             )
-        elif image in known:
+        elif image in images:
             boxes.append((image, finding, *numbers))
         else:
             strangers += 1

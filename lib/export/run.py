@@ -66,7 +66,7 @@ def export_run(
     int8: bool = False,
     allow_drop: bool = False,
     out: Path = REPO_ROOT / "savefolder",
-    tell: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> Path:
     """Exports a run's folder, or a state dict `all_14.pt` or `single_disease.pt`, and returns the
     path of NAME.onnx.
@@ -91,18 +91,20 @@ def export_run(
     with tempfile.TemporaryDirectory() as place:
         plain = Path(place) / "fp32.onnx"
         parity = _write_plain(found, plain)
-        tell(f"torch and ONNX agree: probabilities differ by {parity:.1g} at most")
-        shipped, own, metrics = plain, found.card, found.record.get("metrics", [])
+        log(f"torch and ONNX agree: probabilities differ by {parity:.1g} at most")
+        shipped, run_card, metrics = plain, found.card, found.record.get("metrics", [])
         parts: dict[str, Any] = {"precision": "fp32"}
         if int8:
-            shipped, parts = _write_int8(found, plain, allow_drop, tell)
-            own, metrics = remeasure(shipped, found.films, found.card)
-            set_calibration(shipped, own["calibration"]["slope"], own["calibration"]["intercept"])
+            shipped, parts = _write_int8(found, plain, allow_drop, log)
+            run_card, metrics = remeasure(shipped, found.films, found.card)
+            set_calibration(
+                shipped, run_card["calibration"]["slope"], run_card["calibration"]["intercept"]
+            )
         else:
             took = latencies_ms({"fp32": plain}, found.card["image_size"])["fp32"]
-            tell(f"fp32: {plain.stat().st_size / 2**20:.1f} MB, {took:.1f} ms a film at 2 threads")
-        parts["familiarity"] = _familiarity(found, shipped, tell)
-        card = make_card(name, own, metrics, **parts, **_made(found))
+            log(f"fp32: {plain.stat().st_size / 2**20:.1f} MB, {took:.1f} ms per image at 2 threads")
+        parts["familiarity"] = _familiarity(found, shipped, log)
+        card = make_card(name, run_card, metrics, **parts, **_made(found))
         write_card(shipped, card)
         return _keep(shipped, card, out / f"{name}.onnx")
 
@@ -148,7 +150,7 @@ def _write_plain(found: Source, path: Path) -> float:
 
 
 def _write_int8(
-    found: Source, plain: Path, allow_drop: bool, tell: Callable[[str], None]
+    found: Source, plain: Path, allow_drop: bool, log: Callable[[str], None]
 ) -> tuple[Path, dict[str, Any]]:
     films, thresholds = found.films, np.array(make_card("", found.card, [])["thresholds"])
     judge = ValidationSet(films.val, films.val_targets, run_file(plain, films.val), thresholds)
@@ -161,12 +163,12 @@ def _write_int8(
             f"and {MIN_POSITIVES} are needed; nothing was exported. Export it as fp32, or ship it anyway: --allow-drop"
         )
     trials = quantize(
-        QuantizationJob(plain, films.train[:CALIBRATION_FILMS], choosing, plain.parent), tell
+        QuantizationJob(plain, films.train[:CALIBRATION_FILMS], choosing, plain.parent), log
     )
-    tell(_trial_table(plain, choosing, trials, found.card["image_size"]))
+    log(_trial_table(plain, choosing, trials, found.card["image_size"]))
     best = best_trial(trials)
     best = judged(judging, best.calibration, best.what, best.path)
-    tell(f"judged on the other half, {len(judging.images):,} images: {drift_text(best)}")
+    log(f"judged on the other half, {len(judging.images):,} images: {drift_text(best)}")
     if not best.fine and not allow_drop:
         raise ExportError(
             f"int8 answers too differently on {len(judging.images):,} validation images that did not choose it: "
@@ -206,7 +208,7 @@ def _trial_table(plain: Path, judge: ValidationSet, trials: list[Trial], size: i
             "AUROC",
             "drop",
             "probs, most",
-            "ms a film, 2 threads",
+            "ms per image, 2 threads",
         )
     ]
     rows.append(
@@ -239,9 +241,7 @@ def _megabytes(path: Path) -> str:
     return f"{path.stat().st_size / 2**20:.1f}"
 
 
-def _familiarity(
-    found: Source, shipped: Path, tell: Callable[[str], None]
-) -> dict[str, Any] | None:
+def _familiarity(found: Source, shipped: Path, log: Callable[[str], None]) -> dict[str, Any] | None:
     """Statistics of the embeddings that the shipped file gives; None, said aloud, where there are
     no films for them."""
     reason = found.no_films
@@ -253,7 +253,7 @@ def _familiarity(
             return fit_familiarity(*embeddings)
         except ValueError as error:
             reason = str(error)
-    tell(f"the model will not be able to say when a film is unlike its training films: {reason}")
+    log(f"the model will not be able to say when a film is unlike its training films: {reason}")
     return None
 
 

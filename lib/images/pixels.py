@@ -22,9 +22,9 @@ def check_size(width: int, height: int) -> None:
     """Raises ImageError for a size, in px, that no chest film has."""
     shape = f"is {width} x {height} px"
     if max(width, height) > MAX_SIDE:
-        raise ImageError(f"{shape}; at most {MAX_SIDE} px a side are read, so make it smaller")
+        raise ImageError(f"{shape}; at most {MAX_SIDE} px per side are read, so make it smaller")
     if min(width, height) < MIN_SIDE:
-        raise ImageError(f"{shape}; a film has at least {MIN_SIDE} px a side")
+        raise ImageError(f"{shape}; a film has at least {MIN_SIDE} px per side")
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise ImageError(
             f"{shape}, too long and narrow for a chest film (at most {MAX_ASPECT:g} to 1)"
@@ -42,10 +42,10 @@ def read_bytes(source: Path | str | bytes | BinaryIO, expect: Callable[[int], No
             with os.fdopen(
                 os.open(source, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb"
             ) as opened:
-                known = os.fstat(opened.fileno())
-                _check_regular(known)  # the path may lead to a pipe since then
-                _check_bytes(known.st_size)
-                expect(known.st_size)
+                status = os.fstat(opened.fileno())
+                _check_regular(status)  # the path may lead to a pipe since then
+                _check_bytes(status.st_size)
+                expect(status.st_size)
                 data = opened.read(MAX_BYTES + 1)
         except OSError as error:
             raise ImageError(f"cannot be read: {error.strerror or error}") from error
@@ -62,10 +62,10 @@ def _check_bytes(count: int) -> None:
         raise ImageError(f"is larger than {MAX_BYTES >> 20} MiB, and no film is")
 
 
-def _check_regular(known: os.stat_result) -> None:
-    if stat.S_ISDIR(known.st_mode):
+def _check_regular(status: os.stat_result) -> None:
+    if stat.S_ISDIR(status.st_mode):
         raise ImageError("is a folder, not a file")
-    if not stat.S_ISREG(known.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise ImageError("is a pipe, a socket or a device, not a file")
 
 

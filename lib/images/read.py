@@ -113,7 +113,7 @@ def _open(data: bytes) -> Image.Image:
         return Image.open(BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise ImageError(
-            f"claims more pixels than any film has; at most {MAX_SIDE} px a side are read"
+            f"claims more pixels than any film has; at most {MAX_SIDE} px per side are read"
         ) from error
     except UnidentifiedImageError as error:
         if data.startswith(_BEGINNINGS):

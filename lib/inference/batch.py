@@ -220,7 +220,7 @@ def predict_command(
                 )
             raise
     print(counts.text() + (f"; {out}" if out else ""), file=sys.stderr)
-    return 1 if counts.refused and not counts.answered + counts.known else 0
+    return 1 if counts.refused and not counts.answered + counts.reused else 0
 
 
 def _open_journal(out: Path, predictor: Predictor, leaderboard: bool) -> Journal:
@@ -251,9 +251,9 @@ def _jobs(
     }
     for found in files:
         row = empty | {"path": path_text(found.path), "model": model} | _stat(found.path)
-        known = journal is not None and journal.holds(row)
+        reused = journal is not None and journal.holds(row)
         waiting.append(
-            _Job(row["path"], None if known else pool.submit(_answered, found, row, predictor))
+            _Job(row["path"], None if reused else pool.submit(_answered, found, row, predictor))
         )
         if len(waiting) > ahead:
             yield waiting.popleft()
@@ -262,10 +262,10 @@ def _jobs(
 
 def _stat(path: str) -> Row:
     try:
-        known = Path(path).stat()
+        status = Path(path).stat()
     except OSError:  # there is no such file: its row will say so
         return {}
-    return {"bytes": known.st_size, "modified": known.st_mtime_ns}
+    return {"bytes": status.st_size, "modified": status.st_mtime_ns}
 
 
 def _answered(found: Found, row: Row, predictor: Predictor) -> Row:

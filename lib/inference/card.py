@@ -224,12 +224,12 @@ def _reliability(card: dict[str, Any]) -> str:
         "specificity",
         "positives",
     )
-    said = (
+    paragraph = (
         "On test films, which the training did not see."
         if rows
         else "Nothing is known of how well it does."
     )
-    return said + "\n\n" + _table((*heading, "threshold (from)", "calibration"), lines)
+    return paragraph + "\n\n" + _table((*heading, "threshold (from)", "calibration"), lines)
 
 
 def _points(card: dict[str, Any]) -> str:
@@ -246,10 +246,10 @@ def _points(card: dict[str, Any]) -> str:
 
 
 def _drift(drift: dict[str, Any]) -> list[str]:
-    known = drift["auroc_drop"] is not None
+    judged = drift["auroc_drop"] is not None
     area = (
         f"macro AUROC {drift['auroc_fp32']:.4f} in fp32, {drift['auroc_int8']:.4f} in int8"
-        if known
+        if judged
         else "no AUROC"
     )
     unjudged = f"**It was not judged: {drift['positives']} positive labels are too few.**"

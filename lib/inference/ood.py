@@ -32,13 +32,13 @@ def unlikeness(embedding: np.ndarray, statistics: dict[str, Any]) -> np.ndarray:
         raise ValueError(
             f"embeddings are {embedding.shape}; the statistics are of (B, {len(mean)}): use one model"
         )
-    known = np.isfinite(embedding).all(1)
-    centred = np.where(known[:, None], np.asarray(embedding, np.float64) - mean, 0.0)  # (B, D)
+    finite = np.isfinite(embedding).all(1)
+    centred = np.where(finite[:, None], np.asarray(embedding, np.float64) - mean, 0.0)  # (B, D)
     along = centred @ projection  # (B, K)
     rest = centred - along @ projection.T  # (B, D)
     within = ((along / scale) ** 2).mean(1)
     beyond = (rest**2).sum(1) / statistics["rest"]
-    return np.where(known, np.sqrt((within + beyond) / 2), np.inf)
+    return np.where(finite, np.sqrt((within + beyond) / 2), np.inf)
 
 
 def fit_familiarity(train: np.ndarray, val: np.ndarray) -> dict[str, Any]:

@@ -19,7 +19,7 @@ NO_FINDING = "No Finding"
 KNOWN_BY = ("bytes", "modified", "model")
 """Columns that identify an up-to-date row: file size, modification time (ns), model."""
 
-_TOLD = {
+_ANSWER_COLUMNS = {
     "path": str,
     "status": str,
     "reason": str,
@@ -27,7 +27,7 @@ _TOLD = {
     "unlikeness": float,
     "unfamiliar": bool,
 }
-_KINDS = _TOLD | {
+_KINDS = _ANSWER_COLUMNS | {
     "flagged": str,
     "bytes": int,
     "modified": int,
@@ -38,18 +38,18 @@ _ENDINGS = (".csv", ".parquet")
 
 @dataclass
 class Counts:
-    """What became of the files: answered now, refused, known from before; and how many answered now
+    """What became of the files: answered now, refused, answered before; and how many answered now
     look strange."""
 
     answered: int = 0
     refused: int = 0
-    known: int = 0
+    reused: int = 0
     unfamiliar: int = 0
 
     def add(self, row: Row | None) -> None:
-        """Counts a row made now, or None for one known from before."""
+        """Counts a row made now, or None for one answered before."""
         if row is None:
-            self.known += 1
+            self.reused += 1
             return
         self.answered += row["status"] == "ok"
         self.refused += row["status"] == "refused"
@@ -57,9 +57,9 @@ class Counts:
 
     def text(self) -> str:
         """The counts as a sentence; those that may be 0 are told when they are not."""
-        files = self.answered + self.refused + self.known
+        files = self.answered + self.refused + self.reused
         parts = [f"{files} files", f"{self.answered} answered", f"{self.refused} refused"]
-        parts += [f"{self.known} known from before"] * bool(self.known)
+        parts += [f"{self.reused} answered before"] * bool(self.reused)
         return ", ".join(
             parts + [f"{self.unfamiliar} unlike the training films"] * bool(self.unfamiliar)
         )
@@ -68,7 +68,7 @@ class Counts:
 def columns(findings: Sequence[str]) -> list[str]:
     """The columns of a row: path, status (ok or refused), reason, warnings, ..., prob_<finding>,
     and `KNOWN_BY`."""
-    return [*_TOLD, "flagged", *(f"prob_{finding}" for finding in findings), *KNOWN_BY]
+    return [*_ANSWER_COLUMNS, "flagged", *(f"prob_{finding}" for finding in findings), *KNOWN_BY]
 
 
 def check_output(out: Path, findings: Sequence[str], leaderboard: bool) -> None:
@@ -133,10 +133,10 @@ def line(row: Row) -> str:
     if row["status"] != "ok":
         text = f"refused: {row['reason']}"
     else:
-        told = row["flagged"].split("|") if row["flagged"] else []
-        listed = sorted(told or probs, key=lambda finding: -probs[finding])[: len(told) or 1]
+        flagged = row["flagged"].split("|") if row["flagged"] else []
+        listed = sorted(flagged or probs, key=lambda finding: -probs[finding])[: len(flagged) or 1]
         text = ", ".join(f"{finding} {probs[finding]:.2f}" for finding in listed)
-        text = text if told else f"none flagged (highest: {text})"
+        text = text if flagged else f"none flagged (highest: {text})"
         text += (
             f"; unlike the training films ({row['unlikeness'] or inf:.3g})"
             if row["unfamiliar"]
@@ -218,7 +218,7 @@ class Journal:
     def __init__(self, path: Path, names: Sequence[str]):
         self.path, self.names = path, list(names)
         self.order: list[int] = []
-        self.known: dict[
+        self.answered: dict[
             str, tuple[str, int]
         ] = {}  # path -> what it is known by, and where its line begins
         self.lock = FileLock(path.with_suffix(".lock"))
@@ -262,9 +262,9 @@ class Journal:
         row = _parsed_line(line, self.names)
         if row is None:
             return False
-        self.known.pop(row["path"], None)
+        self.answered.pop(row["path"], None)
         if row["status"] == "ok":
-            self.known[row["path"]] = (_known(row), at)
+            self.answered[row["path"]] = (_identity(row), at)
         return True
 
     def take_over(self, out: Path, rows: Iterator[Row]) -> None:
@@ -272,7 +272,7 @@ class Journal:
         stay."""
         try:
             for row in rows:
-                if row["status"] == "ok" and row["path"] not in self.known:
+                if row["status"] == "ok" and row["path"] not in self.answered:
                     cells = _cells(row, self.names)
                     self._learn(_line(cells), self._append(cells))
         except (KeyError, TypeError, ValueError) as error:
@@ -281,11 +281,11 @@ class Journal:
 
     def holds(self, row: Row) -> bool:
         """Whether the same file was answered by the same model before."""
-        return self.known.get(row["path"], ("", 0))[0] == _known(row)
+        return self.answered.get(row["path"], ("", 0))[0] == _identity(row)
 
     def keep(self, path: str) -> None:
         """The next row is the one that is known for this path."""
-        self.order.append(self.known[path][1])
+        self.order.append(self.answered[path][1])
 
     def add(self, row: Row) -> None:
         """The next row; it is in the file when this returns."""
@@ -337,7 +337,7 @@ def _parsed_line(line: bytes, names: Sequence[str]) -> Row | None:
     return dict(zip(names, cells, strict=True)) if len(cells) == len(names) else None
 
 
-def _known(row: Row) -> str:
+def _identity(row: Row) -> str:
     return "|".join("" if row[name] is None else str(row[name]) for name in KNOWN_BY)
 
 

@@ -58,7 +58,7 @@ def bootstrap_interval(
             ends = low[0], high[0]
         else:
             ends = macro_interval(
-                metric, mean_known(points[metric][counted]), mean_known(scores[:, counted])
+                metric, mean_defined(points[metric][counted]), mean_defined(scores[:, counted])
             )
         table[f"{metric}_low"], table[f"{metric}_high"] = [*low, ends[0]], [*high, ends[1]]
     return table
@@ -104,13 +104,13 @@ def macro_interval(metric: str, value: float, resampled: np.ndarray) -> tuple[fl
     AUROC and F1: percentiles. Average precision: the normal interval around the score less its
     `bias`.
     """
-    known = resampled[~np.isnan(resampled)]
-    if len(known) < 2:
+    defined = resampled[~np.isnan(resampled)]
+    if len(defined) < 2:
         return np.nan, np.nan
     if metric != "average_precision":
-        low, high = np.quantile(known, [0.025, 0.975])
+        low, high = np.quantile(defined, [0.025, 0.975])
         return float(low), float(high)
-    middle, reach = value - bias(value, known), 1.96 * known.std(ddof=1)
+    middle, reach = value - bias(value, defined), 1.96 * defined.std(ddof=1)
     return float(max(middle - reach, 0.0)), float(min(middle + reach, 1.0))
 
 
@@ -122,7 +122,7 @@ def bias(value: float, resampled: np.ndarray) -> float:
     less this cover in 90 to 92 %, less the bootstrap's own bias in 80 to 93 %, percentiles in 20 to
     30 % (tests/test_coverage.py).
     """
-    return 2 * float(mean_known(resampled) - value)
+    return 2 * float(mean_defined(resampled) - value)
 
 
 def point_scores(
@@ -137,12 +137,12 @@ def point_scores(
     }
 
 
-def mean_known(values: np.ndarray, axis: int = -1) -> np.ndarray:
+def mean_defined(values: np.ndarray, axis: int = -1) -> np.ndarray:
     """The mean of what is not NaN; NaN where all is."""
-    known = ~np.isnan(values)
-    count = known.sum(axis=axis)
+    defined = ~np.isnan(values)
+    count = defined.sum(axis=axis)
     return np.where(
-        count > 0, np.where(known, values, 0.0).sum(axis=axis) / np.maximum(count, 1), np.nan
+        count > 0, np.where(defined, values, 0.0).sum(axis=axis) / np.maximum(count, 1), np.nan
     )
 
 
@@ -179,8 +179,8 @@ def bootstrap_scores(
         return {metric: np.full((n, targets.shape[1]), np.nan) for metric in INTERVAL_METRICS}
     counts = resample_counts(count, n, seed)  # (n, patients)
     area, precision = _ranked(targets, probs, codes, counts)
-    known, positive = ~np.isnan(targets), targets == 1
-    called = (probs >= cuts(thresholds, targets.shape[1])[0]) & known
+    annotated, positive = ~np.isnan(targets), targets == 1
+    called = (probs >= cuts(thresholds, targets.shape[1])[0]) & annotated
     tp, calls, positives = (
         images_where(mask, codes, counts) for mask in (called & positive, called, positive)
     )
@@ -209,10 +209,10 @@ def _ranked(targets: np.ndarray, probs: np.ndarray, codes: np.ndarray, counts: n
     scores = np.full((2, len(counts), targets.shape[1]), np.nan)
     step = max(1, _BLOCK // len(targets))
     for j in range(targets.shape[1]):
-        known = ~np.isnan(targets[:, j])
-        if len(np.unique(targets[known, j])) < 2:
+        annotated = ~np.isnan(targets[:, j])
+        if len(np.unique(targets[annotated, j])) < 2:
             continue
-        ranking = rank(targets[known, j], probs[known, j], codes[known])
+        ranking = rank(targets[annotated, j], probs[annotated, j], codes[annotated])
         for start in range(0, len(counts), step):
             block = slice(start, start + step)
             scores[:, block, j] = ranked_scores(ranking, counts[block])

@@ -45,8 +45,8 @@ def calibration_scores(
     targets, probs = checked(targets, probs, findings)
     rows = []
     for name, y, p in zip(findings, targets.T, probs.T, strict=True):
-        known = ~np.isnan(y)
-        y, p = y[known], p[known]
+        annotated = ~np.isnan(y)
+        y, p = y[annotated], p[annotated]
         row = {
             "finding": name,
             "brier": np.nan,
@@ -182,7 +182,7 @@ class Calibration:
             ) from error
         if any(len(part) != len(findings) for part in [method, *parts]):
             raise ExportError(
-                f"the card's calibration needs {len(findings)} values everywhere, one a finding"
+                f"the card's calibration needs {len(findings)} values everywhere, one per finding"
             )
         slope, intercept, positives, *losses = (np.array(part, dtype=float) for part in parts)
         for name, kind, a, b in zip(findings, method, slope, intercept, strict=True):
@@ -220,8 +220,8 @@ def fit_calibration(
         raise ValueError(f"folds must be at least 2, to hold one out; got {folds}")
     maps = []
     for y, p in zip(targets.T, probs.T, strict=True):
-        known = ~np.isnan(y)
-        maps.append(_fit_finding(y[known], p[known], codes[known], folds, seed))
+        annotated = ~np.isnan(y)
+        maps.append(_fit_finding(y[annotated], p[annotated], codes[annotated], folds, seed))
     method, coefficients, losses = zip(*maps, strict=True)
     slope, intercept = np.array(coefficients).T
     return Calibration(

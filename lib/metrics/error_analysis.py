@@ -24,15 +24,20 @@ def confident_errors(
     """
     rows = []
     for name in findings:
-        known = predictions[predictions[f"target_{name}"].notna()]
-        prob, target = known[f"prob_{name}"], known[f"target_{name}"]
+        annotated = predictions[predictions[f"target_{name}"].notna()]
+        prob, target = annotated[f"prob_{name}"], annotated[f"target_{name}"]
         above = 100 * prob.rank(pct=True)
-        told = pd.DataFrame(
-            {"finding": name, "image": known["image"], "patient": known["patient"], "prob": prob}
+        images = pd.DataFrame(
+            {
+                "finding": name,
+                "image": annotated["image"],
+                "patient": annotated["patient"],
+                "prob": prob,
+            }
         )
-        told = told.assign(above=above).sort_values("prob", kind="stable")
-        misses = told[target.loc[told.index] == 1].head(each).assign(kind=MISS)
-        alarms = told[target.loc[told.index] == 0].tail(each)[::-1].assign(kind=FALSE_ALARM)
+        images = images.assign(above=above).sort_values("prob", kind="stable")
+        misses = images[target.loc[images.index] == 1].head(each).assign(kind=MISS)
+        alarms = images[target.loc[images.index] == 0].tail(each)[::-1].assign(kind=FALSE_ALARM)
         rows += [misses, alarms]
     columns = ["finding", "kind", "image", "patient", "prob", "above"]
     return pd.concat(rows, ignore_index=True)[columns]
@@ -50,8 +55,8 @@ def error_overlap(
     """
     targets, probs = checked(targets, probs, findings)
     called = probs >= cuts(thresholds, len(findings))[0]
-    missed, alarm, known = (targets == 1) & ~called, (targets == 0) & called, ~np.isnan(targets)
-    both, whole = missed.T.astype(float) @ alarm, missed.T.astype(float) @ known
+    missed, alarm, annotated = (targets == 1) & ~called, (targets == 0) & called, ~np.isnan(targets)
+    both, whole = missed.T.astype(float) @ alarm, missed.T.astype(float) @ annotated
     share = np.where(whole > 0, 100 * both / np.maximum(whole, 1), np.nan)
     np.fill_diagonal(share, np.nan)
     table = pd.DataFrame(share, index=list(findings), columns=list(findings))
@@ -71,8 +76,11 @@ def label_noise_candidates(predictions: pd.DataFrame, findings: Sequence[str]) -
     """
     rows = []
     for name in findings:
-        known = predictions[predictions[f"target_{name}"].notna()]
-        target, prob = known[f"target_{name}"].to_numpy(), known[f"prob_{name}"].to_numpy(float)
+        annotated = predictions[predictions[f"target_{name}"].notna()]
+        target, prob = (
+            annotated[f"target_{name}"].to_numpy(),
+            annotated[f"prob_{name}"].to_numpy(float),
+        )
         if len(np.unique(target)) < 2:
             continue
         odds = np.log(np.clip(prob, 1e-7, 1 - 1e-7) / (1 - np.clip(prob, 1e-7, 1 - 1e-7)))
@@ -81,15 +89,17 @@ def label_noise_candidates(predictions: pd.DataFrame, findings: Sequence[str]) -
             expected = prob[target != label].mean()
             limit = np.log(expected / (1 - expected)) if 0 < expected < 1 else np.inf * sign
             margin = sign * (odds - limit) / spread
-            found = known[(target == label) & (margin > 0)]
-            told = {
+            found = annotated[(target == label) & (margin > 0)]
+            values = {
                 "finding": name,
                 "image": found["image"],
                 "patient": found["patient"],
                 "label": label,
             }
-            told |= {"prob": found[f"prob_{name}"], "expected": expected}
-            rows.append(pd.DataFrame(told).assign(margin=margin[(target == label) & (margin > 0)]))
+            values |= {"prob": found[f"prob_{name}"], "expected": expected}
+            rows.append(
+                pd.DataFrame(values).assign(margin=margin[(target == label) & (margin > 0)])
+            )
     columns = ["finding", "image", "patient", "label", "prob", "expected", "margin"]
     table = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=columns)
     return table.sort_values("margin", ascending=False, kind="stable", ignore_index=True)[columns]
@@ -121,12 +131,12 @@ def box_scores(maps: np.ndarray, boxes: np.ndarray) -> pd.DataFrame:
     for prefix, each in (("", maps), ("centre_", np.broadcast_to(centre, maps.shape))):
         highest = each == each.max(axis=(1, 2), keepdims=True)
         whole = each.sum(axis=(1, 2))
-        some = whole > 0
+        nonzero = whole > 0
         table[f"{prefix}pointing"] = np.where(
-            some, (highest * inside).sum(axis=(1, 2)) / highest.sum(axis=(1, 2)), np.nan
+            nonzero, (highest * inside).sum(axis=(1, 2)) / highest.sum(axis=(1, 2)), np.nan
         )
         table[f"{prefix}energy"] = np.where(
-            some, (each * inside).sum(axis=(1, 2)) / np.where(some, whole, 1), np.nan
+            nonzero, (each * inside).sum(axis=(1, 2)) / np.where(nonzero, whole, 1), np.nan
         )
     return pd.DataFrame(table)
 

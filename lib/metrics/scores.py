@@ -47,7 +47,7 @@ def f1(y: np.ndarray, p: np.ndarray, threshold: float = HALF) -> float:
     none."""
     from sklearn.metrics import f1_score
 
-    y, p = _known(y, p)
+    y, p = _annotated(y, p)
     return float(f1_score(y, p >= threshold, zero_division=0.0)) if (y == 1).any() else np.nan
 
 
@@ -65,7 +65,7 @@ def operating_points(y: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
     y (N,) and p (N,); counts are of annotated images called positive at p >= threshold.
     """
-    y, p = _known(y, p)
+    y, p = _annotated(y, p)
     order = np.argsort(-p, kind="stable")
     last = np.flatnonzero(np.diff(p[order], append=-1))  # the last image of each run of ties
     tp = np.cumsum(y[order] == 1)[last]
@@ -91,8 +91,8 @@ def best_f1_thresholds(targets: np.ndarray, probs: np.ndarray) -> np.ndarray:
 def prevalence(targets: np.ndarray) -> np.ndarray:
     """The share of positives among the annotated images of each finding (F,); NaN where none is
     annotated."""
-    known = ~np.isnan(targets)
-    return ratio((targets == 1).sum(axis=0), known.sum(axis=0), known.any(axis=0))
+    annotated = ~np.isnan(targets)
+    return ratio((targets == 1).sum(axis=0), annotated.sum(axis=0), annotated.any(axis=0))
 
 
 def positive_patients(
@@ -211,15 +211,15 @@ def evaluate(
         {"positives": int, "negatives": int}
     )
     for name in _COUNTED:
-        known = table[name].iloc[:-1].notna().astype(int)
-        table[f"n_{name}"] = [*known, known[counted].sum()]
+        defined = table[name].iloc[:-1].notna().astype(int)
+        table[f"n_{name}"] = [*defined, defined[counted].sum()]
     people, _ = positive_patients(targets, patients)
     return table.assign(positive_patients=[*people, people.sum()], in_macro=[*counted, True])
 
 
 def _finding_row(y: np.ndarray, p: np.ndarray, threshold: float) -> dict[str, float]:
     area, precision = auroc(y, p), average_precision(y, p)
-    y, p = _known(y, p)
+    y, p = _annotated(y, p)
     called, positive = p >= threshold, y == 1
     positives, negatives = int(positive.sum()), int((~positive).sum())
     return {
@@ -241,7 +241,7 @@ def _scored(
     score: Callable[[np.ndarray, np.ndarray], float], y: np.ndarray, p: np.ndarray
 ) -> float:
     """A score of scikit-learn's on the annotated images; NaN where a class is missing."""
-    y, p = _known(y, p)
+    y, p = _annotated(y, p)
     return float(score(y, p)) if len(np.unique(y)) == 2 else np.nan
 
 
@@ -260,7 +260,7 @@ def cuts(thresholds: np.ndarray | None, count: int) -> tuple[np.ndarray, np.ndar
     return np.where(np.isnan(cut), HALF, cut), ~np.isnan(cut)
 
 
-def _known(y: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _annotated(y: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The annotated images of one finding, checked: y (n,), p (n,)."""
     y, p = np.asarray(y, dtype=float), np.asarray(p, dtype=float)
     if y.ndim != 1 or y.shape != p.shape:

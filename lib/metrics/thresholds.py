@@ -168,8 +168,8 @@ def _sensitive(y: np.ndarray, p: np.ndarray) -> float:
 def _without_labels(y: np.ndarray, p: np.ndarray, share: float) -> tuple[float, str]:
     """The threshold that calls `share` of the images positive, as nearly as ties and numbers allow,
     and its source."""
-    known = ~np.isnan(y)
-    p = np.sort(p[known] if known.any() else p)
+    annotated = ~np.isnan(y)
+    p = np.sort(p[annotated] if annotated.any() else p)
     if not len(p) or not share > 0:  # NaN compares false
         return HALF, "default"
     thresholds, below = np.unique(p, return_index=True)

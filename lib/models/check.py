@@ -30,8 +30,8 @@ def check_model(values: dict[str, Any]) -> str | None:
         build_head(config.head, backbone.head_hidden_size, len(config.findings), config.dropout)
     except ModelError as error:
         return str(error)
-    known = timm.get_pretrained_cfg(config.backbone)
-    if config.pretrained is True and not (known and known.has_weights):
+    published = timm.get_pretrained_cfg(config.backbone)
+    if config.pretrained is True and not (published and published.has_weights):
         return f"backbone {config.backbone!r} has no pretrained weights in timm; set pretrained to false or a file"
     return None
 

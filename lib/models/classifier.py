@@ -94,8 +94,8 @@ def build_backbone(
             f"backbone {name!r} is not known to timm; close names: {', '.join(close) or 'none'}"
         )
     options: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
-    known = timm.get_pretrained_cfg(name)
-    if known is not None and known.fixed_input_size:
+    published = timm.get_pretrained_cfg(name)
+    if published is not None and published.fixed_input_size:
         options["img_size"] = image_size
     if isinstance(pretrained, str):
         path = resolve(pretrained)

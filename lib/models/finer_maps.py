@@ -64,8 +64,8 @@ def _spread(layer: Any, stride: int, widest: int) -> None:
     spread = max(1, stride // widest)
     layer.dilation = _times(layer.dilation, spread)
     layer.padding = _times(layer.padding, spread)
-    own = layer.stride if isinstance(layer.stride, int) else layer.stride[0]
-    left = min(stride * own, widest) // min(stride, widest)
+    factor = layer.stride if isinstance(layer.stride, int) else layer.stride[0]
+    left = min(stride * factor, widest) // min(stride, widest)
     layer.stride = left if isinstance(layer.stride, int) else (left, left)
 
 

@@ -82,12 +82,12 @@ def bf16_helps(device: torch.device, model: nn.Module) -> bool:
 def describe_device(fabric: Fabric) -> dict[str, Any]:
     """The device that trains, for the record: its kind, name, precision, threads and peak
     memory."""
-    known = {"kind": fabric.device.type, "precision": str(fabric.strategy.precision.precision)}
+    device = {"kind": fabric.device.type, "precision": str(fabric.strategy.precision.precision)}
     if fabric.device.type != "cuda":
-        return {**known, "threads": torch.get_num_threads()}
+        return {**device, "threads": torch.get_num_threads()}
     peak = torch.cuda.max_memory_allocated(fabric.device) / 2**20
     return {
-        **known,
+        **device,
         "name": torch.cuda.get_device_name(fabric.device),
         "peak_memory_mb": round(peak, 1),
     }
@@ -98,12 +98,12 @@ def masked_bce(
 ) -> Tensor:
     """Binary cross-entropy over the known labels of a batch, their mean or sum; NaN is unknown.
     Shapes (B, F) -> ()."""
-    known = ~targets.isnan()
+    annotated = ~targets.isnan()
     each = F.binary_cross_entropy_with_logits(
         logits, targets.nan_to_num(), pos_weight=pos_weight, reduction="none"
     )
-    total = (each * known).sum()
-    return total if reduction == "sum" else total / known.sum().clamp(min=1)
+    total = (each * annotated).sum()
+    return total if reduction == "sum" else total / annotated.sum().clamp(min=1)
 
 
 def balanced_pos_weight(targets: np.ndarray) -> Tensor:
@@ -435,11 +435,11 @@ def _score(state: _State, val: Loader) -> dict[str, float]:
 def _cardiomegaly_accuracy(targets: np.ndarray, probs: np.ndarray, config: Config) -> float:
     """The share of right answers at 0.5 among the images (N, F) whose Cardiomegaly is known."""
     column = config.findings.index("Cardiomegaly")
-    known = ~np.isnan(targets[:, column])
-    return float(((probs[known, column] >= 0.5) == (targets[known, column] == 1)).mean())
+    annotated = ~np.isnan(targets[:, column])
+    return float(((probs[annotated, column] >= 0.5) == (targets[annotated, column] == 1)).mean())
 
 
 def _mean(values: list[float]) -> float:
     """The mean of what is defined; NaN when nothing is."""
-    known = [value for value in values if not np.isnan(value)]
-    return float(np.mean(known)) if known else math.nan
+    defined = [value for value in values if not np.isnan(value)]
+    return float(np.mean(defined)) if defined else math.nan

@@ -101,10 +101,10 @@ def cost_quality(runs: pd.DataFrame, scores: pd.DataFrame, *, phantom: bool = Fa
     marks = "osD^vP*Xh<>dp"
     for axes, name in zip(panels.flat, costs, strict=False):
         for i, arm in enumerate(arms):
-            own = runs[runs["arm"] == arm]
-            cost = own[name].min() if name == "cpu_latency_ms" else own[name].median()
+            arm_runs = runs[runs["arm"] == arm]
+            cost = arm_runs[name].min() if name == "cpu_latency_ms" else arm_runs[name].median()
             cost /= 1e6 if name == "parameters" else 1
-            row, colour = macro.loc[arm], backbone_colour(own["backbone"].iloc[0])
+            row, colour = macro.loc[arm], backbone_colour(arm_runs["backbone"].iloc[0])
             axes.vlines(cost, row["low"], row["high"], color=colour, linewidth=1, alpha=0.5)
             axes.plot(
                 cost,
@@ -271,8 +271,8 @@ def findings_by_runs(
     else the values."""
     values = matrix.to_numpy(float)
     if limits is None:
-        known = values[np.isfinite(values)]
-        limits = (known.min(), known.max()) if len(known) else (0.0, 1.0)
+        finite = values[np.isfinite(values)]
+        limits = (finite.min(), finite.max()) if len(finite) else (0.0, 1.0)
     texts = [[f"{value:.3f}" if np.isfinite(value) else "-" for value in row] for row in values]
     figure = new_figure(
         2.9 + 0.62 * max(2, len(matrix.columns)), 1.7 + 0.3 * len(matrix), phantom=phantom

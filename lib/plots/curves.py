@@ -251,17 +251,17 @@ def _points(
     """One series of bins: points, their intervals, and a line that stops at bins without a positive
     image."""
     low, high = wilson(observed, count)
-    x, some = predicted.clip(min=floor), observed > 0
+    x, nonzero = predicted.clip(min=floor), observed > 0
     axes.vlines(x, low.clip(min=floor), high, color=colour, linewidth=0.9, alpha=0.6)
     axes.plot(
         x,
-        np.where(some, observed.clip(min=floor), np.nan),
+        np.where(nonzero, observed.clip(min=floor), np.nan),
         "-o",
         color=colour,
         linewidth=1,
         markersize=size,
     )
-    empty = x[~some]
+    empty = x[~nonzero]
     axes.plot(
         empty,
         np.full(len(empty), floor),

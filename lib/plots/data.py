@@ -24,14 +24,14 @@ def label_counts(
     whole = labels.dropna()
     nothing = NO_FINDING if set(findings) == set(FINDINGS) else "none of these"
     present = pd.Series({**labels.sum(), nothing: whole.eq(0).all(axis=1).sum()}, dtype=float)
-    known = pd.Series({**labels.count(), nothing: len(whole)}, dtype=float)
+    annotated = pd.Series({**labels.count(), nothing: len(whole)}, dtype=float)
     present = present.sort_values(kind="stable")
     figure = new_figure(7, 1.2 + 0.28 * len(present), phantom=phantom)
     axes = figure.subplots()
     colours = [GREY if name == nothing else BLUE for name in present.index]
     axes.barh(present.index, present, color=colours, height=0.7)
     for i, (name, count) in enumerate(present.items()):
-        share = f"{100 * count / known[name]:.1f} %" if known[name] else "not annotated"
+        share = f"{100 * count / annotated[name]:.1f} %" if annotated[name] else "not annotated"
         axes.annotate(
             f"{count:,.0f}  ({share})",
             (count, i),
@@ -58,10 +58,10 @@ def cooccurrence(
     `frame` as for `label_counts`; only images annotated for both findings count.
     """
     labels = frame[list(findings)].to_numpy(float)
-    present, known = (labels == 1).astype(float), (~np.isnan(labels)).astype(float)
+    present, annotated = (labels == 1).astype(float), (~np.isnan(labels)).astype(float)
     with np.errstate(invalid="ignore", divide="ignore"):
         share = (
-            100 * (present.T @ present) / (present.T @ known)
+            100 * (present.T @ present) / (present.T @ annotated)
         )  # (F, F); NaN where no image tells
     texts = [[f"{value:.0f}" if np.isfinite(value) else "-" for value in row] for row in share]
     for i, count in enumerate(present.sum(axis=0)):

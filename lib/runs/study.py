@@ -150,13 +150,13 @@ def read_tables(study_folder: Path, name: str = "metrics.csv") -> pd.DataFrame:
     for run, planned in _complete(study_folder).items():
         path = study_folder / run / name
         if path.exists():
-            told = {
+            columns = {
                 "run": run,
                 "arm": planned["arm"],
                 "seed": planned["seed"],
                 "prerequisite": planned["prerequisite"],
             }
-            frames.append(read_table(path).assign(**told))
+            frames.append(read_table(path).assign(**columns))
     none = pd.DataFrame(columns=["run", "arm", "seed", "prerequisite", "finding"])
     return pd.concat(frames, ignore_index=True) if frames else none
 

@@ -154,12 +154,12 @@ _Loader.add_implicit_resolver(
 
 def _read_yaml(file: Path) -> dict[str, Any]:
     if not file.is_file():
-        known = (
+        files = (
             ", ".join(sorted(path.name for path in (REPO_ROOT / "studies").glob("*.yaml")))
             or "none"
         )
         raise StudyError(
-            f"{file} is not a file; the study files in {REPO_ROOT / 'studies'} are: {known}"
+            f"{file} is not a file; the study files in {REPO_ROOT / 'studies'} are: {files}"
         )
     try:
         data = yaml.load(file.read_text(encoding="utf-8-sig"), _Loader)  # a SafeLoader
@@ -192,23 +192,23 @@ def check_parameters(values: Any, where: str, problems: list[str]) -> dict[str, 
             problems.append(
                 f"{where}: unknown parameter {name!r}{_closest(name, Config.model_fields)}"
             )
-    known = {
+    fields = {
         name: value
         for name, value in values.items()
         if name in Config.model_fields and name not in ELSEWHERE
     }
     try:
-        config = Config(**known)
+        config = Config(**fields)
     except ValidationError as error:
-        problems.extend(f"{where}: {sentence}" for sentence in config_problems(error, known))
+        problems.extend(f"{where}: {sentence}" for sentence in config_problems(error, fields))
         return {}
-    return {name: getattr(config, name) for name in known}
+    return {name: getattr(config, name) for name in fields}
 
 
-def _closest(name: Any, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(str(name), list(known), n=1)
+def _closest(name: Any, names: Iterable[str]) -> str:
+    close = difflib.get_close_matches(str(name), list(names), n=1)
     return (
-        f"; did you mean {close[0]!r}?" if close else f"; known are: {', '.join(known) or 'none'}"
+        f"; did you mean {close[0]!r}?" if close else f"; known are: {', '.join(names) or 'none'}"
     )
 
 
@@ -331,11 +331,11 @@ def _check_rows(rows: dict[str, Row], problems: list[str]) -> None:
                 f"{where}: field 'notebook' is missing (or 'changes', to change one thing of another run)"
             )
         if row.changes is not None and len(row.things) != 1:
-            said = (
+            changed = (
                 f"{len(row.things)} things ({', '.join(row.things)})" if row.things else "nothing"
             )
             problems.append(
-                f"{where}: it changes {said} of {row.changes!r}, but must change exactly one: "
+                f"{where}: it changes {changed} of {row.changes!r}, but must change exactly one: "
                 "notebook, init_from, or one key in set"
             )
     folded = [name.casefold() for name in rows]

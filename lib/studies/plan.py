@@ -6,7 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -133,19 +133,22 @@ def below_root(path: Path) -> str:
 
 @dataclass(frozen=True)
 class _Row:
-    """A row with everything it takes over: `before` and `own` were set before and after its
-    notebook was chosen."""
+    """A row with everything that it takes over from the row that it changes.
+
+    A notebook's own settings (`notebooks:` of the study) come between what was set before and after
+    that notebook was chosen.
+    """
 
     notebook: str
     init_from: str | None
-    before: dict[str, Any]
-    own: dict[str, Any]
+    before_notebook: dict[str, Any]
+    after_notebook: dict[str, Any]
     changed: frozenset[str] = frozenset()
     what: str | None = None
 
     @property
-    def said(self) -> dict[str, Any]:
-        return self.before | self.own
+    def settings(self) -> dict[str, Any]:
+        return self.before_notebook | self.after_notebook
 
 
 def _resolve_rows(study: Study) -> dict[str, _Row]:
@@ -160,27 +163,32 @@ def _resolve_rows(study: Study) -> dict[str, _Row]:
 
 
 def _resolve(study: Study, name: str, resolved: dict[str, _Row]) -> _Row:
+    """One row, made of the row that it changes, which is resolved already. For example
+
+    a: {notebook: cnn, set: {lr: 1}}   cnn   before {}               after {lr: 1}
+    b: {changes: a, set: {size: 64}}   cnn   before {}               after {lr: 1, size: 64}
+    c: {changes: b, notebook: vit}     vit   before {lr: 1, size: 64}  after {}
+    """
     row = study.rows[name]
     if row.changes is None:
         return _Row(row.notebook, row.init_from, {}, row.set)
     parent = resolved[row.changes]
-    kept = {"init_from": parent.init_from, "changed": parent.changed}
     if row.notebook:
-        return _Row(
-            row.notebook, before=parent.said, own={}, what=f"notebook={row.notebook}", **kept
+        return replace(
+            parent,
+            notebook=row.notebook,
+            before_notebook=parent.settings,
+            after_notebook={},
+            what=f"notebook={row.notebook}",
         )
     if "init_from" in row.things:
-        kept["init_from"] = row.init_from
-        return _Row(
-            parent.notebook,
-            before=parent.before,
-            own=parent.own,
-            what=f"init_from={row.init_from}",
-            **kept,
-        )
-    kept["changed"] = parent.changed | set(row.set)
-    what = ", ".join(f"{key}={value_text(value)}" for key, value in row.set.items())
-    return _Row(parent.notebook, before=parent.before, own=parent.own | row.set, what=what, **kept)
+        return replace(parent, init_from=row.init_from, what=f"init_from={row.init_from}")
+    return replace(
+        parent,
+        after_notebook=parent.after_notebook | row.set,
+        changed=parent.changed | set(row.set),
+        what=", ".join(f"{key}={value_text(value)}" for key, value in row.set.items()),
+    )
 
 
 def _follow(study: Study, name: str, following: Any, field_name: str) -> list[str]:
@@ -231,10 +239,14 @@ class _Builder:
         """All parameters of a row by itself, without seed, run_dir and init_from."""
         row, study = self.rows[name], self.study
         values = (
-            _defaults() | study.base | row.before | study.notebooks.get(row.notebook, {}) | row.own
+            _defaults()
+            | study.base
+            | row.before_notebook
+            | study.notebooks.get(row.notebook, {})
+            | row.after_notebook
         )
         for key, value in study.overrides.items():
-            if key not in row.said or (key in EVERYWHERE and key not in row.changed):
+            if key not in row.settings or (key in EVERYWHERE and key not in row.changed):
                 values[key] = value
         return values
 
@@ -259,18 +271,20 @@ class _Builder:
         return key
 
     def _add_need(self, dependent: str, name: str, seed: int, wanted: dict[str, Any]) -> str:
-        values, said = self.plain(name), self.rows[name].said
-        usual = _defaults() | self.study.base | self.study.overrides
-        taken = [key for key in INHERITED if key not in said]
-        taken += [key for key in RECIPE if key not in said and wanted[key] != usual[key]]
-        if values["backbone"] != wanted["backbone"] and "backbone" in said:
+        values, settings = self.plain(name), self.rows[name].settings
+        defaults = _defaults() | self.study.base | self.study.overrides
+        inheriting = [key for key in INHERITED if key not in settings]
+        inheriting += [
+            key for key in RECIPE if key not in settings and wanted[key] != defaults[key]
+        ]
+        if values["backbone"] != wanted["backbone"] and "backbone" in settings:
             self.problems.append(
                 f"run {dependent!r}: its backbone is {wanted['backbone']!r}, but run {name!r}, from which it starts, "
-                f"sets {said['backbone']!r}; remove backbone from the set of {name!r}: it is inherited"
+                f"sets {settings['backbone']!r}; remove backbone from the set of {name!r}: it is inherited"
             )
-        inherited = frozenset(key for key in taken if values[key] != wanted[key])
+        inherited = frozenset(key for key in inheriting if values[key] != wanted[key])
         return self.add(
-            name, seed, values | {key: wanted[key] for key in taken}, inherited, arm=False
+            name, seed, values | {key: wanted[key] for key in inheriting}, inherited, arm=False
         )
 
 

@@ -159,7 +159,7 @@ def publish(folder: Path, results_dir: Path = REPO_ROOT / "results") -> list[Pat
         Path(shutil.copy2(path, target / path.name))
         for path in (*tables, *_figures(folder / "report"))
     ]
-    told = {
+    columns = {
         name: ", ".join(sorted(table[name].astype(str).unique()))
         for name in ("commit", "torch", "device")
     }
@@ -167,7 +167,7 @@ def publish(folder: Path, results_dir: Path = REPO_ROOT / "results") -> list[Pat
     with log.open("a") as file:
         file.write(
             f"- {datetime.now(UTC):%Y-%m-%d} `{study}`: {len(table)} runs, "
-            f"{table['train_seconds'].sum() / 60:.0f} minutes of training on {told['device']} "
-            f"({os.cpu_count()} cores), torch {told['torch']}, commit {told['commit']}\n"
+            f"{table['train_seconds'].sum() / 60:.0f} minutes of training on {columns['device']} "
+            f"({os.cpu_count()} cores), torch {columns['torch']}, commit {columns['commit']}\n"
         )
     return [*paths, log]

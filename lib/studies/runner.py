@@ -180,10 +180,10 @@ def select(plan: Plan, only: Iterable[str]) -> list[PlannedRun]:
     """The runs whose name or arm is in `only`, and what they need, in the plan's order; all when it
     is empty."""
     only = list(only)
-    known = {run.arm for run in plan.runs.values()} | set(plan.runs)
-    if unknown := [name for name in only if name not in known]:
+    names = {run.arm for run in plan.runs.values()} | set(plan.runs)
+    if unknown := [name for name in only if name not in names]:
         raise StudyError(
-            f"{plan.file}: --only names unknown runs: {', '.join(unknown)}; known: {', '.join(known)}"
+            f"{plan.file}: --only names unknown runs: {', '.join(unknown)}; known: {', '.join(names)}"
         )
     wanted = {
         run.name for run in plan.runs.values() if not only or run.name in only or run.arm in only

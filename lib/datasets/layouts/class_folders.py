@@ -27,7 +27,7 @@ KAGGLE_PNEUMONIA = re.compile(
 
 def find(folder: Path) -> list[Path]:
     """The folder itself, where one of its class folders has the name of a finding."""
-    return [folder] if any(known for _, known, _ in _class_folders(folder)) else []
+    return [folder] if any(is_finding for _, is_finding, _ in _class_folders(folder)) else []
 
 
 def read(folder: Path, table: Path) -> Listing:
@@ -36,11 +36,11 @@ def read(folder: Path, table: Path) -> Listing:
     it, others by their place.
     """
     listing = Listing("", [], [], complete=False)
-    for place, known, official in _class_folders(folder):
+    for place, is_finding, official in _class_folders(folder):
         relative = place.relative_to(folder).as_posix()
         listing.looked_in.append(relative)
         for name, path in sorted(scan([place]).items()):
-            if not known and not name.lower().endswith(IMAGE_SUFFIXES):
+            if not is_finding and not name.lower().endswith(IMAGE_SUFFIXES):
                 continue  # some other folder beside the classes
             patient = KAGGLE_PNEUMONIA.match(name)
             image = name if NIH_NAME.match(name) else f"{relative}/{name}"

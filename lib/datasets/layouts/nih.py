@@ -45,15 +45,15 @@ def read(folder: Path, table: Path) -> Listing:
             listing.problems.append(
                 Problem(row.table, row.row, row.image, "listed for training and for test")
             )
-    known = {row.image for row in listing.rows}
+    images = {row.image for row in listing.rows}
     listed = set().union(*members.values())
     for part, name in lists.items():
-        if strangers := members.get(part, set()) - known:
-            _check_list(folder / name, members[part], known, listed)
+        if strangers := members.get(part, set()) - images:
+            _check_list(folder / name, members[part], images, listed)
             listing.notes.append(
                 f"{len(strangers):,} images of {name} are not in {table.name}, as {min(strangers)}"
             )
-    if members and (unlisted := known - listed):
+    if members and (unlisted := images - listed):
         listing.notes.append(
             f"{len(unlisted):,} images are in neither official list, as {min(unlisted)}"
         )
@@ -65,18 +65,18 @@ def read(folder: Path, table: Path) -> Listing:
     return listing
 
 
-def _check_list(path: Path, names: set[str], known: set[str], listed: set[str]) -> None:
+def _check_list(path: Path, names: set[str], images: set[str], listed: set[str]) -> None:
     """Raise DatasetError where most names of an official list are of no image: the list would be
     silently ignored.
 
     A list of the whole release beside a part of the images is fine: then every image is in one of
     the lists.
     """
-    found = len(names & known)
-    if 2 * found < len(names) and not known <= listed:
+    found = len(names & images)
+    if 2 * found < len(names) and not images <= listed:
         raise DatasetError(
             f"{path}: only {found:,} of its {len(names):,} names are images of the table: it has "
-            f"{min(names - known)!r}, the table {min(known - listed)!r}. Write file names as the table has them (no "
+            f"{min(names - images)!r}, the table {min(images - listed)!r}. Write file names as the table has them (no "
             "folder in front, with .png), or remove the list if it belongs to other images."
         )
 
