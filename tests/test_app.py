@@ -781,6 +781,30 @@ def test_text_stands_out_from_what_is_behind_it(page, scheme):
     assert page.get_by_role("note").evaluate(_CONTRAST) >= 4.5
 
 
+def test_sessions_with_different_models_do_not_reload_each_others(models, monkeypatch):
+    loaded, plain = [], Predictor.__init__
+
+    def spy(self, path, **options):
+        loaded.append(path.stem)
+        plain(self, path, **options)
+
+    monkeypatch.setattr(Predictor, "__init__", spy)
+    monkeypatch.setattr(sys, "argv", ["page.py", str(models)])
+    streamlit.cache_resource.clear()
+    testing = importlib.import_module("streamlit.testing.v1")
+    first, second = (
+        testing.AppTest.from_file(REPO_ROOT / "app" / "page.py", default_timeout=60)
+        for _ in range(2)
+    )
+    first.run()
+    second.run().selectbox[0].select("b-drawn").run()
+    first.run()
+    second.run()
+    assert not first.exception and not second.exception
+    assert (first.selectbox[0].value, second.selectbox[0].value) == ("a-real", "b-drawn")
+    assert loaded == ["a-real", "b-drawn"]
+
+
 def test_no_upload_passes_through_the_disk(page):
     """The server may not write to any file, and large uploads are those that would pass through
     one."""

@@ -1,6 +1,7 @@
 """Runs that are forked from a process with its imports done: each has its own processes,
 environment and chance."""
 
+import base64
 import json
 import sys
 
@@ -22,6 +23,8 @@ print(json.dumps({
 }))
 """
 
+FIGURE = "from lib.plots.style import new_figure\nnew_figure(2, 2)"
+
 
 @pytest.fixture(scope="module")
 def settings() -> dict[str, str]:
@@ -32,16 +35,18 @@ def settings() -> dict[str, str]:
 
 @pytest.fixture
 def execute(tmp_path, settings):
-    """Executes the cell as a run; gives what it printed."""
+    """Executes the cell as a run; gives what it printed, or showed."""
     notebook = tmp_path / "n.ipynb"
-    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)]), notebook)
 
-    def one(name: str, environment: dict[str, str] = settings) -> dict:
+    def one(name: str, environment: dict[str, str] = settings, cell: str = CELL):
+        cells = [nbformat.v4.new_code_cell(cell)]
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), notebook)
         folder = tmp_path / name
         spec = {"notebook": str(notebook), "folder": str(folder), "parameters": {}, "lineage": ""}
         reason = execute_run({**spec, "environment": environment, "stop": str(tmp_path / "stop")})
         assert reason.startswith("finished without a record")
-        return json.loads(nbformat.read(folder / "notebook.ipynb", 4).cells[0].outputs[0].text)
+        output = nbformat.read(folder / "notebook.ipynb", 4).cells[0].outputs[0]
+        return json.loads(output.text) if "text" in output else output.data
 
     return one
 
@@ -54,6 +59,11 @@ def test_a_forked_run_has_its_own_driver_kernel_environment_and_random_state(exe
     assert first["name"] == "cxr-kernel" and first["driver"] == "cxr-run" and first["imported"]
     assert [first["mark"], second["mark"]] == ["first", "second"]
     assert first["pid"] != second["pid"] and first["chance"] != second["chance"]
+
+
+def test_the_figures_of_a_forked_run_are_pictures_in_its_notebook(execute):
+    output = execute("figure", cell=FIGURE)
+    assert base64.b64decode(output["image/png"]).startswith(b"\x89PNG")
 
 
 def test_a_run_with_other_settings_than_the_server_is_a_fresh_process(execute, settings):

@@ -102,7 +102,9 @@ def export_run(
             )
         else:
             took = latencies_ms({"fp32": plain}, found.card["image_size"])["fp32"]
-            log(f"fp32: {plain.stat().st_size / 2**20:.1f} MB, {took:.1f} ms per image at 2 threads")
+            log(
+                f"fp32: {plain.stat().st_size / 2**20:.1f} MB, {took:.1f} ms per image at 2 threads"
+            )
         parts["familiarity"] = _familiarity(found, shipped, log)
         card = make_card(name, run_card, metrics, **parts, **_made(found))
         write_card(shipped, card)

@@ -31,40 +31,19 @@ import numpy
 from jupyter_client.provisioning import LocalProvisioner
 from tqdm.auto import tqdm
 
-PRELOADED = (
-    *(
-        "papermill",
-        "papermill.execute",
-        "nbclient",
-        "ipykernel.kernelapp",
-        "ipykernel.ipkernel",
-        "IPython",
-    ),
-    *(
-        "matplotlib.pyplot",
-        "matplotlib_inline.backend_inline",
-        "matplotlib.backends.backend_agg",
-        "PIL.PngImagePlugin",
-    ),
-    *("pandas", "pyarrow.parquet", "scipy.stats", "scipy.optimize", "tqdm.auto", "ipywidgets"),
-    *(
-        "torch",
-        "timm",
-        "lightning_fabric",
-        "safetensors.torch",
-        "lib.models.training",
-        "lib.models.classifier",
-        "lib.models.batches",
-    ),
-    *(
-        "lib.datasets.prepare",
-        "lib.runs.run",
-        "lib.plots",
-        "lib.metrics.thresholds",
-        "lib.metrics.calibration",
-        "lib.studies.execute",
-    ),
-)
+PRELOADED = """
+papermill papermill.execute nbclient ipykernel.kernelapp ipykernel.ipkernel IPython ipywidgets
+matplotlib.pyplot matplotlib.backends.backend_agg PIL.PngImagePlugin
+pandas pyarrow.parquet scipy.stats scipy.optimize tqdm.auto
+torch timm lightning_fabric safetensors.torch
+lib.models.training lib.models.classifier lib.models.batches
+lib.datasets.prepare lib.runs.run lib.plots lib.metrics.thresholds lib.metrics.calibration
+lib.studies.execute
+""".split()
+"""Imported before the fork. `matplotlib_inline.backend_inline` must not be: its import registers
+with the running kernel, and there is none yet."""
+
+INLINE = "module://matplotlib_inline.backend_inline"
 SET_PARENT_DEATH_SIGNAL, SET_NAME = 1, 15  # PR_SET_PDEATHSIG and PR_SET_NAME of prctl(2)
 
 _LOCK = threading.Lock()
@@ -247,8 +226,10 @@ def _become_kernel(pipe: int) -> None:
         if text:  # empty when the driver ended before
             sys.argv, folder, environment = json.loads(text)
             _become("cxr-kernel", environment, Path(folder), signal.SIGKILL)
+            import matplotlib
             from ipykernel import kernelapp
 
+            matplotlib.rcParams["backend"] = INLINE  # a kernel's default, read by the import alone
             kernelapp.launch_new_instance()
         code = 0
     except SystemExit as end:
