@@ -23,7 +23,7 @@ print(json.dumps({
 }))
 """
 
-FIGURE = "from lib.plots.style import new_figure\nnew_figure(2, 2)"
+FIGURE = "from lib.plots.style import new_figure\nnew_figure(2, 2).add_subplot().figure"
 
 
 @pytest.fixture(scope="module")

@@ -31,15 +31,15 @@ import numpy
 from jupyter_client.provisioning import LocalProvisioner
 from tqdm.auto import tqdm
 
-PRELOADED = """
-papermill papermill.execute nbclient ipykernel.kernelapp ipykernel.ipkernel IPython ipywidgets
-matplotlib.pyplot matplotlib.backends.backend_agg PIL.PngImagePlugin
-pandas pyarrow.parquet scipy.stats scipy.optimize tqdm.auto
-torch timm lightning_fabric safetensors.torch
-lib.models.training lib.models.classifier lib.models.batches
-lib.datasets.prepare lib.runs.run lib.plots lib.metrics.thresholds lib.metrics.calibration
-lib.studies.execute
-""".split()
+PRELOADED = [
+    "papermill", "papermill.execute", "nbclient", "ipykernel.kernelapp", "ipykernel.ipkernel", "IPython", "ipywidgets",
+    "matplotlib.pyplot", "matplotlib.backends.backend_agg", "PIL.PngImagePlugin",
+    "pandas", "pyarrow.parquet", "scipy.stats", "scipy.optimize", "tqdm.auto",
+    "torch", "timm", "lightning_fabric", "safetensors.torch",
+    "lib.models.training", "lib.models.classifier", "lib.models.batches",
+    "lib.datasets.prepare", "lib.runs.run", "lib.plots", "lib.metrics.thresholds", "lib.metrics.calibration",
+    "lib.studies.execute",
+]  # fmt: skip
 """Imported before the fork. `matplotlib_inline.backend_inline` must not be: its import registers
 with the running kernel, and there is none yet."""
 
