@@ -2,6 +2,7 @@
 
 import csv
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from lib.config import FINDINGS
+from lib.config import FINDINGS, Config
+from lib.datasets import data_text, describe_data, prepare_data
 from lib.datasets.check import check_folder, check_overlap
 from lib.datasets.tables import patient_of, read_dataset
 from lib.exceptions import DatasetError
@@ -584,3 +586,15 @@ def test_real_nih_and_cardiomegaly_sets_merge_without_a_problem():
 def test_real_kaggle_sample_is_read():
     data = read_dataset(real("kaggle_sample"))
     assert (len(data.frame), data.frame["patient"].nunique()) == (681, 248)
+
+
+def test_what_is_odd_about_the_splits_is_told_with_the_data_and_not_as_a_warning(
+    tiny_phantoms, tmp_path
+):
+    config = Config(data_root=str(tiny_phantoms), data_dir=("dataset_full",), image_size=32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        facts = describe_data(prepare_data(config, tmp_path / "run"))
+    text = data_text(facts)
+    assert text.startswith("images used: train ") and "dataset_full: NIH release" in text
+    assert facts["split_warnings"] and all(note in text for note in facts["split_warnings"])

@@ -8,6 +8,7 @@ from lib.datasets.check import (
 from lib.datasets.prepare import (
     PreparedData,
     data_fingerprint,
+    data_text,
     describe_data,
     load_images,
     prepare_data,
@@ -29,6 +30,7 @@ __all__ = [
     "check_folder",
     "check_overlap",
     "data_fingerprint",
+    "data_text",
     "describe_data",
     "load_images",
     "prepare_data",

@@ -33,6 +33,7 @@ class PreparedData:
     frame: pd.DataFrame
     bad_rows: pd.DataFrame
     store: np.ndarray
+    split_warnings: tuple[str, ...] = ()
 
     @cached_property
     def fingerprint(self) -> str:
@@ -55,10 +56,14 @@ def prepare_data(config: Config, folder: Path) -> PreparedData:
     two patients.
     """
     data, frame, bad_rows = read_rows(config)
-    frame = frame.assign(split=split_rows(frame, config))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        frame = frame.assign(split=split_rows(frame, config))
+    split_warnings = tuple(str(warning.message) for warning in caught)
     for stage in earlier_stages(config):
         check_inherited(pd.read_csv(stage / "splits.csv", dtype=str), frame, config.split_by)
-    films = PreparedData(data, frame, bad_rows, open_cache(frame, config.image_size))
+    store = open_cache(frame, config.image_size)
+    films = PreparedData(data, frame, bad_rows, store, split_warnings)
     check_duplicates(frame, films.store)
     _drop_stale_checkpoint(folder, films.fingerprint)
     write_table(folder / "splits.csv", frame[["image", "patient", "split"]])
@@ -165,7 +170,18 @@ def describe_data(films: PreparedData, loaders: Mapping[str, Any] | None = None)
         "fingerprint": films.fingerprint,
         "test_fingerprint": films.test_fingerprint,
         "warnings": list(films.data.warnings),
+        "split_warnings": list(films.split_warnings),
     }
+
+
+def data_text(facts: Mapping[str, Any]) -> str:
+    """What a person should know of `describe_data`'s facts: images, layouts, warnings, by line."""
+    counts = facts.get("used", facts["images"])
+    lines = ["images used: " + ", ".join(f"{split} {count:,}" for split, count in counts.items())]
+    lines += [f"{Path(folder).name}: {layout}" for folder, layout in facts["layouts"].items()]
+    if facts["bad_rows"]:
+        lines.append(f"{facts['bad_rows']:,} rows cannot be used and were left out: bad_rows.csv")
+    return "\n".join([*lines, *facts["warnings"], *facts["split_warnings"]])
 
 
 def data_fingerprint(config: Config) -> str:

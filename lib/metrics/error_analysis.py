@@ -105,7 +105,6 @@ def label_noise_candidates(predictions: pd.DataFrame, findings: Sequence[str]) -
     return table.sort_values("margin", ascending=False, kind="stable", ignore_index=True)[columns]
 
 
-CELLS = 64  # a side of the maps that are scored
 MEASURES = ("pointing", "energy")
 BOX_PIXELS = 1024  # BBox_List_2017.csv counts in pixels of the originals, 1024 a side
 

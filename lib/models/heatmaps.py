@@ -10,12 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from timm.models import VGG, VisionTransformer
 from torch import Tensor, nn
 
 from lib.exceptions import ExportError
-from lib.metrics.error_analysis import CELLS
 from lib.models.attention import TokenRelevance, check_transformer
 from lib.models.cam import ACTIVATIONS, ConvolvedMaps, PooledMaps, is_pooled
 from lib.models.classifier import Classifier, load_model
@@ -86,15 +84,12 @@ def explainable_forward(model: Classifier, size: int) -> nn.Module:
 
 @torch.inference_mode()
 def heat_maps(folder: Path, images: np.ndarray, batch: int = 32) -> np.ndarray:
-    """Heat maps (N, F, 64, 64) of a run's model: images (N, S, S) uint8; those that are served,
-    enlarged bilinearly."""
+    """The heat maps (N, F, h, w) of a run's model, as they are served: images (N, S, S) uint8."""
     model, _ = load_model(folder)
     answer = explainable_forward(model, images.shape[-1])
     maps = []
-    for start in range(0, len(images) or 1, batch):  # no film is a batch too
-        grey = (
-            torch.from_numpy(images[start : start + batch]).unsqueeze(1).float() / 255
-        )  # (B, 1, S, S)
-        coarse = answer((grey - model.mean) / model.std)[1]  # (B, F, h, w)
-        maps.append(F.interpolate(coarse, (CELLS, CELLS), mode="bilinear").numpy())
+    for start in range(0, len(images) or 1, batch):  # no image is a batch too
+        chunk = torch.from_numpy(images[start : start + batch])
+        grey = chunk.unsqueeze(1).float() / 255  # (B, 1, S, S)
+        maps.append(answer((grey - model.mean) / model.std)[1].numpy())
     return np.concatenate(maps)

@@ -248,7 +248,7 @@ def heat_grid(
             vmax=1,
             alpha=0.45,
             extent=extent,
-            interpolation="bilinear",
+            interpolation="nearest",  # smooth, it would look finer than it is
         )
         if boxes is not None:
             left, top, width, height = boxes[i]
