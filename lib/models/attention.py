@@ -92,7 +92,7 @@ class TokenRelevance(nn.Module):
         return logits, shares[:, :, self.prefix :].relu().unflatten(2, self.grid), embedding
 
     def _attend(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Return attention (B, H, N) of the class token and values (B, H, N, d) per attention head."""
+        """Return the class token's attention (B, H, N) and the values (B, H, N, d) per head."""
         attention = self.last.attn
         sizes = (attention.num_heads, attention.head_dim)
         queries = F.linear(tokens[:, :1], self.asks_weight, self.asks_bias).unflatten(
