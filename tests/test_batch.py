@@ -461,7 +461,7 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(model, films):
     [
         ("out.txt", {}, r"ends with \.csv, \.parquet"),
         ("out.parquet", {"leaderboard": True}, r"ends with \.csv$"),
-        ("none/out.csv", {}, "is no folder; make it"),
+        ("none/out.csv", {}, "is not a folder; create it"),
         ("theirs.csv", {}, "does not hold predictions"),
         ("theirs.parquet", {}, "exists but cannot be read"),
     ],

@@ -171,7 +171,7 @@ def test_warming_up_changes_no_answer(tiny):
 
 
 def test_a_missing_model_is_told(tmp_path):
-    with pytest.raises(CxrError, match=r"none\.onnx is no file; export a trained run"):
+    with pytest.raises(CxrError, match=r"none\.onnx is not a file; export a trained run"):
         Predictor(tmp_path / "none.onnx")
 
 
@@ -217,7 +217,7 @@ def test_a_card_of_another_format_or_that_does_not_fit_is_told(tmp_path, changes
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[1, 2]", "it is a JSON list, no object"),
+        ("[1, 2]", "it is a JSON list, not an object"),
         ('{"format": 1,', "it is not valid JSON"),
         (json.dumps({"format": 1, "findings": []}), "name, image_size, thresholds is missing"),
         (
