@@ -147,7 +147,8 @@ def start(files: list[tuple[str, bytes]], example: str | None = None) -> None:
     state.drops += 1
     state.answers, state.waiting, state.example, state.shown = [], files[:MAX_FILMS], example, -1
     state.note = (
-        f"{len(files)} films were given, and only the first {MAX_FILMS} are answered; for more: cxr predict MODEL FOLDER"
+        f"{len(files)} films were given, and only the first {MAX_FILMS} are answered; "
+        "for more: cxr predict MODEL FOLDER"
         if len(files) > MAX_FILMS
         else ""
     )

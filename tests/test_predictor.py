@@ -231,7 +231,7 @@ def test_a_card_of_another_format_or_that_does_not_fit_is_told(tmp_path, changes
             "image_size is 1000000000, but must be a whole number from 1 to",
         ),
         (json.dumps(tiny_card(image_size="32")), "image_size is '32'"),
-        (json.dumps(tiny_card(image_size=48)), "do not fit the graph"),
+        (json.dumps(tiny_card(image_size=48)), "do not match the graph"),
         (json.dumps(tiny_card(findings="abc")), "findings a list of strings"),
         (json.dumps(tiny_card(familiarity=[])), "familiarity must be null, or an object with mean"),
     ],

@@ -125,7 +125,7 @@ def test_int8_of_a_published_file_is_refused_for_want_of_films(small, tmp_path):
 
     torch.save(theirs(2, small).state_dict(), tmp_path / "single_disease.pt")
     with pytest.raises(
-        ExportError, match=r"int8 needs the run's images .* published weights come without images"
+        ExportError, match=r"int8 needs the run's images, but published weights come without images"
     ):
         export_run(tmp_path / "single_disease.pt", int8=True, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
