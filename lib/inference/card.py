@@ -16,10 +16,7 @@ INTENDED_USE = (
     "drive its predictions. It was tested only on the images named here: not in a clinic, and not on images of other "
     "machines or patients."
 )
-_RUN_ONLY = (
-    "threshold",
-    "threshold_from",
-)  # these apply to raw probabilities; the card has its own
+_RUN_ONLY = ("threshold", "threshold_from")  # for raw probabilities; the card has its own
 
 
 def make_card(
