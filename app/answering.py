@@ -1,5 +1,7 @@
-"""In: the bytes of an image file and a model. Out: a `FilmAnswer`: all that the page needs, and no
-more than that."""
+"""Predict for one uploaded file.
+
+In: the bytes of an image file and a model. Out: a `FilmAnswer` with exactly what the page needs.
+"""
 
 import threading
 from dataclasses import dataclass
@@ -13,29 +15,30 @@ from lib.images import read_radiograph
 from lib.inference import Predictor
 
 MAX_FILMS = 24
-"""Films answered at a time."""
+"""The most images per upload."""
 
 LONGEST, LONGEST_OF_MANY = 1024, 768
-"""The longest side in px of a picture that is kept: of a single film, and of one among several."""
+"""The longest side in px of a kept picture: for a single image, and for one of several."""
 
 LEAST_CELLS = 4
-"""A coarser heat map is not shown: it would look like a place that the model never
-distinguished."""
+"""A coarser heat map is not shown: it would suggest a location that the model cannot resolve."""
 
 _NAME = 60  # characters of a file's name that are kept
 _ONE_AT_A_TIME = (
     threading.Lock()
-)  # sessions wait for each other, so that the memory of one answer is enough for all
+)  # sessions take turns, so that peak memory is that of one prediction
 
 
 @dataclass(frozen=True)
 class FilmAnswer:
-    """What became of one file.
+    """The result for one file.
 
-    `reason` is the sentence that says why it was refused, or empty; everything below is set only
-    where it is empty. `picture` and `thumbnail` are JPEG files, `overlays` (F) PNG files in the
-    model's order of findings, none where the map's `grid` (rows, columns) has fewer than
-    LEAST_CELLS a side; `seen` (F): whether a heat map has anything over 0.
+    - reason: why the file was refused, as a sentence, or empty. All fields below are set only if it
+      is empty.
+    - picture, thumbnail: JPEG files.
+    - overlays: (F) PNG files in the model's order of findings; empty when the map's `grid` (rows,
+      columns) has fewer than LEAST_CELLS per side.
+    - seen: (F) whether a heat map has any value over 0.
     """
 
     name: str
@@ -55,7 +58,11 @@ class FilmAnswer:
 
 
 def answer_file(predictor: Predictor, data: bytes, name: str, longest: int = LONGEST) -> FilmAnswer:
-    """Answers one uploaded file; `name` is its name, of which nothing is believed."""
+    """Predict for one uploaded file.
+
+    `data` holds the bytes of the file. `name` is only displayed, and not trusted for anything.
+    `longest` is the longest side of the kept picture in px.
+    """
     name = shortened(name)
     with _ONE_AT_A_TIME:
         try:
@@ -87,8 +94,10 @@ def answer_file(predictor: Predictor, data: bytes, name: str, longest: int = LON
 
 
 def shortened(name: str) -> str:
-    """A file's name for people: what cannot be printed becomes ?, and the middle of a long name is
-    left out."""
+    """Return a file's name for display.
+
+    Unprintable characters become ?, and the middle of a long name is left out.
+    """
     plain = "".join(character if character.isprintable() else "?" for character in name)
     if len(plain) <= _NAME:
         return plain
@@ -97,7 +106,7 @@ def shortened(name: str) -> str:
 
 
 def by_probability(answer: FilmAnswer) -> list[int]:
-    """The findings' places, flagged first, then by falling probability."""
+    """Return the indices of the findings, flagged first, then by falling probability."""
     return sorted(range(len(answer.probs)), key=lambda i: (not answer.flagged[i], -answer.probs[i]))
 
 

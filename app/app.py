@@ -1,9 +1,8 @@
-"""In: requests to this machine. Out: the page in `page.py`, for who asks by a name that this server
-is known by.
+"""Serve the page in `page.py` to requests that use a known host name.
 
-`streamlit run app/app.py` serves `savefolder/`; `streamlit run app/app.py -- FOLDER` another folder
-of models. A page of another site cannot reach the models through a name of its own that leads here
-(DNS rebinding): it is refused.
+`streamlit run app/app.py` serves `savefolder/`; `streamlit run app/app.py -- FOLDER` serves another
+folder of models. Other host names are refused. So a page of another site cannot reach the models
+through a name of its own that points here (DNS rebinding).
 """
 
 import streamlit as st

@@ -1,5 +1,8 @@
-"""In: answers and the model's card. Out: them as CSV, as JSON, and one film's as a page to
-print."""
+"""Make the files to download.
+
+In: predictions and the model's card. Out: a CSV file, a JSON file, and a page to print for one
+image.
+"""
 
 import csv
 import json
@@ -20,12 +23,14 @@ _FORMULA = (
     "@",
     "\t",
     "\r",
-)  # a spreadsheet takes a text that begins so for a formula
+)  # a spreadsheet reads text that starts with one of these as a formula
 
 
 def csv_file(answers: Sequence[FilmAnswer], card: dict[str, Any]) -> bytes:
-    """One row per file; probabilities in the model's order of findings. Texts are never formulas in
-    a spreadsheet."""
+    """Return one row per file, with probabilities in the model's order of findings.
+
+    Text never becomes a formula in a spreadsheet.
+    """
     findings = card["findings"]
     text = StringIO()
     probs = [f"prob_{finding}" for finding in findings]
@@ -55,7 +60,7 @@ def csv_file(answers: Sequence[FilmAnswer], card: dict[str, Any]) -> bytes:
 
 
 def json_file(answers: Sequence[FilmAnswer], card: dict[str, Any]) -> bytes:
-    """The same, with the thresholds and the notice."""
+    """Return the same as JSON, with the thresholds and the notice."""
     content = {
         "notice": card["notice"],
         "model": card["name"],
@@ -68,10 +73,10 @@ def json_file(answers: Sequence[FilmAnswer], card: dict[str, Any]) -> bytes:
 
 
 def summary_file(answer: FilmAnswer, card: dict[str, Any]) -> bytes:
-    """One film's answer as an HTML page for one sheet of A4: the film, the first finding's heat
-    map, all findings.
+    """Return an HTML page for one sheet of A4: the image, a heat map, and all findings.
 
-    It holds its pictures and asks nobody for anything.
+    The heat map is that of the first finding. The page contains its pictures and makes no network
+    requests.
     """
     order = by_probability(answer)
     rows = "".join(_summary_row(answer, card, i) for i in order)
@@ -90,7 +95,7 @@ src="{data_uri(answer.overlays[order[0]])}"></div>
 <style>{_SUMMARY_STYLE}</style></head><body>
 <p class="notice">{escape(card["notice"])}</p>
 <h1>{escape(answer.name)}</h1>
-<p>Answered by {escape(card["name"])}; the film has {answer.width} x {answer.height} pixels.</p>{notes}
+<p>Predicted by {escape(card["name"])}; the film has {answer.width} x {answer.height} pixels.</p>{notes}
 <div class="films"><figure><div>{picture}</div><figcaption>Film</figcaption></figure>
 {heat}</div>
 <table><thead><tr><th>Finding</th><th>Probability</th><th></th><th>What is known of it</th></tr></thead>
@@ -108,7 +113,7 @@ def _row(answer: FilmAnswer, findings: Sequence[str]) -> dict[str, Any]:
         "unlikeness": answer.unlikeness if isfinite(answer.unlikeness) else None,
         "unfamiliar": None if answer.reason else answer.unfamiliar,
         "flagged": [findings[i] for i in order if answer.flagged[i]],
-        "probs": dict(zip(findings, answer.probs, strict=False)),  # none of a film that was refused
+        "probs": dict(zip(findings, answer.probs, strict=False)),  # empty for a refused image
     }
 
 
@@ -123,8 +128,8 @@ def _summary_row(answer: FilmAnswer, card: dict[str, Any], place: int) -> str:
 <td>{"flagged" * flagged}</td><td>{facts(card, place)}</td></tr>"""
 
 
-# One sheet with any font: sizes leave a reserve for letters that are wider than DejaVu Sans, the
-# widest common font.
+# The page fits one sheet with any font: the sizes leave a reserve for letters wider than those of
+# DejaVu Sans, the widest common font.
 _SUMMARY_STYLE = """
 @page { size: A4; margin: 11mm; }
 body { font: 9pt/1.25 sans-serif; font-size-adjust: 0.52; max-width: 188mm; margin: 0 auto;

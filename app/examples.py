@@ -1,6 +1,7 @@
-"""In: a folder. Out: a few synthetic chest films (phantoms) in it, to try the page with.
+"""Draw synthetic chest films (phantoms) as examples for the page.
 
-`python app/examples.py FOLDER` draws them: in a process of its own, since what draws them is heavy.
+`python app/examples.py FOLDER` draws them into FOLDER. It runs in a process of its own, since the
+drawing code has heavy imports.
 """
 
 import subprocess
@@ -14,21 +15,23 @@ FINDINGS = {
     "Pneumothorax": ("Pneumothorax",),
     "Mass": ("Mass",),
 }
-"""What an example is called, and the findings that it shows."""
+"""The label of each example, and the findings that it shows."""
 
 _SIZE = 512  # px
 _SEED = 7
-_STRENGTH = 0.9  # plain signs
+_STRENGTH = 0.9  # clearly visible signs
 
 
 def example_path(folder: Path, label: str) -> Path:
-    """Where the example `label` of FINDINGS lies, or will lie."""
+    """Return the path of the example `label` of FINDINGS, whether or not it exists."""
     return folder / f"phantom-{label.lower().replace(' ', '-')}.png"
 
 
 def draw_missing(folder: Path) -> None:
-    """Has the examples drawn when one of them is missing; takes seconds. Raises RuntimeError when
-    that fails."""
+    """Draw the examples if any of them is missing, which takes seconds.
+
+    Raises RuntimeError when that fails.
+    """
     if all(example_path(folder, label).is_file() for label in FINDINGS):
         return
     drawn = subprocess.run([sys.executable, __file__, folder], capture_output=True, text=True)

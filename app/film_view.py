@@ -1,5 +1,7 @@
-"""In: HTML of a film and of a table of films. Out: both on the page, with their behaviour, as
-Streamlit components."""
+"""Streamlit components for one film and for a table of films.
+
+In: their HTML. Out: both on the page, with their behaviour.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,10 +26,10 @@ _films = st.components.v2.component(
 
 
 def show_film(html: str, spoken: str, identity: str, step: Callable[[int], None]) -> None:
-    """Draws `html` (see `pieces.film_html`) anew when `identity` changes, and tells screen readers
-    what was `spoken`.
+    """Show `html` (see `pieces.film_html`), redrawn when `identity` changes.
 
-    `step` is called with -1 for the previous film and 1 for the next one.
+    Screen readers read `spoken`. `step` is called with -1 for the previous film and 1 for the next
+    one.
     """
 
     def stepped() -> None:
@@ -39,8 +41,11 @@ def show_film(html: str, spoken: str, identity: str, step: Callable[[int], None]
 def show_films(
     html: str, spoken: str, identity: str, shown: int, choose: Callable[[int], None]
 ) -> None:
-    """Draws the table `html` (see `pieces.films_html`) with the film `shown` marked; calls `choose`
-    with a number."""
+    """Show the table `html` (see `pieces.films_html`) with the film `shown` marked.
+
+    Screen readers read `spoken`. The table is redrawn when `identity` changes. `choose` is called
+    with the number of a chosen film.
+    """
 
     def chosen() -> None:
         choose(int(st.session_state["films"]["film"]))

@@ -1,5 +1,7 @@
-"""In: exported models, and films that somebody drops onto the page. Out: the page with the models'
-answers."""
+"""The page of the web app.
+
+In: exported models, and uploaded films. Out: the page with the models' predictions.
+"""
 
 import sys
 from pathlib import Path
@@ -21,14 +23,14 @@ from lib.system import available_cores
 
 SAVEFOLDER = Path(__file__).resolve().parents[1] / "savefolder"
 TYPES = ("png", "jpg", "jpeg", "tif", "tiff", "bmp", "gif", "dcm", "dicom")
-THREADS = 4  # at most, for one answer
+THREADS = 4  # at most, per prediction
 GIVEN = "as given"
-MODELS = 3  # in memory at a time, so that sessions with different models do not reload each other's
+MODELS = 3  # in memory at a time, so that sessions with different models do not evict each other's
 EMPTY = """There is no model in `{folder}` yet. Export a trained run, then load this page again:
 
     cxr export runs/STUDY/RUN
 
-`make app` does it for you: it trains a small model on drawn films first where there is none."""
+`make app` does it for you. If there is no trained run, it first trains a small model on drawn films."""
 
 state = st.session_state
 
@@ -66,8 +68,10 @@ def main() -> None:
 
 
 def choose_model(models: dict[str, Path]) -> Predictor | None:
-    """The chosen model, ready to answer; None, and the reason on the page, when its file is
-    broken."""
+    """Return the chosen model, ready to predict.
+
+    When its file is broken, return None and show the reason on the page.
+    """
     path = models[st.selectbox("Model", list(models), on_change=forget)]
     try:
         predictor = load(path, path.stat().st_mtime_ns)
@@ -81,16 +85,20 @@ def choose_model(models: dict[str, Path]) -> Predictor | None:
 
 @st.cache_resource(max_entries=MODELS, show_spinner="Loading the model")
 def load(path: Path, modified: int) -> Predictor:
-    """A model for all sessions that use it; `modified` loads it anew when its file was written
-    again."""
+    """Load a model, shared by all sessions that use it.
+
+    `modified` is the file's modification time: a rewritten file is loaded again.
+    """
     predictor = Predictor(path, threads=min(THREADS, available_cores()))
     predictor.warm_up()
     return predictor
 
 
 def take_films(examples: Path) -> None:
-    """The places to drop films and to choose a phantom; what is given waits in the session to be
-    answered."""
+    """Show the uploader and the example buttons; given films wait in the session state.
+
+    `examples` is the folder of the phantoms.
+    """
     key = f"files-{state.drops}"
     st.file_uploader(
         f"Chest films: one image, or up to {MAX_FILMS}",
@@ -99,10 +107,10 @@ def take_films(examples: Path) -> None:
         key=key,
         on_change=take_uploads,
         args=(key,),
-        help="They are kept in memory while they are answered, and never written or sent anywhere.",
+        help="Films stay in memory during prediction. They are never written to disk or sent anywhere.",
     )
     st.caption(
-        "Films must be upright and frontal. A film on its side is mostly noticed, one upside down is not."
+        "Films must be upright and frontal. Most films on their side are detected; films upside down are not."
     )
     with st.container(horizontal=True, vertical_alignment="center"):
         st.markdown("Or try a phantom, a drawn film:", width="content")
@@ -111,24 +119,23 @@ def take_films(examples: Path) -> None:
     if state.example:
         path = example_path(examples, state.example)
         if not path.is_file():
-            with st.spinner("Drawing phantoms: some seconds, once"):
+            with st.spinner("Drawing phantoms: this takes some seconds, once"):
                 draw_missing(examples)
         state.waiting, state.example = [(path.name, path.read_bytes())], None
 
 
 def take_uploads(key: str) -> None:
-    """Takes the files out of the uploader, whose next key makes it empty, and out of Streamlit's
-    memory.
+    """Move the files out of the uploader and out of Streamlit's memory.
 
-    A browser that has not seen the new uploader yet gives the files of the old one again: they are
-    known.
+    The uploader's next key makes it empty. A browser that has not seen the new uploader yet sends
+    the files of the old one again: its old `key` identifies them, and they are ignored.
     """
     if key != f"files-{state.drops}":
         return
     context = get_script_run_ctx()
     taken = []
     for file in state[key]:
-        if isinstance(file, UploadedFile):  # not one that is gone
+        if isinstance(file, UploadedFile):  # skips a deleted file
             taken.append((file.name, file.getvalue()))
             file.close()
             context.uploaded_file_mgr.remove_file(context.session_id, file.file_id)
@@ -136,11 +143,12 @@ def take_uploads(key: str) -> None:
 
 
 def start(files: list[tuple[str, bytes]], example: str | None = None) -> None:
-    """Forgets the films on the page; the given ones, or the example, are next."""
+    """Clear the films on the page, and queue the given ones or the example."""
     state.drops += 1
     state.answers, state.waiting, state.example, state.shown = [], files[:MAX_FILMS], example, -1
     state.note = (
-        f"{len(files)} films were given and the first {MAX_FILMS} are answered; for more: cxr predict MODEL FOLDER"
+        f"{len(files)} films were given, and only the first {MAX_FILMS} are answered; "
+        "for more: cxr predict MODEL FOLDER"
         if len(files) > MAX_FILMS
         else ""
     )
@@ -151,7 +159,7 @@ def forget() -> None:
 
 
 def answer_waiting(predictor: Predictor) -> None:
-    """Answers what waits, film by film, and keeps no more of each than the page shows."""
+    """Predict for waiting films one by one; keep only what the page shows of each."""
     if not state.waiting:
         return
     done, total = len(state.answers), len(state.answers) + len(state.waiting)
@@ -169,8 +177,7 @@ def answer_waiting(predictor: Predictor) -> None:
 
 
 def show_answers(card: dict) -> None:
-    """The table where there are several films, the film that is chosen, and what can be
-    downloaded."""
+    """Show the table of several films, the chosen film, and the downloads."""
     answers: list[FilmAnswer] = state.answers
     if not answers:
         return
@@ -189,7 +196,9 @@ def show_answers(card: dict) -> None:
                 choose,
             )
     else:
-        film, table = st.columns([3, 2], gap="medium")  # on a narrow screen the film comes first
+        film, table = st.columns(
+            [3, 2], gap="medium"
+        )  # the film first: a narrow screen stacks the columns
         with table:
             by = st.selectbox("Sort by", [GIVEN, *card["findings"]], format_func=plain, key="sort")
             place = card["findings"].index(by) if by != GIVEN else None
@@ -215,8 +224,11 @@ def show_answers(card: dict) -> None:
 
 
 def show_one(answer: FilmAnswer, card: dict, position: str, order: list[int] | None = None) -> None:
-    """The chosen film; of several, with what goes to the previous and to the next one of
-    `order`."""
+    """Show the chosen film.
+
+    Of several, `position` says which one it is, as "3 of 24". `order` holds the numbers of all
+    films, for the buttons to the previous and the next one.
+    """
     order = order or [state.shown]
 
     def step(by: int) -> None:
@@ -227,13 +239,13 @@ def show_one(answer: FilmAnswer, card: dict, position: str, order: list[int] | N
 
 
 def choose(number: int) -> None:
-    """Shows another film; a click on a table that is no longer there is nothing."""
+    """Show another film; ignore a click on a table that no longer exists."""
     if number < len(state.answers) and not state.answers[number].reason:
         state.shown = number
 
 
 def offer(label: str, make, name: str, kind: str) -> None:
-    """A button that has the file made when it is clicked."""
+    """Show a download button; the file is made on click."""
     st.download_button(label, make, name, kind, on_click="ignore")
 
 

@@ -1,5 +1,7 @@
-"""In: a grey film and heat maps, as arrays. Out: small JPEG and PNG files, and how a page holds
-them."""
+"""Encode images for the page.
+
+In: a grey image and heat maps, as arrays. Out: small JPEG and PNG files, and their data URIs.
+"""
 
 import base64
 import re
@@ -19,8 +21,10 @@ _INFERNO = re.findall(
 
 
 def colours() -> np.ndarray:
-    """The colour map (256, 3) uint8, from 0 to the maximum; brightness rises evenly, so it also
-    reads in grey."""
+    """Return the colour map (256, 3) uint8, from 0 to the maximum.
+
+    Brightness rises evenly, so that it is also readable in grey.
+    """
     stops = np.array(
         [[int(text[i : i + 2], 16) for i in (0, 2, 4)] for text in _INFERNO]
     )  # (33, 3)
@@ -30,11 +34,11 @@ def colours() -> np.ndarray:
 
 
 def overlay(heat: np.ndarray) -> bytes:
-    """A heat map (h, w) >= 0 as a PNG to lay over the film.
+    """Return a heat map (h, w) >= 0 as a PNG to lay over the film.
 
-    Its maximum is opaque and in the last colour, 0 is transparent, and so is all of it without
-    anything over 0. One pixel per cell: the page enlarges them as squares, so that nobody sees a
-    finer map than there is.
+    Its maximum is opaque and in the last colour. 0 is transparent, so a map of zeros is fully
+    transparent. There is one pixel per cell: the page enlarges cells as squares, so that the map
+    does not look finer than it is.
     """
     peak = float(heat.max())
     scaled = np.asarray(heat / peak if peak > 0 else np.zeros_like(heat), dtype=np.float32)
@@ -45,25 +49,28 @@ def overlay(heat: np.ndarray) -> bytes:
 
 
 def picture(grey: np.ndarray) -> bytes:
-    """A film (h, w) uint8 as a JPEG."""
+    """Return an image (h, w) uint8 as a JPEG."""
     return _saved(Image.fromarray(grey), "JPEG", quality=_JPEG_QUALITY)
 
 
 def thumbnail(grey: np.ndarray) -> bytes:
-    """A film (h, w) uint8 as a JPEG that fits a row of a table."""
+    """Return an image (h, w) uint8 as a JPEG that fits a row of a table."""
     image = Image.fromarray(grey)
     image.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BILINEAR, reducing_gap=2.0)
     return _saved(image, "JPEG", quality=_JPEG_QUALITY)
 
 
 def data_uri(file: bytes) -> str:
-    """A JPEG or PNG file as an address that asks nobody for anything."""
+    """Return a JPEG or PNG file as a data URI, which needs no network request."""
     kind = "png" if file.startswith(b"\x89PNG") else "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(file).decode('ascii')}"
 
 
 def legend_gradient() -> str:
-    """The colours, each as opaque as in the overlay, as a CSS gradient from 0 to the maximum."""
+    """Return the colours as a CSS gradient from 0 to the maximum.
+
+    Each is as opaque as in the overlay.
+    """
     table = colours()
     stops = [(*table[i], i / 255) for i in range(0, 256, 15)]
     return (

@@ -1,5 +1,7 @@
-"""In: answers and a model's card. Out: pieces of HTML. Whatever comes from outside is escaped
-here."""
+"""HTML for the page.
+
+In: predictions and a model's card. Out: pieces of HTML. All text from outside is escaped here.
+"""
 
 from html import escape
 from math import isfinite
@@ -18,17 +20,19 @@ h1 {{ font-size: 1.9rem !important; }}
 [data-testid="stExpander"] h2 {{ font-size: 1.4rem; }}
 [data-testid="stExpander"] h3 {{ font-size: 1.15rem; }}
 </style><div class="not-for-diagnosis" role="note">{escape(NOTICE)}</div>"""
-"""Always in sight, at the foot of the window."""
+"""Always visible at the bottom of the window."""
 
-PHANTOM = "This model was trained on drawn films (phantoms), not on people. Its answers on real films mean nothing."
-NOT_WHERE = "It shows what moved the answer, not where a disease is."
+PHANTOM = (
+    "This model was trained on drawn films (phantoms), not on patients. "
+    "Its predictions on real films mean nothing."
+)
+NOT_WHERE = "It shows what drove the prediction, not where a disease is."
 
 
 def film_html(answer: FilmAnswer, card: dict[str, Any], position: str = "") -> str:
-    """The film with its heat maps, and its findings to choose from: what `film_view.js` brings to
-    life.
+    """Return the film with its heat maps and its list of findings; `film_view.js` adds behaviour.
 
-    `position`, as "3 of 24", adds the way to the previous and to the next film.
+    `position`, as "3 of 24", adds buttons to the previous and the next film.
     """
     order = by_probability(answer)
     heats = "".join(
@@ -65,8 +69,8 @@ def film_html(answer: FilmAnswer, card: dict[str, Any], position: str = "") -> s
     <div class="legend">
       <span class="scale" aria-hidden="true"><span style="background-image: {legend_gradient()}"></span></span>
       <span class="ends" aria-hidden="true"><span>nothing</span><span>this finding's maximum</span></span>
-      <p><b>Heat map: <span data-shown></span>.</b> <span data-unseen hidden>Nothing in this film raised the answer, so
-      the map is empty. </span>{grid_text(answer)} Relative to this finding's own
+      <p><b>Heat map: <span data-shown></span>.</b> <span data-unseen hidden>Nothing in this film raised the prediction,
+      so the map is empty. </span>{grid_text(answer)} Relative to this finding's own
       maximum on this film. {NOT_WHERE}</p></div>
   </div>
   <fieldset><legend>Findings <small>flagged first; choose one to see its heat map</small></legend>{findings}</fieldset>
@@ -74,8 +78,10 @@ def film_html(answer: FilmAnswer, card: dict[str, Any], position: str = "") -> s
 
 
 def ordered(answers: list[FilmAnswer], by: int | None) -> list[int]:
-    """The films' numbers as given, or by falling probability of the finding at place `by`; refused
-    ones last."""
+    """Return the films' numbers in the order of display.
+
+    That is as given, or by falling probability of the finding with index `by`, refused ones last.
+    """
     numbers = range(len(answers))
     if by is None:
         return list(numbers)
@@ -88,10 +94,10 @@ def films_html(
     order: list[int] | None = None,
     by: int | None = None,
 ) -> str:
-    """Several films as a table with thumbnails, in an order; a film's name is a button that shows
-    it.
+    """Return several films as a table with thumbnails; a film's name is a button that shows it.
 
-    With `by` the probability of that finding stands first.
+    `order` holds the films' numbers in the order of display. With `by`, the index of a finding, its
+    probability comes first in each row.
     """
     rows = "".join(_film_row(i, answers[i], findings, by) for i in order or range(len(answers)))
     advice = " Choose a name to see the film." * any(not answer.reason for answer in answers)
@@ -103,23 +109,25 @@ def films_html(
 
 
 def grid_text(answer: FilmAnswer) -> str:
-    """How fine the heat maps are, or why there are none."""
+    """Return how fine the heat maps are, or why there are none."""
     height, width = answer.grid
     cells = f"{height} x {width} cells"
     return (
-        f"{cells}." if answer.overlays else f"This model's map has {cells}, too few to show where."
+        f"{cells}."
+        if answer.overlays
+        else f"This model's map has {cells}, too coarse to show a location."
     )
 
 
 def counted(answers: list[FilmAnswer]) -> str:
-    """How many files were answered and refused, as a sentence."""
+    """Return how many files were answered and refused, as a sentence."""
     refused = sum(bool(answer.reason) for answer in answers)
     files = "1 file" if len(answers) == 1 else f"{len(answers)} files"
     return f"{files}: {len(answers) - refused} answered, {refused} refused."
 
 
 def spoken(answer: FilmAnswer, findings: list[str]) -> str:
-    """One plain sentence for who hears the page; not escaped."""
+    """Return one plain sentence for screen readers; not escaped."""
     if answer.reason:
         return f"{answer.name} was refused. {answer.reason}"
     flagged = [plain(findings[i]) for i in by_probability(answer) if answer.flagged[i]]
@@ -129,13 +137,15 @@ def spoken(answer: FilmAnswer, findings: list[str]) -> str:
 
 
 def plain(finding: str) -> str:
-    """A finding's name as people write it."""
+    """Return a finding's name with spaces for underscores."""
     return finding.replace("_", " ")
 
 
 def facts(card: dict[str, Any], place: int) -> str:
-    """What the card knows of a finding: threshold and where it is from, test AUROC with its
-    interval, positives."""
+    """Return what the card says about the finding with index `place`.
+
+    That is its threshold and where it is from, the test AUROC with its interval, and the positives.
+    """
     finding = card["findings"][place]
     row = next((row for row in card.get("metrics", []) if row["finding"] == finding), {})
     parts = [f"threshold {card['thresholds'][place]:.2f}"]
@@ -155,14 +165,14 @@ def facts(card: dict[str, Any], place: int) -> str:
 
 
 def remarks(answer: FilmAnswer, card: dict[str, Any]) -> list[str]:
-    """What is to be said about a film, as sentences; not escaped."""
+    """Return the remarks about a film, as sentences; not escaped."""
     lines = []
     if answer.unfamiliar:
         usual = f"{card['familiarity']['threshold']:.1f}"
         score = f"{answer.unlikeness:.1f}" if isfinite(answer.unlikeness) else "beyond measure"
         lines.append(
             f"This does not look like the chest films that the model was trained on (its score is {score}, where up to "
-            f"{usual} is usual): do not rely on the answer."
+            f"{usual} is usual): do not rely on the prediction."
         )
     return lines + [f"Noticed: {', '.join(answer.warnings)}."] * bool(answer.warnings)
 

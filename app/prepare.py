@@ -1,7 +1,7 @@
-"""In: savefolder/ and what was run. Out: a model in savefolder/ where there was none, and phantoms
-to try it with.
+"""Make sure that there are a model and examples for the page.
 
-`python app/prepare.py [FOLDER]` is what `make app` does before it starts the page.
+In: savefolder/ and earlier runs. Out: a model in savefolder/ if there was none, and phantoms as
+examples. `make app` runs `python app/prepare.py [FOLDER]` before it starts the page.
 """
 
 import csv
@@ -23,8 +23,10 @@ REFERENCE = "adaptive-s0"
 
 
 def prepare(folder: Path) -> None:
-    """Exports the demo's best model into `folder` where it holds no model, running the demo's
-    reference if need be."""
+    """Export the demo's best model into `folder` if it holds no model.
+
+    Runs the demo's reference first if no run is complete.
+    """
     if models := sorted(path.name for path in folder.glob("*.onnx")):
         print(f"{folder} holds {', '.join(models)}")
     else:
@@ -37,8 +39,10 @@ def prepare(folder: Path) -> None:
 
 
 def best_run(study: Path) -> Path | None:
-    """The planned and complete run of all findings with the highest AUROC on validation; None where
-    there is none."""
+    """Return the run with the highest validation AUROC; None if there is none.
+
+    Only planned and complete runs of all findings in the folder `study` count.
+    """
     if not (study / "plan.json").is_file():
         return None
     scores = {}
@@ -55,27 +59,24 @@ def best_run(study: Path) -> Path | None:
 
 
 def run_reference() -> Path:
-    """Runs the reference of the demo and what it needs; some minutes on two cores."""
+    """Run the demo's reference and its dependencies; some minutes on two cores."""
     print(
-        f"nothing of the demo was run yet: training {REFERENCE} on phantoms first, for some minutes"
+        f"the demo has no complete run yet: training {REFERENCE} on phantoms first, which takes some minutes"
     )
     plan = plan_study(STUDY)
     summary = run_plan(plan, only=[REFERENCE], console=Console())
     if summary.exit_code:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in summary.failed.items())
-        raise RunError(
-            f"{REFERENCE} of {STUDY.name} did not run to its end: {reasons or 'interrupted'}"
-        )
+        raise RunError(f"{REFERENCE} of {STUDY.name} did not finish: {reasons or 'interrupted'}")
     return REPO_ROOT / "runs" / STUDY.stem / REFERENCE
 
 
 def export(run: Path, folder: Path) -> Path:
-    """Exports in int8 and, where that would cost too much of the scores or cannot be judged, in
-    fp32."""
+    """Export in int8, or in fp32 if int8 loses too much or cannot be judged."""
     try:
         return export_run(run, int8=True, out=folder)
     except ExportError as error:
-        print(f"no int8: {error}")
+        print(f"exporting fp32 instead of int8: {error}")
     return export_run(run, out=folder)
 
 

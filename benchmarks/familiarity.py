@@ -1,9 +1,10 @@
-"""In: complete runs. Out: a table of how many films of each kind their models call unlike their
-training films.
+"""Measure how many images of each kind the models flag as unlike their training images.
 
-`python -m benchmarks.familiarity RUN [RUN ...]` exports each run and asks it for its own test
-films, the same films mirrored, turned and inverted, noise, colour photographs (scikit-learn's two,
-in random cuts), and the other runs' test films. The table goes to results/familiarity.csv.
+In: complete runs. Out: a table, results/familiarity.csv.
+
+`python -m benchmarks.familiarity RUN [RUN ...]` exports each run. It scores the run's own test
+images, the same images mirrored, turned and inverted, noise, colour photographs (random crops of
+scikit-learn's two), and the other runs' test images.
 """
 
 import io
@@ -23,12 +24,15 @@ from lib.files import read_json, write_table
 from lib.images.read import read_radiograph
 from lib.inference.predictor import Predictor
 
-MADE = 100  # noises, and cuts of photographs
+MADE = 100  # images of noise, and crops of photographs
 
 
 def familiarity_table(runs: list[Path]) -> pd.DataFrame:
-    """Columns: model, films (whose), shown (how), count, flagged (share called unlike the training
-    films)."""
+    """Return one row per model and kind of images.
+
+    Columns: model, films (whose), shown (how), count, flagged (share flagged as unlike the training
+    images).
+    """
     with tempfile.TemporaryDirectory() as place:
         models = {run: Predictor(export_run(run, out=Path(place))) for run in runs}
     paths = {run: test_films(run) for run in runs}
@@ -62,21 +66,23 @@ def named(run: Path) -> str:
 
 
 def test_films(run: Path) -> list[Path]:
-    """The files of the films that the run was tested on."""
+    """Return the files of the images that the run was tested on."""
     frame = read_rows(Config(**read_json(run / "config.json")))[1]
     splits = pd.read_csv(run / "splits.csv", dtype=str).set_index("image")["split"]
     return [Path(path) for path in frame.loc[frame["image"].map(splits) == "test", "path"]]
 
 
 def as_shown(films: np.ndarray) -> dict[str, np.ndarray]:
-    """Films (N, S, S) as they are, and as somebody shows them by mistake."""
+    """Return images (N, S, S) unchanged, and as they are shown by mistake."""
     turned = {f"turned by {90 * k} degrees": np.rot90(films, k, axes=(1, 2)) for k in (1, 2)}
     return {"as they are": films, "mirrored": films[:, :, ::-1], **turned, "inverted": 255 - films}
 
 
 def photographs(size: int) -> np.ndarray:
-    """MADE random square cuts of colour photographs, read like any upload: (MADE, size, size)
-    uint8."""
+    """Return random square crops of colour photographs, read like any upload.
+
+    The result is (MADE, size, size) uint8.
+    """
     rng, cuts = np.random.default_rng(0), []
     images = load_sample_images().images  # (H, W, 3) uint8 each
     for number in range(MADE):
@@ -95,7 +101,9 @@ def parts(films: np.ndarray) -> list[np.ndarray]:
 
 if __name__ == "__main__":
     if len(sys.argv) < 2:
-        sys.exit("name complete runs: python -m benchmarks.familiarity runs/STUDY/RUN ...")
+        sys.exit(
+            "give the folders of complete runs: python -m benchmarks.familiarity runs/STUDY/RUN ..."
+        )
     table = familiarity_table([resolve(Path(name)).absolute() for name in sys.argv[1:]])
     write_table(REPO_ROOT / "results" / "familiarity.csv", table.round({"flagged": 3}))
     print(

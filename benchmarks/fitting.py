@@ -1,5 +1,7 @@
-"""In: nothing. Out: rows on training from disk against one constant batch, and on what papermill
-costs a run."""
+"""Measure training speed and the start-up time of runs.
+
+Out: rows on training from disk against one constant batch, and on the overhead of papermill.
+"""
 
 import json
 import os
@@ -21,7 +23,7 @@ from lib.studies.fork_server import start_server
 
 
 class ConstantLoader(Loader):
-    """The first batch, again and again: what training costs when data are free."""
+    """The first batch, repeated: the speed of training without data loading."""
 
     def epoch(self, number: int = 0, *, ahead: bool = False) -> Iterator[Batch]:
         batch = next(super().epoch(number))
@@ -32,8 +34,10 @@ class ConstantLoader(Loader):
 def training_row(
     backbone: str, size: int, scratch: Path, images: int = 1024, rounds: int = 3
 ) -> Row:
-    """Training images per second by `lib.models.training.fit`, from a store on disk with full
-    augmentation."""
+    """Measure training images per second of `lib.models.training.fit`.
+
+    Images come from a store on disk, with full augmentation.
+    """
     config = Config(
         backbone=backbone,
         pretrained=False,
@@ -67,8 +71,10 @@ def training_row(
 
 
 def startup_rows(scratch: Path, rounds: int = 5) -> list[Row]:
-    """Seconds that a run takes beside its work: process, papermill, kernel, and the imports of a
-    notebook."""
+    """Measure the seconds of overhead per run.
+
+    They are those of the process, papermill, the kernel, and the imports of a notebook.
+    """
     imports = (
         "from lib import plots\n"
         "from lib.models.training import fit\n"
@@ -93,7 +99,7 @@ def startup_rows(scratch: Path, rounds: int = 5) -> list[Row]:
             execute_run({**spec, "environment": environment, "stop": str(scratch / "stop")})
             times[fork] += (
                 [time.perf_counter() - start] if number else []
-            )  # the first one waits for the server
+            )  # the first round waits for the server to start
             assert json.loads((folder / "status.json").read_text())["reason"].startswith(
                 "finished without a record"
             )

@@ -1,8 +1,7 @@
-"""In: nothing. Out: rows on the bootstrap over patients against a loop over scikit-learn, in time
-and memory.
+"""Measure time and memory of the bootstrap over patients against a loop over scikit-learn.
 
-Started as a script, `python -m benchmarks.intervals`, it prints the seconds and the peak memory of
-the bootstrap alone, in a process that has done nothing else.
+`python -m benchmarks.intervals` prints the seconds and the peak memory of the bootstrap alone, in a
+process that does nothing else.
 """
 
 import os
@@ -23,11 +22,10 @@ IMAGES, PATIENTS, RESAMPLES, LOOPED = 22_433, 6_300, 1000, 3
 
 
 def interval_rows() -> list[Row]:
-    """1,000 resamples of patients, 14 findings, 22,433 images: AUROC and average precision (ours
-    computes F1 too).
+    """Measure 1,000 resamples of patients with 14 findings and 22,433 images.
 
-    The loop is measured on a few of the same resamples and scaled; raises ValueError where results
-    differ by 1e-9.
+    Both compute AUROC and average precision; ours computes F1 too. The loop is measured on a few of
+    the same resamples and scaled. Raises ValueError when results differ by more than 1e-9.
     """
     targets, probs, patients, kind = _answers()
     words = [sys.executable, "-m", "benchmarks.intervals"]
@@ -72,8 +70,10 @@ def _loop(targets: np.ndarray, probs: np.ndarray, patients: np.ndarray) -> dict[
 
 
 def _answers() -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
-    """Targets and probabilities (N, 14) and patients (N,): a published model's where they are, else
-    made up."""
+    """Return targets and probabilities (N, 14), patients (N,), and what they are.
+
+    They are predictions of a published model if available, else made up.
+    """
     path = (
         Path(os.environ.get("CXR_REAL_DATA", "")) / "predictions" / "reproduce_chexnet_test.csv.gz"
     )
@@ -90,7 +90,7 @@ def _answers() -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
 
 def _alone() -> None:
     targets, probs, patients, _ = _answers()
-    bootstrap_scores(targets[:1000], probs[:1000], patients[:1000], n=10)  # what is imported late
+    bootstrap_scores(targets[:1000], probs[:1000], patients[:1000], n=10)  # loads lazy imports
     before = peak_memory_mb()
     start = time.perf_counter()
     bootstrap_scores(targets, probs, patients, n=RESAMPLES)

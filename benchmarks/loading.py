@@ -1,4 +1,7 @@
-"""In: a dozen PNG films of 1024 px. Out: rows on batches per second and on building the store."""
+"""Measure batches per second, and the speed of building the store.
+
+In: a dozen PNG images of 1024 px. Out: rows of the table.
+"""
 
 import os
 import shutil
@@ -22,7 +25,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def films_of_1024(scratch: Path) -> tuple[list[Path], str]:
-    """Untouched films where CXR_REAL_DATA has them, else phantoms; and what they are."""
+    """Return original images if CXR_REAL_DATA has them, else phantoms; and which of the two."""
     real = os.environ.get("CXR_REAL_DATA")
     if real and (Path(real) / "originals").is_dir():
         return sorted((Path(real) / "originals").glob("*.png")), "real films"
@@ -31,7 +34,7 @@ def films_of_1024(scratch: Path) -> tuple[list[Path], str]:
 
 
 class UsualWay(Dataset):
-    """What most training code does for every image of every epoch."""
+    """What most training code does for every image in every epoch."""
 
     def __init__(self, paths: list[Path]):
         self.paths = paths
@@ -52,8 +55,10 @@ class UsualWay(Dataset):
 
 
 def batch_row(paths: list[Path], kind: str, scratch: Path) -> Row:
-    """Augmented, normalised batches (16, 3, 224, 224): from the store, against the usual way with
-    one worker."""
+    """Measure augmented, normalised batches (16, 3, 224, 224) from the store.
+
+    They are compared with the usual way, with one worker.
+    """
     many, few = 1536, 96
     store = open_cache(_frame(paths), SIZE, folder=scratch / "store", progress=False)
     rows = np.arange(many) % len(paths)
@@ -82,8 +87,7 @@ def batch_row(paths: list[Path], kind: str, scratch: Path) -> Row:
 
 
 def store_row(paths: list[Path], kind: str, scratch: Path, copies: int = 8) -> Row:
-    """Building the store in one process, against decoding the same files and doing nothing with
-    them."""
+    """Measure building the store in one process, against only decoding the same files."""
     folder = scratch / "copies"
     folder.mkdir()
     files = [folder / f"{n}_{path.name}" for n in range(copies) for path in paths]

@@ -1,8 +1,8 @@
-"""In: films of 1024 px. Out: rows on what one answer takes, in time and memory, against torch and
-timm, eager.
+"""Measure time and memory of one prediction against eager torch and timm.
 
-Each way is a process of its own, which answers when it is told to, so that they take turns. Started
-as a script it is one of them: `python -m benchmarks.predicting WAY MODEL FILM`.
+In: images of 1024 px. Out: rows of the table. Each way runs in a process of its own and predicts on
+request, so that the ways take turns. `python -m benchmarks.predicting WAY MODEL FILM` is one such
+process.
 """
 
 import statistics
@@ -26,8 +26,11 @@ FOLDER = 96  # films
 
 
 def predicting_rows(paths: list[Path], kind: str, scratch: Path) -> list[Row]:
-    """Time of an answer and of the first one, peak memory, and `cxr predict` over a folder: fp32
-    and int8."""
+    """Measure fp32 and int8 against each way.
+
+    Rows are the time of a prediction and of the first one, peak memory, and `cxr predict` over a
+    folder.
+    """
     models = _write_models(scratch)
     children = {name: _Child("ours", model, paths[0]) for name, model in models.items()}
     children |= {way: _Child(way, models["fp32"], paths[0]) for way in WAYS}
@@ -58,7 +61,7 @@ def predicting_rows(paths: list[Path], kind: str, scratch: Path) -> list[Row]:
 
 
 class _Child:
-    """A process that has answered once and then answers whenever it is asked."""
+    """A process that has made one prediction, and makes another on each request."""
 
     def __init__(self, way: str, model: Path, film: Path):
         words = [sys.executable, "-m", "benchmarks.predicting", way, str(model), str(film)]
@@ -72,9 +75,7 @@ class _Child:
     def line(self) -> str:
         if text := self.process.stdout.readline():
             return text
-        raise RuntimeError(
-            f"a process to be timed ended early, with exit code {self.process.wait()}"
-        )
+        raise RuntimeError(f"a timed process ended early with exit code {self.process.wait()}")
 
     def answer(self) -> None:
         self.process.stdin.write("answer\n")
@@ -82,7 +83,7 @@ class _Child:
         self.line()
 
     def end(self) -> float:
-        """Its peak memory in MB."""
+        """End the process; return its peak memory in MB."""
         self.process.stdin.close()
         peak = float(self.line())
         self.process.wait()
@@ -90,8 +91,10 @@ class _Child:
 
 
 def _write_models(scratch: Path) -> dict[str, Path]:
-    """The backbone with random weights, exported in fp32 and int8: speed and memory do not depend
-    on their values."""
+    """Export the backbone with random weights in fp32 and int8.
+
+    Speed and memory do not depend on the values of the weights.
+    """
     import numpy as np
     import torch
 
@@ -114,7 +117,7 @@ def _write_models(scratch: Path) -> dict[str, Path]:
     answers = run_file(plain, films)
     wrong = (answers["logits"] < np.median(answers["logits"], axis=0)).astype(
         float
-    )  # no int8 is worse: the first does
+    )  # int8 cannot score lower, so the first trial suffices
     job = QuantizationJob(plain, films, ValidationSet(films, wrong, answers), scratch)
     trials = quantize(job, log=lambda line: None)
     card = {
@@ -131,7 +134,7 @@ def _write_models(scratch: Path) -> dict[str, Path]:
 
 
 def _folder_rate(model: Path, paths: list[Path], scratch: Path) -> float:
-    """Images per second of `cxr predict` from the start of the process to its end."""
+    """Return images per second of `cxr predict`, from the start to the end of its process."""
     named = [str(path) for path in paths]
     folder = scratch / f"folder-{model.stem}"
     folder.mkdir()

@@ -1,8 +1,7 @@
-"""In: this machine. Out: the table of speeds, printed and written to runs/bench/; ratios are
-measured in one run.
+"""Measure speeds on this machine, print the table, and write it to runs/bench/.
 
-`python -m benchmarks.run` measures everything, `python -m benchmarks.run intervals serving` these
-sections.
+Both values of a ratio are measured in the same run. `python -m benchmarks.run` measures everything;
+`python -m benchmarks.run intervals serving` measures these sections.
 """
 
 import os
@@ -22,7 +21,7 @@ from lib.system import git_state, package_versions
 
 
 def data(scratch: Path) -> list[Row]:
-    """Batches and the store against the usual ways."""
+    """Measure batches and the store against the usual ways."""
     from benchmarks.loading import batch_row, films_of_1024, store_row
 
     paths, kind = films_of_1024(scratch)
@@ -30,7 +29,7 @@ def data(scratch: Path) -> list[Row]:
 
 
 def training(scratch: Path) -> list[Row]:
-    """Training from disk against one constant batch; what a run costs to start."""
+    """Measure training from disk against one constant batch, and the start-up of a run."""
     from benchmarks.fitting import startup_rows, training_row
 
     rows = [training_row("resnet18", 128, scratch), training_row("efficientnet_b0", 64, scratch)]
@@ -38,14 +37,14 @@ def training(scratch: Path) -> list[Row]:
 
 
 def intervals(scratch: Path) -> list[Row]:
-    """The bootstrap over patients against a loop over scikit-learn."""
+    """Measure the bootstrap over patients against a loop over scikit-learn."""
     from benchmarks.intervals import interval_rows
 
     return interval_rows()
 
 
 def predicting(scratch: Path) -> list[Row]:
-    """One film to its answer against torch and timm, eager."""
+    """Measure the prediction for one image against eager torch and timm."""
     from benchmarks.loading import films_of_1024
     from benchmarks.predicting import predicting_rows
 
@@ -54,7 +53,7 @@ def predicting(scratch: Path) -> list[Row]:
 
 
 def serving(scratch: Path) -> list[Row]:
-    """The app in a browser: memory and time."""
+    """Measure memory and time of the app in a browser."""
     from benchmarks.serving import serving_rows
 
     return serving_rows(scratch)
@@ -66,10 +65,9 @@ SECTIONS: dict[str, Callable[[Path], list[Row]]] = {
 
 
 def main(names: list[str]) -> None:
-    """Measures the sections of these names, all without any; exits with a sentence for an unknown
-    one."""
+    """Measure the sections `names`, or all if empty; exit with a message for an unknown one."""
     if unknown := [name for name in names if name not in SECTIONS]:
-        sys.exit(f"no section {', '.join(unknown)}; there are {', '.join(SECTIONS)}")
+        sys.exit(f"unknown section {', '.join(unknown)}; use {', '.join(SECTIONS)}")
     rows = []
     for name in names or SECTIONS:
         print(f"measuring: {name}", file=sys.stderr)

@@ -1,8 +1,7 @@
-"""In: the web app, served as a person would serve it, with EfficientNet-B4 int8. Out: rows on its
-memory and its speed.
+"""Measure memory and speed of the web app, served as the README says, with EfficientNet-B4 int8.
 
-The browser is Debian's Chromium, driven by Playwright; its own memory does not count, its work on
-the cores does.
+The browser is Debian's Chromium, driven by Playwright. Its memory does not count, but its CPU load
+slows the server.
 """
 
 import contextlib
@@ -45,10 +44,14 @@ _SHOWN = "(count) => performance.getEntriesByName('film-shown').length === count
 
 
 def serving_rows(scratch: Path) -> list[Row]:
-    """Peak and growth of the server's resident memory, and the time from an upload to its picture
-    in the browser."""
+    """Measure the server's peak resident memory and its growth, and the time per upload.
+
+    The time is from an upload to its picture in the browser.
+    """
     if CHROMIUM is None:
-        print("no Chromium on this machine (apt install chromium): the web app was not measured")
+        print(
+            "the web app was not measured: Chromium is missing, install it with `apt install chromium`"
+        )
         return []
     folder = scratch / "models"
     write_b4(folder)
@@ -70,8 +73,10 @@ def serving_rows(scratch: Path) -> list[Row]:
 
 
 def write_b4(folder: Path) -> Path:
-    """An EfficientNet-B4 with 14 findings and random weights in int8, as `cxr export --int8` writes
-    it."""
+    """Write an EfficientNet-B4 in int8, as `cxr export --int8` writes it.
+
+    It has 14 findings and random weights.
+    """
     torch.manual_seed(0)
     backbone = build_backbone(BACKBONE, SIZE)
     model = Classifier(
@@ -91,7 +96,7 @@ def write_b4(folder: Path) -> Path:
     wrong = {
         "logits": -targets,
         "probs": targets,
-    }  # random weights have no score to lose: the first trial will do
+    }  # random weights cannot lose AUROC, so the first trial suffices
     trials = quantize(
         QuantizationJob(work / "fp32.onnx", films, ValidationSet(films, targets, wrong), work),
         lambda line: None,
@@ -113,7 +118,7 @@ def write_b4(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def served(folder: Path) -> Iterator[psutil.Process]:
-    """The server of the models in `folder`, started as the README says, once it answers."""
+    """Start the server of the models in `folder` as the README says; yield it once it responds."""
     command = [
         sys.executable,
         "-m",
@@ -148,8 +153,10 @@ def wait_for_server(process: subprocess.Popen, seconds: float = 60) -> None:
 
 
 class Memory:
-    """Resident memory of a process and its children in MB: now, and its peak since the block
-    began."""
+    """Resident memory of a process and its children in MB.
+
+    `now` is the current value, and `peak` the highest since the block began.
+    """
 
     def __init__(self, process: psutil.Process):
         self.process, self.seen, self.going = process, 0.0, True
@@ -164,7 +171,7 @@ class Memory:
         self.thread.join()
 
     def now(self) -> float:
-        """Children that end while they are counted have nothing resident."""
+        """Return the current memory; a child that ends during the count adds nothing."""
         total = self.process.memory_info().rss
         for child in self.process.children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -172,8 +179,10 @@ class Memory:
         return total / 2**20
 
     def peak(self) -> float:
-        """The highest of many samples and of what Linux knows of the process alone, which misses
-        nothing."""
+        """Return the highest of many samples and of Linux's peak of the process alone.
+
+        Linux's peak misses nothing, but leaves out the children.
+        """
         status = Path(f"/proc/{self.process.pid}/status")
         lines = status.read_text().splitlines() if status.exists() else []
         return max(
@@ -190,8 +199,10 @@ class Memory:
 
 
 def time_alone(page: Page, films: list[Path]) -> float:
-    """Median milliseconds in the browser from choosing a file to its picture on the screen, after
-    one that warms up."""
+    """Return the median milliseconds from choosing a file to its picture on the screen.
+
+    They are measured in the browser, after one upload as a warm-up.
+    """
     open_page(page)
     taken = []
     for count in range(ALONE + 1):
@@ -203,8 +214,10 @@ def time_alone(page: Page, films: list[Path]) -> float:
 
 
 def use_together(pages: list[Page], films: list[Path], memory: Memory) -> tuple[float, float]:
-    """Every session uploads in every round, without waiting for the others; memory after 10 uploads
-    and after all."""
+    """Let every session upload in every round, without waiting for the others.
+
+    Returns the memory after 10 uploads and after all.
+    """
     after = []
     for page in pages:
         open_page(page)
@@ -213,7 +226,7 @@ def use_together(pages: list[Page], films: list[Path], memory: Memory) -> tuple[
             upload(page, films[(count * SESSIONS + place) % len(films)])
         for page in pages:
             page.wait_for_function(_SHOWN, arg=count + 1)
-        time.sleep(0.5)  # the server tidies up after its answers
+        time.sleep(0.5)  # the server frees memory after its predictions
         after.append(memory.now())
     return after[10 // SESSIONS - 1], after[-1]
 

@@ -1,5 +1,7 @@
-"""In: things to time. Out: medians of rounds in which each takes its turn, so that a busy machine
-slows all alike."""
+"""Time pieces of work in turns, so that a busy machine slows all of them alike.
+
+In: work to time. Out: the seconds of each round, and rates from the medians.
+"""
 
 import statistics
 import time
@@ -9,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: what was measured, in what unit, and against what."""
+    """One row of the table: what was measured, in what unit, and compared with what."""
 
     what: str
     unit: str
@@ -24,7 +26,7 @@ class Row:
 
 
 def alternate(work: dict[str, Callable[[], None]], rounds: int = 5) -> dict[str, list[float]]:
-    """Seconds of each piece of work in each round, after one round that does not count."""
+    """Return the seconds of each piece of work per round, after one uncounted round."""
     seconds: dict[str, list[float]] = {name: [] for name in work}
     for number in range(rounds + 1):
         for name, piece in work.items():
@@ -38,7 +40,7 @@ def alternate(work: dict[str, Callable[[], None]], rounds: int = 5) -> dict[str,
 def rates(
     work: dict[str, Callable[[], None]], items: dict[str, int], rounds: int = 5
 ) -> dict[str, float]:
-    """Items per second of each piece of work: the median of its rounds."""
+    """Return items per second of each piece of work: the median over the rounds."""
     return {
         name: items[name] / statistics.median(times)
         for name, times in alternate(work, rounds).items()

@@ -665,7 +665,7 @@ def test_too_many_films_are_answered_in_part(page):
     page.locator(
         "caption", has_text=f"{answering.MAX_FILMS} files: {answering.MAX_FILMS} answered"
     ).wait_for()
-    page.get_by_text("25 films were given and the first 24 are answered").wait_for()
+    page.get_by_text("25 films were given, and only the first 24 are answered").wait_for()
 
 
 @pytest.mark.parametrize(

@@ -353,7 +353,7 @@ def test_ctrl_c_keeps_what_was_answered_and_no_half_file(
         predict_command(model, [str(films)], tmp_path / "out.csv", threads=1)
     assert (
         not (tmp_path / "out.csv").exists()
-        and "the same command goes on" in capsys.readouterr().err
+        and "repeat the same command to continue" in capsys.readouterr().err
     )
     read.clear()
     rows = answers(model, films, out=tmp_path / "out.csv")
@@ -397,7 +397,7 @@ def test_two_at_once_on_one_output_are_told(model, films, tmp_path):
 
 def test_a_broken_journal_is_told(model, films, tmp_path):
     (tmp_path / ".out.csv.partial").write_bytes(b"no answers at all\n" * 100)
-    with pytest.raises(CxrError, match=r"\.out\.csv\.partial is broken in line 1; delete it"):
+    with pytest.raises(CxrError, match=r"\.out\.csv\.partial is broken at line 1; delete it"):
         answers(model, films, out=tmp_path / "out.csv")
 
 
@@ -443,7 +443,7 @@ def test_a_full_disk_is_one_sentence_and_loses_no_row(model, films, tmp_path):
         [sys.executable, "-c", code, str(limit), *words], cwd=REPO_ROOT, capture_output=True
     )
     assert found.returncode == 1 and b"Traceback" not in found.stderr
-    assert b"cannot be written (File too large); what was answered so far is kept" in found.stderr
+    assert b"cannot be written (File too large); finished predictions are kept" in found.stderr
     assert (tmp_path / ".out.csv.partial").read_text().count("\n") == 6
     assert not (tmp_path / "out.csv").exists()
 
@@ -461,9 +461,9 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(model, films):
     [
         ("out.txt", {}, r"ends with \.csv, \.parquet"),
         ("out.parquet", {"leaderboard": True}, r"ends with \.csv$"),
-        ("none/out.csv", {}, "is no folder; make it"),
-        ("theirs.csv", {}, "holds something else"),
-        ("theirs.parquet", {}, "is there and cannot be read"),
+        ("none/out.csv", {}, "is not a folder; create it"),
+        ("theirs.csv", {}, "does not hold predictions"),
+        ("theirs.parquet", {}, "exists but cannot be read"),
     ],
 )
 def test_an_output_that_cannot_be_is_told_before_anything_is_read(

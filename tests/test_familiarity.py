@@ -117,7 +117,7 @@ def test_an_embedding_of_another_model_is_refused():
 
 
 def test_too_few_films_are_refused():
-    with pytest.raises(ValueError, match="100 training and 19 validation films are too few"):
+    with pytest.raises(ValueError, match="100 training and 19 validation images are too few"):
         fit_familiarity(cloud(100), cloud(19))
 
 

@@ -128,7 +128,7 @@ def test_transfer_keeps_the_backbone_and_not_the_head(tmp_path):
 
 def test_transfer_between_different_backbones_is_refused(tmp_path):
     save_model(tmp_path, build_model(SMALL), card(SMALL))
-    with pytest.raises(CxrError, match="holds a resnet10t, this run wants a resnet18"):
+    with pytest.raises(CxrError, match="holds a resnet10t, but this run uses resnet18"):
         build_model(small(backbone="resnet18", init_from=str(tmp_path)))
 
 

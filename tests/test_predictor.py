@@ -171,7 +171,7 @@ def test_warming_up_changes_no_answer(tiny):
 
 
 def test_a_missing_model_is_told(tmp_path):
-    with pytest.raises(CxrError, match=r"none\.onnx is no file; export a trained run"):
+    with pytest.raises(CxrError, match=r"none\.onnx is not a file; export a trained run"):
         Predictor(tmp_path / "none.onnx")
 
 
@@ -193,14 +193,14 @@ def test_a_model_with_other_outputs_is_told(tmp_path):
     model = onnx.load(write_tiny_model(tmp_path / "few.onnx"))
     del model.graph.output[2]
     onnx.save(model, tmp_path / "few.onnx")
-    with pytest.raises(CxrError, match="not the outputs"):
+    with pytest.raises(CxrError, match="or lacks some of the outputs"):
         Predictor(tmp_path / "few.onnx")
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": 2}, "format 2, and this version reads 1"),
+        ({"format": 2}, "format 2, but this version reads format 1"),
         ({"findings": ["Mass"]}, "broken card"),
         ({}, None),
     ],
@@ -217,7 +217,7 @@ def test_a_card_of_another_format_or_that_does_not_fit_is_told(tmp_path, changes
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[1, 2]", "it is a JSON list, no object"),
+        ("[1, 2]", "it is a JSON list, not an object"),
         ('{"format": 1,', "it is not valid JSON"),
         (json.dumps({"format": 1, "findings": []}), "name, image_size, thresholds is missing"),
         (
@@ -228,12 +228,12 @@ def test_a_card_of_another_format_or_that_does_not_fit_is_told(tmp_path, changes
         (json.dumps(tiny_card(thresholds=[0.1, 0.2, float("nan")])), "numbers from 0 to 1"),
         (
             json.dumps(tiny_card(image_size=10**9)),
-            "image_size is 1000000000, and must be a whole number from 1 to",
+            "image_size is 1000000000, but must be a whole number from 1 to",
         ),
         (json.dumps(tiny_card(image_size="32")), "image_size is '32'"),
-        (json.dumps(tiny_card(image_size=48)), "do not fit the graph"),
-        (json.dumps(tiny_card(findings="abc")), "findings a list of texts"),
-        (json.dumps(tiny_card(familiarity=[])), "familiarity must be null, or have mean"),
+        (json.dumps(tiny_card(image_size=48)), "do not match the graph"),
+        (json.dumps(tiny_card(findings="abc")), "findings a list of strings"),
+        (json.dumps(tiny_card(familiarity=[])), "familiarity must be null, or an object with mean"),
     ],
 )
 def test_a_broken_card_is_one_sentence_with_the_name_of_the_file(tmp_path, text, message):

@@ -125,7 +125,7 @@ def test_int8_of_a_published_file_is_refused_for_want_of_films(small, tmp_path):
 
     torch.save(theirs(2, small).state_dict(), tmp_path / "single_disease.pt")
     with pytest.raises(
-        ExportError, match=r"int8 needs the films .* published weights come without any"
+        ExportError, match=r"int8 needs the run's images, but published weights come without images"
     ):
         export_run(tmp_path / "single_disease.pt", int8=True, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -143,7 +143,7 @@ class Payload:
 
 def test_a_file_that_holds_code_is_refused_and_not_executed(tmp_path):
     torch.save({"classifier.5.bias": Payload(tmp_path / "executed")}, tmp_path / "weights.pt")
-    message = r"weights\.pt cannot be read as plain weights: it holds a Python object \(\S*open\).*Only the weights"
+    message = r"weights\.pt cannot be read as plain weights: it holds a Python object \(\S*open\).*Only weights"
     with pytest.raises(ExportError, match=message) as caught:
         load_published(tmp_path / "weights.pt")
     assert "weights_only" not in str(caught.value) and "trust" not in str(caught.value)

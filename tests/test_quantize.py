@@ -235,7 +235,7 @@ def test_changed_flags_are_counted_at_the_thresholds(bench):
 
 def test_too_few_films_to_calibrate_on_are_refused(bench):
     with pytest.raises(
-        ExportError, match="3 training films are too few to calibrate int8 on: 4 are needed"
+        ExportError, match="3 training images are too few to calibrate int8: 4 are needed"
     ):
         quantize(
             QuantizationJob(bench.plain, bench.films[:3], bench.judge, bench.folder),

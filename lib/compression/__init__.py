@@ -1,4 +1,4 @@
-"""Smaller models, and what they lose: int8 judged on images that did not choose its recipe."""
+"""Quantize models to int8, and judge them on images that did not choose the recipe."""
 
 from lib.compression.compare import (
     compare_exports,

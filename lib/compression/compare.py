@@ -1,5 +1,8 @@
-"""In: the exports of one run. Out: what each costs and what it still knows, side by side, with
-intervals."""
+"""Compare the exports of one run.
+
+In: exported files and their test predictions. Out: size, speed, memory and AUROC side by side, with
+intervals.
+"""
 
 import subprocess
 import sys
@@ -32,14 +35,16 @@ print(peak_memory_mb())
 def compare_exports(
     models: Mapping[str, Path], run: RunPredictions, probs: Mapping[str, np.ndarray]
 ) -> pd.DataFrame:
-    """One row per model {name: file}, the first the reference; `probs` (N, F) are their answers to
-    the films of `run`.
+    """Return one row per model; the first model is the reference.
 
-    `run` gives test targets, patients and thresholds (`comparisons.read_run_predictions`). Columns:
-    megabytes, auroc, low, high (macro, 95 %, patients), change, change_low, change_high (against
-    the first, paired), prob_max (largest change of a probability), milliseconds (one film, two
-    threads, taking turns), memory_mb (the peak of a process that does nothing else). Raises
-    ExportError where probs do not fit the films.
+    - models: the file of each model by name.
+    - run: test targets, patients and thresholds (`comparisons.read_run_predictions`).
+    - probs: (N, F) predictions of each model for the images of `run`.
+
+    Columns: megabytes, auroc, low, high (macro, 95 %, over patients), change, change_low,
+    change_high (against the first, paired), prob_max (largest change of a probability),
+    milliseconds (one image, two threads, the models taking turns), memory_mb (peak of a process
+    that only predicts). Raises ExportError when the shape of probs does not match the targets.
     """
     size = Predictor(next(iter(models.values()))).image_size
     speed = latencies_ms(models, size)
@@ -47,7 +52,8 @@ def compare_exports(
     for name, path in models.items():
         if probs[name].shape != run.targets.shape:
             raise ExportError(
-                f"{name} has {probs[name].shape} answers for films with targets {run.targets.shape}"
+                f"{name} has predictions of shape {probs[name].shape}, but the targets are "
+                f"{run.targets.shape}; use the same images"
             )
         answers[name] = replace(
             run, run=name, probs=probs[name].astype(float), scored=None, folder=None

@@ -1,5 +1,7 @@
-"""In: the graph of an exported model. Out: the names of the nodes that int8 is for, in the order in
-which they run."""
+"""Find the nodes of an exported model that can be int8.
+
+In: the graph of an exported model. Out: the names of these nodes, in execution order.
+"""
 
 import onnx
 from onnx import NodeProto
@@ -9,8 +11,10 @@ _LIGHT = ("Sigmoid", "Mul", "Add")
 
 
 def weighted_nodes(model: onnx.ModelProto) -> list[str]:
-    """The backbone's convolutions and matrix products with constant weights, squeeze-excitation
-    left out."""
+    """Return the backbone's convolutions and matrix products with constant weights.
+
+    Squeeze-excitation is left out.
+    """
     constants = {tensor.name for tensor in model.graph.initializer}
     return [
         node.name
@@ -22,10 +26,9 @@ def weighted_nodes(model: onnx.ModelProto) -> list[str]:
 
 
 def light_nodes(model: onnx.ModelProto) -> list[str]:
-    """The products, sums and sigmoids of activations between convolutions (SiLU, gates, skip
-    connections).
+    """Return products, sums and sigmoids of activations (SiLU, gates, skip connections).
 
-    None in a transformer: what its layer norms are given must keep its precision.
+    A transformer has none: the inputs of its layer norms must keep their precision.
     """
     nodes = _backbone(model)
     if any(node.op_type == "LayerNormalization" for node in nodes):
@@ -37,7 +40,7 @@ def light_nodes(model: onnx.ModelProto) -> list[str]:
 
 
 def _backbone(model: onnx.ModelProto) -> list[NodeProto]:
-    """What leads to the output `embedding`, less squeeze-excitation."""
+    """Return the nodes that lead to the output `embedding`, without squeeze-excitation."""
     maker = {output: node for node in model.graph.node for output in node.output}
     wanted, found = ["embedding"], set()
     while wanted:
@@ -50,11 +53,13 @@ def _backbone(model: onnx.ModelProto) -> list[NodeProto]:
 
 
 def _squeezed(model: onnx.ModelProto) -> set[str]:
-    """The nodes fed by means over the film alone: squeeze-excitation (Hu et al. 2018), and what
-    follows pooling."""
+    """Return the nodes that depend on means over the image alone.
+
+    These are squeeze-excitation (Hu et al. 2018), and what follows pooling.
+    """
     constants = {tensor.name for tensor in model.graph.initializer}
     squeezed, names = set(), set()
-    for node in model.graph.node:  # in the order in which they run
+    for node in model.graph.node:  # in execution order
         given = [name for name in node.input if name and name not in constants]
         if node.op_type in ("ReduceMean", "GlobalAveragePool"):
             squeezed.update(node.output)

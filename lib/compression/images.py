@@ -1,5 +1,8 @@
-"""In: the folder of a complete run. Out: its training, validation and test images; nothing in the
-folder changes."""
+"""Read the images of a complete run.
+
+In: the folder of the run. Out: its training, validation and test images; the folder stays
+unchanged.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +25,10 @@ VAL_FILMS = 5000
 
 @dataclass(frozen=True)
 class CalibrationImages:
-    """Films (N, S, S) uint8 that the run trained on, and those (M, S, S) that it chose with, and
-    their targets (M, F).
+    """Images (N, S, S) uint8 of a run, with targets (N, F) and patients (N,).
 
-    Of large sets a random part: at most TRAIN_FILMS and VAL_FILMS, in a random order that is always
-    the same. All test images are there; they are read from disk as they are needed. `prevalence`
+    `train` and `val` of large sets are random subsets of at most TRAIN_FILMS and VAL_FILMS images,
+    in a fixed random order. `test` holds all test images, read from disk on demand. `prevalence`
     (F,) is that of all training images.
     """
 
@@ -55,10 +57,10 @@ class Stored:
 
 
 def read_run_films(folder: Path, card: dict[str, Any]) -> CalibrationImages:
-    """The films of the run in `folder`, whose model has the card `card`.
+    """Read the images of the run in `folder`, whose model has the card `card`.
 
-    Phantoms are drawn again where they are missing. Raises DatasetError when films are missing, or
-    when images, labels or splits are no longer those that the run was trained on.
+    Phantoms are drawn again if they are missing. Raises DatasetError when images are missing, or
+    when images, labels or splits differ from those that the run was trained on.
     """
     config = Config(**read_json(folder / "config.json"))
     data, frame, bad_rows = read_rows(config)
@@ -68,7 +70,7 @@ def read_run_films(folder: Path, card: dict[str, Any]) -> CalibrationImages:
     if describe_data(films)["fingerprint"] != card["data"]["fingerprint"]:
         folders = ", ".join(str(path) for path in config.data_folders)
         raise DatasetError(
-            f"the images, labels or splits in {folders} are not those that {folder} was trained on"
+            f"the images, labels or splits in {folders} differ from those that {folder} was trained on"
         )
     loaders = make_loaders(frame, films.store, config)
     train, val = _some(loaders["train"], TRAIN_FILMS), _some(loaders["val"], VAL_FILMS)
@@ -93,7 +95,7 @@ def _some(loader: Loader, count: int) -> np.ndarray:
 
 def _pixels(loader: Loader, picked: np.ndarray) -> np.ndarray:
     rows = loader.rows[picked]
-    order = np.argsort(rows)  # a memory map is read in its own order
+    order = np.argsort(rows)  # reading a memory map in order is faster
     films = np.empty((len(rows), *loader.store.shape[1:]), np.uint8)
     films[order] = loader.store[rows[order]]
     return films

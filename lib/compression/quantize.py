@@ -1,11 +1,14 @@
-"""In: an exported model and films of its run. Out: int8 versions of it, each with what it costs in
-AUROC.
+"""Quantize an exported model to int8.
 
-Static quantisation (Jacob et al. 2018; Krishnamoorthi 2018): QDQ, a scale per output channel for
-weights, one per tensor for activations. Weights use 7 bits, so that processors without VNNI, which
-add pairs of products in 16 bits, do not overflow and answer the same. Only what leads to the
-embedding is quantised: head, probabilities and the arithmetic of the heat maps stay in floating
-point, and so does squeeze-excitation, whose tensors of one pixel gain nothing.
+In: an exported model and images of its run. Out: int8 versions of it, each with its drift from
+fp32.
+
+Quantization is static (Jacob et al. 2018; Krishnamoorthi 2018) in QDQ format, with one scale per
+output channel for weights and one per tensor for activations. Weights use 7 bits. Processors
+without VNNI add pairs of products in 16 bits; with 7 bits they do not overflow, and give the same
+results. Only what leads to the embedding is quantized. Head, probabilities and the arithmetic of
+the heat maps stay in floating point. So does squeeze-excitation, whose tensors of one pixel gain
+nothing.
 """
 
 import contextlib
@@ -33,21 +36,21 @@ from lib.metrics.scores import auroc
 
 LIMIT = 0.005
 """The largest change of validation macro AUROC, up or down: a gain by rounding is chance, and a
-sign of other answers. Between seeds the AUROC of a run differs by more, so below this a change does
-not matter."""
+sign of changed predictions. The AUROC differs by more between seeds, so a smaller change does not
+matter."""
 
 PROB_LIMIT = 0.02
-"""The largest mean absolute difference of calibrated probabilities: below this, most round to the
-same percents that a person reads within two points."""
+"""The largest mean absolute difference of calibrated probabilities: below this, most percentages
+that a reader sees change by at most two points."""
 
 FLAG_LIMIT = 0.02
 """The largest share of (image, finding) pairs whose flag changes: one in fifty, about what a second
-read changes."""
+reading changes."""
 
 MIN_POSITIVES = 20
-"""Positive labels that a half of the validation images needs, over all findings with both classes.
-With 20 positives and 20 negatives one pair that changes its order is 0.0025 of AUROC, half of
-LIMIT; with fewer, LIMIT means nothing."""
+"""The fewest positive labels in each half of the validation images, over all findings with both
+classes. With 20 positives and 20 negatives, one pair that changes its order is 0.0025 of AUROC, half
+of LIMIT. With fewer, LIMIT means nothing."""
 
 METHODS = {
     "minmax": CalibrationMethod.MinMax,
@@ -55,14 +58,18 @@ METHODS = {
     "entropy": CalibrationMethod.Entropy,
 }
 _TYPES = ["Conv", "Gemm", "MatMul", "Sigmoid", "Mul", "Add"]
-_STRIDE = 4  # films whose activations are held in memory at a time
-_PARTS = 8  # of the network, quantised one by one to find those that suffer most
+_STRIDE = 4  # images whose activations are in memory at a time
+_PARTS = 8  # of the network, quantized one by one to find the most sensitive ones
 
 
 @dataclass(frozen=True)
 class ValidationSet:
-    """What int8 is compared on: validation images (N, S, S) uint8, targets (N, F) with NaN, the
-    answers of fp32, and its thresholds (F,) on calibrated probabilities.
+    """Validation data that int8 is compared on.
+
+    - images: (N, S, S) uint8.
+    - targets: (N, F), NaN where not annotated.
+    - answers: the outputs of fp32.
+    - thresholds: (F,), on calibrated probabilities.
     """
 
     images: np.ndarray
@@ -71,13 +78,13 @@ class ValidationSet:
     thresholds: np.ndarray
 
     def part(self, mask: np.ndarray) -> "ValidationSet":
-        """The images where mask (N,) is true."""
+        """Return the images where mask (N,) is true."""
         answers = {name: values[mask] for name, values in self.answers.items()}
         return ValidationSet(self.images[mask], self.targets[mask], answers, self.thresholds)
 
     @property
     def positives(self) -> int:
-        """Positive labels of the findings that have negative ones too: what the AUROC rests on."""
+        """Count positive labels of findings with both classes: those that AUROC is based on."""
         positive, negative = (self.targets == 1).sum(axis=0), (self.targets == 0).sum(axis=0)
         return int(positive[negative > 0].sum())
 
@@ -88,11 +95,10 @@ class ValidationSet:
 
 @dataclass(frozen=True)
 class Trial:
-    """One int8 file: how it was calibrated, what is int8 in it, and its drift from fp32 on some
-    validation images.
+    """One int8 file: its calibration method, what is int8, and its drift from fp32.
 
-    `drop` is the AUROC of fp32 less its own; `flags` is the share of (image, finding) pairs whose
-    flag changed.
+    The drift is measured on some validation images. `drop` is the AUROC of fp32 minus that of int8;
+    `flags` is the share of (image, finding) pairs whose flag changed.
     """
 
     calibration: str
@@ -106,21 +112,29 @@ class Trial:
 
     @property
     def excess(self) -> float:
-        """The largest of AUROC change, mean difference of probabilities and changed flags, each
-        over its limit."""
+        """Return the largest ratio of a drift to its limit.
+
+        The drifts are the change of AUROC, the mean difference of probabilities, and the changed
+        flags.
+        """
         change = 0.0 if np.isnan(self.drop) else abs(self.drop)
         return max(change / LIMIT, self.prob_mean / PROB_LIMIT, self.flags / FLAG_LIMIT)
 
     @property
     def fine(self) -> bool:
-        """Whether it answers nearly as fp32 does: nothing over its limit."""
+        """Return whether predictions are close to those of fp32: no drift over its limit."""
         return self.excess <= 1
 
 
 @dataclass(frozen=True)
 class QuantizationJob:
-    """What trials share: the fp32 file, calibration films (N, S, S) uint8, the judge, and a folder
-    to write into."""
+    """What trials share.
+
+    - plain: the fp32 file.
+    - films: calibration images (N, S, S) uint8.
+    - judge: the validation images to compare on.
+    - folder: where the trials are written.
+    """
 
     plain: Path
     films: np.ndarray
@@ -132,39 +146,41 @@ class QuantizationJob:
         model = onnx.load(self.plain)
         add_pre_process_metadata(
             model
-        )  # batch norms are folded already, so onnxruntime need not ask for it
+        )  # avoids a warning of onnxruntime; batch norms are folded already
         return model
 
 
 def macro_auroc(targets: np.ndarray, logits: np.ndarray) -> float:
-    """Mean AUROC of logits (N, F) over the findings that have both classes in targets (N, F); NaN
-    where none has."""
+    """Return the mean AUROC of logits (N, F) over the findings with both classes.
+
+    `targets` are (N, F). NaN if no finding has both classes.
+    """
     scores = []
     for y, values in zip(targets.T, logits.T, strict=True):
         ranks = np.unique(values, return_inverse=True)[1]
         scores.append(
             auroc(y, ranks / max(1, ranks.max()))
-        )  # in [0, 1], with the ties of the logits and no others
+        )  # in [0, 1], with exactly the ties of the logits
     defined = [score for score in scores if not np.isnan(score)]
     return float(np.mean(defined)) if defined else float("nan")
 
 
 def quantize(bench: QuantizationJob, log: Callable[[str], None] = print) -> list[Trial]:
-    """Tries one way after the other until one is fine; returns all trials, the last one may be
-    fine.
+    """Try one recipe after another until one is fine; return all trials.
 
-    In order: everything with minimum and maximum as range; convolutions and matrix products alone,
-    calibrated by minimum and maximum, percentile, entropy; then the best of these with the first
-    and last layer in fp32, with the quarter of the network that suffers most in fp32, and with half
-    of it. Raises ExportError when there is nothing to quantise, or too little to calibrate on.
+    The order is: everything, with minimum and maximum as range; convolutions and matrix products
+    alone, calibrated by minimum and maximum, percentile, then entropy; then the best of these with
+    the first and last layer in fp32, with the most sensitive quarter of the network in fp32, and
+    with the most sensitive half. Raises ExportError when there is nothing to quantize, or too few
+    images to calibrate on.
     """
     if not weighted_nodes(bench.model):
         raise ExportError(
-            "nothing in this model can be quantised: it has no convolution with constant weights"
+            "nothing in this model can be quantized: it has no convolution with constant weights"
         )
     if len(bench.films) < _STRIDE:
         raise ExportError(
-            f"{len(bench.films)} training films are too few to calibrate int8 on: {_STRIDE} are needed; export fp32"
+            f"{len(bench.films)} training images are too few to calibrate int8: {_STRIDE} are needed; export fp32"
         )
     trials: list[Trial] = []
     for method, what, nodes in _attempts(bench, trials):
@@ -178,27 +194,31 @@ def quantize(bench: QuantizationJob, log: Callable[[str], None] = print) -> list
 
 
 def best_trial(trials: Sequence[Trial]) -> Trial:
-    """The first that is fine, else the one that exceeds the limits least."""
+    """Return the first fine trial, else the one that exceeds the limits least."""
     return next(
         (trial for trial in trials if trial.fine), min(trials, key=lambda trial: trial.excess)
     )
 
 
 def drift_text(trial: Trial) -> str:
-    """What changes from fp32, as a phrase."""
+    """Return the changes from fp32 as a phrase."""
     return f"AUROC {-trial.drop:+.4f}, probabilities {trial.prob_mean:.4f} on average, flags {trial.flags:.1%} changed"
 
 
 def halves(patients: Sequence[str]) -> np.ndarray:
-    """(N,) True for the images to choose a recipe on, False for those to judge it on: by a hash of
-    the patient."""
+    """Split images by a hash of the patient into two halves.
+
+    Returns (N,): True for images to choose a recipe on, False for images to judge it on.
+    """
     shuffled = sorted(set(patients), key=lambda patient: sha256(str(patient).encode()).digest())
     return np.isin(patients, shuffled[: (len(shuffled) + 1) // 2])
 
 
 def _attempts(bench: QuantizationJob, trials: list[Trial]) -> Iterator[tuple[str, str, list[str]]]:
-    """(calibration, what is int8, nodes) of one trial after the other; later ones depend on what
-    the earlier gave."""
+    """Yield (calibration, what is int8, nodes) of each recipe.
+
+    Later recipes depend on the results of earlier trials.
+    """
     heavy, light = weighted_nodes(bench.model), light_nodes(bench.model)
     if light:
         yield "minmax", "layers and activations", heavy + light
@@ -216,8 +236,10 @@ def _attempts(bench: QuantizationJob, trials: list[Trial]) -> Iterator[tuple[str
 
 
 def _by_harm(bench: QuantizationJob, method: str, heavy: list[str]) -> list[list[str]]:
-    """The layers in consecutive parts, the most sensitive part first: quantised alone, it changes
-    the logits most."""
+    """Return the layers in consecutive parts, the most sensitive part first.
+
+    A part is more sensitive if quantizing it alone changes the logits more.
+    """
     parts = [part.tolist() for part in np.array_split(np.array(heavy, dtype=object), _PARTS)]
     parts = [part for part in parts if part]
     wanted = run_file(bench.plain, bench.films)["logits"]
@@ -229,8 +251,11 @@ def _by_harm(bench: QuantizationJob, method: str, heavy: list[str]) -> list[list
 
 
 def judged(judge: ValidationSet, method: str, what: str, path: Path) -> Trial:
-    """The drift of the file at `path` on the judge's images, with the calibration and thresholds of
-    fp32 for both."""
+    """Measure the drift of the file at `path` on the judge's images.
+
+    Both fp32 and int8 use the calibration and thresholds of fp32. `method` and `what` describe the
+    recipe.
+    """
     found = run_file(path, judge.images)
     score = macro_auroc(judge.targets, found["logits"])
     gap = np.abs(found["probs"] - judge.answers["probs"])
@@ -242,12 +267,16 @@ def judged(judge: ValidationSet, method: str, what: str, path: Path) -> Trial:
 
 
 def _write_int8(bench: QuantizationJob, path: Path, method: str, nodes: list[str]) -> None:
-    """One int8 file; activations are measured once a method, and kept in the bench's folder."""
+    """Write one int8 file; activation ranges are cached per method in the job's folder."""
     if not nodes:
-        raise ExportError("no layer would be left in int8; this network is too small to quantise")
+        raise ExportError(
+            "no layer would be left in int8; this network is too small to quantize, export fp32"
+        )
     model = onnx.ModelProto()
     model.CopyFrom(bench.model)
-    with contextlib.redirect_stdout(io.StringIO()):  # the histograms announce themselves
+    with contextlib.redirect_stdout(
+        io.StringIO()
+    ):  # onnxruntime prints while it collects histograms
         quantize_static(
             model,
             path,
@@ -269,7 +298,7 @@ def _write_int8(bench: QuantizationJob, path: Path, method: str, nodes: list[str
 
 
 class _Films(CalibrationDataReader):
-    """The films, one at a time; a number that _STRIDE divides."""
+    """The images one at a time, truncated to a multiple of _STRIDE."""
 
     def __init__(self, films: np.ndarray):
         self.films = films[: len(films) // _STRIDE * _STRIDE]

@@ -1,8 +1,8 @@
-"""In: an exported file and the images of its run. Out: its own thresholds, calibration and test
-scores.
+"""Measure an exported file again on the images of its run.
 
-A quantised network is another network: what was fitted or measured on the predictions of fp32 does
-not hold for it.
+In: an exported file and these images. Out: its own thresholds, calibration and test scores. A
+quantized network is a different network: what was fitted or measured on fp32 predictions does not
+hold for it.
 """
 
 from pathlib import Path
@@ -24,11 +24,10 @@ from lib.metrics.thresholds import apply_thresholds, choose_thresholds
 def remeasure(
     path: Path, films: CalibrationImages, card: dict[str, Any]
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The run's `card` with thresholds, operating points and calibration of the file at `path`, and
-    its test metrics.
+    """Return the run's `card` with values fitted for the file at `path`, and its test metrics.
 
-    Thresholds and calibration are fitted on the file's predictions for the validation images, as a
-    run fits its own.
+    These values are thresholds, operating points and calibration. They are fitted on the file's
+    predictions for the validation images, as a run fits its own.
     """
     findings = card["findings"]
     val, test = (
@@ -54,7 +53,7 @@ def remeasure(
 
 
 def set_calibration(path: Path, slope: list[float], intercept: list[float]) -> None:
-    """Makes probs = sigmoid(slope * logits + intercept) of the file, whatever it was before."""
+    """Make the file compute probs = sigmoid(slope * logits + intercept), replacing its own."""
     model = onnx.load(path)
     graph = model.graph
     graph.node.remove(next(node for node in graph.node if "probs" in node.output))
@@ -77,7 +76,7 @@ def set_calibration(path: Path, slope: list[float], intercept: list[float]) -> N
 
 
 def _remove_unused(graph: onnx.GraphProto) -> None:
-    """Removes nodes whose outputs nothing reads, last first, so that one pass is enough."""
+    """Remove nodes whose outputs are never read, last first, so that one pass is enough."""
     wanted = {output.name for output in graph.output}
     for node in reversed(list(graph.node)):
         if wanted.isdisjoint(node.output):
@@ -87,5 +86,5 @@ def _remove_unused(graph: onnx.GraphProto) -> None:
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows, with None where a number is not known."""
+    """Return the rows as dicts, with None for a missing number."""
     return table.astype(object).where(table.notna(), None).to_dict("records")

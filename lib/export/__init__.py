@@ -1,4 +1,4 @@
-"""A run -> one ONNX file with preprocessing, calibration, heat maps and its card."""
+"""Export a run to one ONNX file with preprocessing, calibration, heat maps and its card."""
 
 from lib.export.run import (
     export_run,

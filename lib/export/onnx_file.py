@@ -1,5 +1,8 @@
-"""In: a network to serve. Out: its ONNX file, the card in it, and what the file answers and takes,
-by onnxruntime."""
+"""Write an ONNX file and check it with onnxruntime.
+
+In: a network to serve. Out: its ONNX file with the card inside, and the largest difference from
+torch.
+"""
 
 import json
 from collections.abc import Mapping
@@ -20,11 +23,10 @@ TOLERANCE = 1e-4
 
 
 def write_onnx(served: ServingModule, path: Path) -> None:
-    """Writes the graph for films (B, S, S), B free; batch norms are folded into the convolutions
-    before them.
+    """Write the graph for images (B, S, S), with B variable.
 
-    What the exporter notes of source files is taken out. The file is checked against the ONNX
-    standard.
+    Batch norms are folded into the convolutions before them. The exporter's notes about source
+    files are removed. The file is checked against the ONNX standard.
     """
     films = torch.zeros(2, served.size, served.size, dtype=torch.uint8)  # (B, S, S)
     batch = {"images": {0: torch.export.Dim("batch")}}
@@ -60,7 +62,7 @@ def _forget_sources(model: onnx.ModelProto) -> None:
 
 
 def write_card(path: Path, card: Mapping[str, Any]) -> None:
-    """Puts `card` into the file as JSON, under the key "card", and nothing else."""
+    """Write `card` into the file as JSON under the key "card", and drop all other metadata."""
     model = onnx.load(path)
     onnx.helper.set_model_props(model, {"card": json.dumps(card, allow_nan=False)})
     model.ClearField("doc_string")
@@ -68,7 +70,7 @@ def write_card(path: Path, card: Mapping[str, Any]) -> None:
 
 
 def read_card(path: Path) -> dict[str, Any]:
-    """The card in an exported file; raises ExportError when it has none."""
+    """Return the card in an exported file; raises ExportError when it has none."""
     props = {
         prop.key: prop.value for prop in onnx.load(path, load_external_data=False).metadata_props
     }
@@ -78,11 +80,10 @@ def read_card(path: Path) -> dict[str, Any]:
 
 
 def golden_films(size: int, films: np.ndarray | None = None) -> np.ndarray:
-    """Films to compare on (N, size, size) uint8: ramps from each side, and the first eight of
-    `films`.
+    """Return images (N, size, size) uint8 to compare outputs on.
 
-    No noise and nothing flat: what a network never meets can drive it to values where rounding
-    decides.
+    They are ramps from each side, and the first eight of `films`. Noise and flat images are left
+    out: input that a network never sees can drive it to values where rounding decides.
     """
     ramp = np.broadcast_to(np.linspace(0, 255, size, dtype=np.uint8), (size, size))
     ramps = np.stack([ramp, ramp.T, ramp[:, ::-1], ramp.T[::-1]])
@@ -91,11 +92,10 @@ def golden_films(size: int, films: np.ndarray | None = None) -> np.ndarray:
 
 @torch.inference_mode()
 def check_parity(served: ServingModule, path: Path, images: np.ndarray) -> float:
-    """The largest difference of probabilities between torch and the file; raises ExportError when
-    one is over 1e-4.
+    """Return the largest difference of probabilities between torch and the file.
 
-    Logits, heat maps and embeddings are compared too, relative to the largest value of each where
-    that is over 1.
+    `images` are (N, S, S) uint8. Logits, heat maps and embeddings are compared too, relative to the
+    largest value of each if that is over 1. Raises ExportError when a difference is over 1e-4.
     """
     wanted = dict(zip(OUTPUTS, served.eval()(torch.from_numpy(images.copy())), strict=True))
     found = run_file(path, images)
@@ -104,6 +104,6 @@ def check_parity(served: ServingModule, path: Path, images: np.ndarray) -> float
         gap = float(np.abs(values.numpy() - found[name]).max()) / scale
         if not gap <= TOLERANCE:
             raise ExportError(
-                f"the ONNX file's {name} differ by {gap:.2g} from torch's; nothing was exported"
+                f"the ONNX file's {name} differ from torch's by {gap:.2g}; nothing was exported"
             )
     return float(np.abs(wanted["probs"].numpy() - found["probs"]).max())

@@ -1,11 +1,13 @@
-"""In: a state dict that the method's authors published. Out: a classifier with our findings in our
-order, and its card.
+"""Load the weights that the method's authors published.
+
+In: a published state dict. Out: a classifier with our findings in our order, and its card.
 
 Ayushk4/MedImaging (2021) released `all_14.pt` and `single_disease.pt`: plain state dicts of
 tf_efficientnet_b4_ns from timm, with `classifier` replaced by Linear(1792, 625), LeakyReLU,
-Dropout, Linear(625, 256), LeakyReLU, Linear(256, n). Films are squashed to 224 px and normalised
-with ImageNet's mean and std. Their app uses LeakyReLU for both files, and so does this; their
-script for a single finding trained with ReLU, which differs by a hundredth of what is below zero.
+Dropout, Linear(625, 256), LeakyReLU, Linear(256, n). Images are resized to 224 x 224 px and
+normalised with ImageNet's mean and std. Their app uses LeakyReLU for both files, and so does this
+module. Their training script for a single finding used ReLU, which differs by a hundredth of each
+negative value.
 """
 
 import pickle
@@ -40,11 +42,10 @@ ORDER = (
     "Atelectasis",
     "Emphysema",
 )
-"""The outputs of `all_14.pt`; each goes through a sigmoid."""
+"""The outputs of `all_14.pt`, each followed by a sigmoid."""
 
 PAIR = ("No Finding", "Cardiomegaly")
-"""The outputs of `single_disease.pt`, as their training script numbers them; they go through one
-softmax."""
+"""The outputs of `single_disease.pt`, numbered as in their training script; one softmax follows."""
 
 _LAST = "classifier.5"
 _ABOUT = (
@@ -53,12 +54,12 @@ _ABOUT = (
 
 
 def load_published(path: Path) -> tuple[Classifier, dict[str, Any]]:
-    """The classifier in `path`, in evaluation mode, and a card like that of a run.
+    """Return the classifier in `path`, in evaluation mode, and a card like that of a run.
 
-    Fourteen outputs are put into the order of FINDINGS. Two become one logit of Cardiomegaly, z_1 -
-    z_0, as the softmax of two is the sigmoid of their difference. Nothing but tensors is read from
-    the file. Raises ExportError for a file that is anything else, naming what is unknown, missing
-    or of the wrong shape.
+    Fourteen outputs are put into the order of FINDINGS. Two outputs become one logit of
+    Cardiomegaly, z_1 - z_0, since the softmax of two is the sigmoid of their difference. Nothing
+    but tensors is read from the file. Raises ExportError for any other file, naming what is
+    unknown, missing or of the wrong shape.
     """
     state = read_state(path)
     outputs = (
@@ -69,7 +70,7 @@ def load_published(path: Path) -> tuple[Classifier, dict[str, Any]]:
     if outputs not in (len(ORDER), len(PAIR)):
         raise ExportError(
             f"{path}: {_LAST}.bias should have {len(ORDER)} values (all_14.pt) or {len(PAIR)} (single_disease.pt), not "
-            f"{outputs}; only the two files that the method's authors published are read"
+            f"{outputs}; only the two files published by the method's authors are supported"
         )
     backbone = build_backbone(BACKBONE, SIZE)
     model = Classifier(
@@ -98,13 +99,13 @@ def load_published(path: Path) -> tuple[Classifier, dict[str, Any]]:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a state dict, read with weights_only=True; raises ExportError for anything
-    else in the file."""
+    """Return the tensors of a state dict, read with weights_only=True.
+
+    Raises ExportError when the file holds anything else.
+    """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        Exception
-    ) as error:  # a broken or hostile file raises a dozen types; each becomes one sentence
+    except Exception as error:  # a broken or hostile file raises a dozen exception types
         raise ExportError(
             f"{path} cannot be read as plain weights: {_unreadable(error)}"
         ) from error
@@ -132,22 +133,20 @@ def read_state(path: Path) -> dict[str, Tensor]:
     ]
     if broken:
         raise ExportError(
-            f"{path}: values are not finite in {_few(broken)}; the file is broken, fetch it again"
+            f"{path}: values are not finite in {_few(broken)}; the file is broken, download it again"
         )
     return state
 
 
 def _unreadable(error: Exception) -> str:
-    """Why torch refused a file, without its advice to load the file unsafely."""
+    """Return why torch refused a file, without its advice to load the file unsafely."""
     if found := re.search(r"Unsupported (?:global: GLOBAL|class) (\S+)", str(error)):
         return (
-            f"it holds a Python object ({found[1]}), which could run code. Only the weights are read: "
-            "save them alone, torch.save(model.state_dict(), FILE)"
+            f"it holds a Python object ({found[1]}), which could run code. Only weights are read: "
+            "save them alone with torch.save(model.state_dict(), FILE)"
         )
     if isinstance(error, pickle.UnpicklingError) or not str(error).strip():
-        return (
-            "it is damaged, or holds more than weights, and only weights are read; fetch it again"
-        )
+        return "it is damaged, or holds more than weights, and only weights are read; download it again"
     return str(error).strip().splitlines()[0][:200]
 
 
@@ -178,7 +177,7 @@ def _check_fits(path: Path, given: dict[str, Tensor], wanted: dict[str, Tensor])
             wrong.append(f"{_their_name(key)} holds {given[key].dtype}")
     if wrong:
         raise ExportError(
-            f"{path} is no published {BACKBONE} of this method: {_few(sorted(wrong))}"
+            f"{path} is not a published {BACKBONE} of this method: {_few(sorted(wrong))}"
         )
 
 

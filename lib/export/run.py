@@ -1,5 +1,8 @@
-"""In: a complete run, or the authors' published weights. Out: `savefolder/NAME.onnx`, its card
-inside, and NAME.md."""
+"""Export a model to `savefolder/`.
+
+In: a complete run, or the authors' published weights. Out: `savefolder/NAME.onnx` with its card
+inside, and NAME.md.
+"""
 
 import re
 import shutil
@@ -49,8 +52,10 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 @dataclass(frozen=True)
 class Source:
-    """What is exported: the model, its own card, the record of its run (empty where none), its
-    films or why none."""
+    """What is exported: the model, its card, the record of its run, and the run's images.
+
+    `record` is empty without a run. Without images, `films` is None and `no_films` says why.
+    """
 
     name: str
     model: Classifier
@@ -68,26 +73,28 @@ def export_run(
     out: Path = REPO_ROOT / "savefolder",
     log: Callable[[str], None] = print,
 ) -> Path:
-    """Exports a run's folder, or a state dict `all_14.pt` or `single_disease.pt`, and returns the
-    path of NAME.onnx.
+    """Export a run or published weights to ONNX, and return the path of NAME.onnx.
 
-    NAME is by default the study's and the run's, or the file's. The ONNX file is compared with
-    torch before it is kept. `int8` needs the run's images: it is calibrated on training images; a
-    recipe is chosen on one half of the validation patients and judged on the other; one over the
-    limits of `compression.quantize` is refused unless `allow_drop`. Its thresholds, calibration and
-    test scores are its own. `tell` gets size, drift and latency, line by line. Raises ExportError,
-    DatasetError or ModelError; nothing is left behind then.
+    - source: the folder of a run, or a state dict `all_14.pt` or `single_disease.pt`.
+    - name: by default that of the study and the run, or of the file.
+    - int8: quantize. This needs the run's images.
+    - allow_drop: keep int8 even over the limits of `compression.quantize`, or not judged.
+    - out: the folder for the files.
+    - log: called with size, drift and latency, line by line.
+
+    The ONNX file is compared with torch before it is kept. Int8 is calibrated on training images.
+    Its recipe is chosen on one half of the validation patients and judged on the other half. It has
+    thresholds, calibration and test scores of its own. Raises ExportError, DatasetError or
+    ModelError; then no file is left behind.
     """
     found = read_source(Path(source))
     name = name or found.name + ("-int8" if int8 else "")
     if not NAME.fullmatch(name):
         raise ExportError(
-            f"{name!r} is no name for a model: use letters, digits, '.', '_' and '-' (--name NAME)"
+            f"{name!r} is not a valid model name: use letters, digits, '.', '_' and '-' (--name NAME)"
         )
     if int8 and found.films is None:
-        raise ExportError(
-            f"int8 needs the films that the model was trained on, and {found.no_films}; export fp32"
-        )
+        raise ExportError(f"int8 needs the run's images, but {found.no_films}; export fp32 instead")
     with tempfile.TemporaryDirectory() as place:
         plain = Path(place) / "fp32.onnx"
         parity = _write_plain(found, plain)
@@ -112,15 +119,15 @@ def export_run(
 
 
 def read_source(source: Path) -> Source:
-    """The model to export: of a complete run's folder, or of a published state dict."""
+    """Load the model to export from a complete run's folder or a published state dict."""
     source = source.expanduser()
     source = source if source.exists() else resolve(source)
     if source.is_file():
         model, card = load_published(source)
-        return Source(source.stem, model, card, {}, None, "published weights come without any")
+        return Source(source.stem, model, card, {}, None, "published weights come without images")
     if not is_complete(source):
         raise ExportError(
-            f"{source} is no complete run: there is no record.json in it; run it first, or name another"
+            f"{source} is not a complete run: it has no record.json; run it first, or name another run"
         )
     model, card = load_model(source)
     name = f"{source.resolve().parent.name}-{source.resolve().name}"
@@ -135,7 +142,7 @@ def read_source(source: Path) -> Source:
 
 
 def _write_plain(found: Source, path: Path) -> float:
-    """Writes the fp32 file; returns the largest difference of a probability to torch's."""
+    """Write the fp32 file; return the largest difference of its probabilities from torch's."""
     calibration, size = read_calibration(found.card), found.card["image_size"]
     reference = ServingModule(found.model, calibration["slope"], calibration["intercept"], size)
     merged = Classifier(
@@ -162,7 +169,7 @@ def _write_int8(
     if positives < MIN_POSITIVES and not allow_drop:
         raise ExportError(
             f"int8 cannot be judged: half of the {len(half):,} validation images has {positives} positive labels, "
-            f"and {MIN_POSITIVES} are needed; nothing was exported. Export it as fp32, or ship it anyway: --allow-drop"
+            f"and {MIN_POSITIVES} are needed; nothing was exported. Export fp32, or keep int8 with --allow-drop"
         )
     trials = quantize(
         QuantizationJob(plain, films.train[:CALIBRATION_FILMS], choosing, plain.parent), log
@@ -173,9 +180,9 @@ def _write_int8(
     log(f"judged on the other half, {len(judging.images):,} images: {drift_text(best)}")
     if not best.fine and not allow_drop:
         raise ExportError(
-            f"int8 answers too differently on {len(judging.images):,} validation images that did not choose it: "
+            f"int8 differs too much from fp32 on {len(judging.images):,} validation images not used to choose it: "
             f"{drift_text(best)}; the limits are {LIMIT}, {PROB_LIMIT} and {FLAG_LIMIT:.0%}. Nothing was exported. "
-            "Export it as fp32, or accept the change: --allow-drop"
+            "Export fp32, or use --allow-drop to accept the change"
         )
     return best.path, {
         "precision": "int8",
@@ -244,8 +251,10 @@ def _megabytes(path: Path) -> str:
 
 
 def _familiarity(found: Source, shipped: Path, log: Callable[[str], None]) -> dict[str, Any] | None:
-    """Statistics of the embeddings that the shipped file gives; None, said aloud, where there are
-    no films for them."""
+    """Return embedding statistics of the shipped file, for out-of-distribution scores.
+
+    Without enough images it logs the reason and returns None.
+    """
     reason = found.no_films
     if found.films is not None:
         embeddings = [
@@ -255,7 +264,7 @@ def _familiarity(found: Source, shipped: Path, log: Callable[[str], None]) -> di
             return fit_familiarity(*embeddings)
         except ValueError as error:
             reason = str(error)
-    log(f"the model will not be able to say when a film is unlike its training films: {reason}")
+    log(f"the exported model cannot detect out-of-distribution images: {reason}")
     return None
 
 
@@ -270,7 +279,7 @@ def _made(found: Source) -> dict[str, Any]:
 
 
 def _keep(shipped: Path, card: dict[str, Any], target: Path) -> Path:
-    """Moves the finished file to its place, after its Markdown card; each is whole or not there."""
+    """Write the Markdown card, then move the finished file to `target`, each atomically."""
     with atomic_write(target.with_suffix(".md")) as partial:
         partial.write_text(card_text(card), encoding="utf-8")
     with atomic_write(target) as partial:

@@ -1,4 +1,4 @@
-"""ONNX files -> predictions; no torch, no pandas."""
+"""Predict with exported ONNX files; needs neither torch nor pandas."""
 
 from lib.inference.batch import (
     predict_command,

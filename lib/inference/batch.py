@@ -1,5 +1,7 @@
-"""In: a model and the names of files and folders. Out: one row of answers a file, in order, in
-constant memory."""
+"""Predict for many files in constant memory.
+
+In: a model and the names of files and folders. Out: one row of predictions per file, in order.
+"""
 
 import glob
 import os
@@ -35,20 +37,20 @@ from lib.system import available_cores
 
 
 class Found(NamedTuple):
-    """One entry of a list: its path, and why it cannot even be tried, if so."""
+    """One file to predict for: its path, and, if it cannot be tried, the reason."""
 
     path: str
     refused: str = ""
 
 
 def find_files(named: Iterable[str], listing: BinaryIO | None = None) -> Iterator[Found]:
-    """Every file of `named`, in the order given; the files of a folder and of those below it sorted
-    by name.
+    """Yield every file of `named` in the given order, files inside a folder sorted by name.
 
-    A name that does not exist and has wildcards is a pattern. `-` is read from `listing`: a path a
-    line, or between zero bytes where there are any. Links to folders are not followed below a named
-    one, so that no loop is endless. Nothing is dropped: what cannot be listed is an entry with the
-    reason. Holds one folder's names in memory.
+    Folders are searched recursively. A name that does not exist and contains wildcards is a
+    pattern. `-` reads paths from `listing`: one per line, or separated by zero bytes if it has any.
+    Links to folders below a named folder are not followed, so that a cycle cannot loop forever.
+    Nothing is dropped: what cannot be listed is an entry with the reason. Only the names of one
+    folder are held in memory.
     """
     for name in named:
         if name == "-" and listing is not None:
@@ -59,13 +61,13 @@ def find_files(named: Iterable[str], listing: BinaryIO | None = None) -> Iterato
             for path in matches:
                 yield from _below(path)
             if not matches:
-                yield Found(name, "is a pattern that nothing matches")
+                yield Found(name, "is a pattern that matches no file")
         else:
             yield from _below(name)
 
 
 def once(files: Iterable[Found]) -> Iterator[Found]:
-    """Leaves out files that came before, by whichever name of the same absolute path."""
+    """Yield each file once; files are the same if their absolute paths are equal."""
     seen: set[str] = set()
     for found in files:
         path = os.path.abspath(found.path)  # noqa: PTH100
@@ -75,8 +77,10 @@ def once(files: Iterable[Found]) -> Iterator[Found]:
 
 
 def without_output(files: Iterable[Found], out: Path | None) -> Iterator[Found]:
-    """Leaves out the output itself, and what is kept beside it while it grows: they may lie among
-    the films."""
+    """Leave out the output file and its temporary files.
+
+    They may lie in the same folder as the images.
+    """
     folder = None if out is None else out.resolve().parent
     for found in files:
         path = Path(found.path)
@@ -86,8 +90,10 @@ def without_output(files: Iterable[Found], out: Path | None) -> Iterator[Found]:
 
 
 def path_text(path: str) -> str:
-    """The path as a line of text that any file can hold: control characters, and bytes that are no
-    UTF-8, as \\xNN."""
+    """Return the path as one line of text that any file can hold.
+
+    Control characters, and bytes that are not UTF-8, become \\xNN.
+    """
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
     return "".join(f"\\x{ord(c):02x}" if ord(c) < 32 or 127 <= ord(c) < 160 else c for c in text)
 
@@ -96,7 +102,7 @@ def _below(path: str) -> Iterator[Found]:
     if not os.path.isdir(path):  # noqa: PTH112
         yield Found(path)
         return
-    stack = [_entries(path)]  # no recursion: folders may lie deeper than Python's stack
+    stack = [_entries(path)]  # no recursion: folders may be nested deeper than Python's stack
     while stack:
         for found, is_folder in stack[-1]:
             if is_folder:
@@ -141,8 +147,10 @@ def _listed(listing: BinaryIO) -> Iterator[str]:
 
 
 class _Job(NamedTuple):
-    """A file on its way: its path, and its row, which another thread makes; None where it is known
-    from before."""
+    """A file in progress: its path, and its row, which another thread makes.
+
+    The row is None if an earlier run has already made it.
+    """
 
     path: str
     row: Future[Row] | None
@@ -157,13 +165,16 @@ def predict_files(
     leaderboard: bool = False,
     listing: BinaryIO | None = None,
 ) -> Counts:
-    """Answers every file of `named` (see `find_files`); a row for each goes to `out`, or is
-    printed.
+    """Predict for every file of `named` (see `find_files`) and return the counts.
 
-    `threads` films are read and answered at a time, each on one core; by default as many as there
-    are cores. A file that is no film is a row with the reason. The same call goes on where the last
-    was stopped, and answers only what is new or changed; `out` then holds the rows of this call.
-    Raises CxrError for a model or output that cannot be.
+    One row per file goes to `out`, or is printed without one. A file that is not a usable image
+    gets a row with the reason. `threads` images are processed at a time, each on one core; the
+    default is the number of cores. `leaderboard` writes the format of the leaderboard's CSV.
+    `listing` holds the paths for the name `-`.
+
+    The same call resumes an interrupted one, and processes only new or changed files; `out` then
+    holds the rows of this call. Raises CxrError for a model that cannot be loaded or an output that
+    cannot be written.
     """
     named, threads = list(named), threads or available_cores()
     predictor = Predictor(model, threads=1)
@@ -201,13 +212,15 @@ def predict_command(
     threads: int | None = None,
     leaderboard: bool = False,
 ) -> int:
-    """`cxr predict`: `predict_files`, its summary on stderr, and the exit code: 1 when every file
-    was refused."""
+    """Run `cxr predict`: call `predict_files`, print a summary to stderr, return the exit code.
+
+    The exit code is 1 when every file was refused, else 0.
+    """
     listing = sys.stdin.buffer if "-" in named else None
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore"
-        )  # of libraries, about broken files: what matters stands in the rows
+        )  # libraries warn about broken files; the rows already say what matters
         try:
             counts = predict_files(
                 model, named, out=out, threads=threads, leaderboard=leaderboard, listing=listing
@@ -215,7 +228,7 @@ def predict_command(
         except KeyboardInterrupt:
             if out is not None:
                 print(
-                    f"what was answered so far is kept; the same command goes on ({out})",
+                    f"interrupted; finished predictions are kept, repeat the same command to continue ({out})",
                     file=sys.stderr,
                 )
             raise
@@ -238,11 +251,13 @@ def _jobs(
     ahead: int,
     journal: Journal | None,
 ) -> Iterator[_Job]:
-    """The files in order, `ahead` of them under way while the first is waited for: no more is held
-    in memory."""
+    """Yield the files in order, with `ahead` of them in progress while waiting for the first.
+
+    No more than these are held in memory.
+    """
     waiting: deque[_Job] = deque()
     with predictor.path.open("rb") as file:
-        # what else an answer depends on
+        # a prediction also depends on the decoding of images
         model = f"{file_digest(file, 'sha256').hexdigest()[:16]}.{DECODE_VERSION}"
     empty = dict.fromkeys(columns(predictor.findings)) | {
         "reason": "",
@@ -263,14 +278,16 @@ def _jobs(
 def _stat(path: str) -> Row:
     try:
         status = Path(path).stat()
-    except OSError:  # there is no such file: its row will say so
+    except OSError:  # the file does not exist: its row will say so
         return {}
     return {"bytes": status.st_size, "modified": status.st_mtime_ns}
 
 
 def _answered(found: Found, row: Row, predictor: Predictor) -> Row:
-    """The whole row of one file. Runs in a thread; a file that cannot be read does not end the
-    batch, a bug does."""
+    """Return the full row of one file; runs in a thread.
+
+    A file that cannot be read does not end the batch, but a bug does.
+    """
     reason = f"the path {found.refused}"
     if not found.refused:
         try:
@@ -283,11 +300,11 @@ def _answered(found: Found, row: Row, predictor: Predictor) -> Row:
 
 
 def _told(film: Radiograph, predictor: Predictor) -> Row:
-    """What the model says of a film."""
+    """Return the model's predictions for one image, as columns of its row."""
     answer = predictor.predict(film.pixels[None])
     score = float(
         answer.unlikeness[0]
-    )  # NaN without statistics in the card; inf if the embedding is not finite
+    )  # NaN without statistics in the card; inf for an embedding that is not finite
     return {
         "status": "ok",
         "warnings": escaped("; ".join(film.warnings)),

@@ -1,5 +1,7 @@
-"""In: what is known of a trained model. Out: the card of its export, as JSON values and as Markdown
-to read."""
+"""Make the card of an exported model, and render it as Markdown.
+
+In: the record of a trained model. Out: the card of its export, as JSON values and as Markdown.
+"""
 
 import math
 import re
@@ -8,23 +10,27 @@ from pathlib import PurePath
 from typing import Any
 
 CARD_FORMAT = 1
-NOTICE = "Not a medical device. Not for diagnosis. No answer of this model may decide about the care of a person."
+NOTICE = "Not a medical device. Not for diagnosis. Do not base any decision about patient care on this model."
 INTENDED_USE = (
-    "Research and teaching: to study how a network answers for findings on frontal chest radiographs, and where it "
-    "looks. It was tested on the films named here and on no others: not in a clinic, not on other machines or people."
+    "Research and teaching: to study how a network predicts findings on frontal chest radiographs, and which regions "
+    "drive its predictions. It was tested only on the images named here: not in a clinic, and not on images of other "
+    "machines or patients."
 )
-_RUN_ONLY = ("threshold", "threshold_from")  # they are of raw probabilities; the card has its own
+_RUN_ONLY = ("threshold", "threshold_from")  # for raw probabilities; the card has its own
 
 
 def make_card(
     name: str, card: dict[str, Any], metrics: Sequence[dict[str, Any]], **parts: Any
 ) -> dict[str, Any]:
-    """The exported card of a model whose own card is `card`, with its test `metrics` (rows of a
-    run's record).
+    """Return the card of an exported model.
 
-    Thresholds and operating points, which a run keeps for raw probabilities, are put through the
-    calibration, so that they apply to the output `probs`; a finding without one gets 0.5. `parts`:
-    precision, familiarity, run and more.
+    - name: the model's name.
+    - card: the card of the run.
+    - metrics: test metrics, rows of the run's record.
+    - parts: further entries, for example precision, familiarity and run.
+
+    A run keeps thresholds and operating points for raw probabilities. Here they go through the
+    calibration, so that they apply to the output `probs`. A finding without a threshold gets 0.5.
     """
     findings = list(card["findings"])
     calibration = read_calibration(card)
@@ -63,8 +69,11 @@ def make_card(
 
 
 def read_calibration(card: dict[str, Any]) -> dict[str, list]:
-    """method, slope, intercept (F,) of a run's card: probs = sigmoid(slope * logit + intercept); 1
-    and 0 where none."""
+    """Return method, slope and intercept (F,) from a run's card.
+
+    probs = sigmoid(slope * logit + intercept). Without calibration the slope is 1 and the intercept
+    0.
+    """
     count = len(card["findings"])
     given = card.get("calibration") or {
         "method": ["none"] * count,
@@ -75,8 +84,10 @@ def read_calibration(card: dict[str, Any]) -> dict[str, list]:
 
 
 def calibrated(prob: float, slope: float, intercept: float) -> float:
-    """sigmoid(slope * logit(prob) + intercept) for a prob in [0, 1] and a slope > 0; 0 stays 0 and
-    1 stays 1."""
+    """Return sigmoid(slope * logit(prob) + intercept).
+
+    `prob` is in [0, 1] and slope > 0; 0 stays 0 and 1 stays 1.
+    """
     if prob <= 0 or prob >= 1 or (slope == 1 and intercept == 0):
         return float(prob)
     logit = slope * (math.log(prob) - math.log1p(-prob)) + intercept
@@ -92,17 +103,15 @@ def _of_probs(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_paths(data: dict[str, Any]) -> dict[str, Any]:
-    """Keeps folder names and drops absolute paths, which are private."""
+    """Keep folder names and drop absolute paths, which are private."""
     layouts = {PurePath(folder).name: layout for folder, layout in data.get("layouts", {}).items()}
     return data | ({"layouts": layouts} if layouts else {})
 
 
 def card_text(card: dict[str, Any]) -> str:
-    """The card in Markdown: what the model is for, how it was made, how well it did on test, what
-    goes in and out.
+    """Return the card in Markdown: intended use, origin, test results, inputs and outputs.
 
-    A card may come from anybody: its own text is shown as text, and never as a link, an image or
-    HTML.
+    A card may come from anyone: its own text is shown as text, never as a link, an image or HTML.
     """
     card = _as_text(card)
     size, data = card["image_size"], card["data"]
@@ -112,13 +121,14 @@ def card_text(card: dict[str, Any]) -> str:
         "## What it is for",
         card["intended_use"],
         *(
-            ["**It was trained on drawn films (phantoms), not on people.**"]
+            ["**It was trained on drawn images (phantoms), not on patients.**"]
             if data.get("phantom")
             else []
         ),
         "## What it is",
         f"{card['backbone']} with a head `{card['head']}`, {card['precision']}, exported {card['exported']}. It "
-        f"answers for {len(card['findings'])} findings on grey films of {size} x {size} pixels, squashed.",
+        f"predicts {len(card['findings'])} findings on grey images, resized to {size} x {size} pixels without "
+        "keeping their aspect ratio.",
         _table(("", ""), [(key, value) for key, value in _made(card).items() if value]),
         "## How well it does",
         _reliability(card),
@@ -132,16 +142,16 @@ def card_text(card: dict[str, Any]) -> str:
 
 
 _IN_AND_OUT = """\
-- `images` uint8 (B, {size}, {size}): grey films.
+- `images` uint8 (B, {size}, {size}): grey images.
 - `logits` (B, {count}), and `probs` (B, {count}): the sigmoid of the logits after the calibration.
-- `heatmaps` (B, {count}, h, w): where each finding was seen, not below 0, not normalised. Grad-CAM (Selvaraju et al.
-  2017) for CNNs; for transformers the attention of the class token, weighted with what it gives to the finding (Chefer
-  et al. 2021). A heat map shows what moved the answer. It is no outline of a finding, and no proof of it.
-- `embedding` (B, D): the features in front of the head."""
+- `heatmaps` (B, {count}, h, w): the regions that raised each logit, >= 0, not normalised. Grad-CAM (Selvaraju et al.
+  2017) for CNNs; for transformers the attention of the class token, weighted with its contribution to the finding
+  (Chefer et al. 2021). A heat map shows what drove the prediction. It does not outline or prove a finding.
+- `embedding` (B, D): the input features of the head."""
 
 
 def _as_text(value: Any) -> Any:
-    """The same value with every string, in it or as a key, escaped for Markdown and on one line."""
+    """Return the value with every string and key escaped for Markdown and on one line."""
     if isinstance(value, dict):
         return {
             _as_text(key) if not str(key).isidentifier() else key: _as_text(item)
@@ -153,8 +163,10 @@ def _as_text(value: Any) -> Any:
 
 
 def _escaped(text: str) -> str:
-    """Text that Markdown shows as it is; a colon inside a word too, which would begin a link or a
-    directive."""
+    """Escape text so that Markdown shows it unchanged.
+
+    A colon inside a word is escaped too: it would start a link or a directive.
+    """
     return re.sub(r"([\\`*_{}\[\]<>#|!~$&@]|:(?=\S))", r"\\\1", " ".join(text.split()))
 
 
@@ -174,7 +186,7 @@ def _made(card: dict[str, Any]) -> dict[str, str]:
             f"{folder}: {layout}" for folder, layout in data.get("layouts", {}).items()
         )
         or data.get("about", ""),
-        "films": images,
+        "images": images,
         "patients": patients,
         "data fingerprint": data.get("fingerprint", ""),
         "versions": ", ".join(
@@ -225,9 +237,9 @@ def _reliability(card: dict[str, Any]) -> str:
         "positives",
     )
     paragraph = (
-        "On test films, which the training did not see."
+        "Measured on test images, which were not used in training."
         if rows
-        else "Nothing is known of how well it does."
+        else "There are no test results for this model."
     )
     return paragraph + "\n\n" + _table((*heading, "threshold (from)", "calibration"), lines)
 
@@ -252,12 +264,12 @@ def _drift(drift: dict[str, Any]) -> list[str]:
         if judged
         else "no AUROC"
     )
-    unjudged = f"**It was not judged: {drift['positives']} positive labels are too few.**"
-    unlike = "**It answers more differently from fp32 than the export accepts by itself.**"
+    unjudged = f"**This change was not judged: {drift['positives']} positive labels are too few.**"
+    unlike = "**The predictions differ from fp32 by more than the limits of the export.**"
     return [
         "## What int8 changes",
-        f"On {drift['images']:,} validation images that did not choose its recipe, with the calibration and thresholds "
-        f"of fp32 for both: {area}; probabilities differ by {drift['prob_mean']:.4f} on average and by "
+        f"On {drift['images']:,} validation images that were not used to choose its recipe, with the calibration and "
+        f"thresholds of fp32 for both: {area}; probabilities differ by {drift['prob_mean']:.4f} on average and by "
         f"{drift['prob_max']:.3f} at most; {drift['flags_changed']:.1%} of the flags change.",
         *([] if drift["judged"] else [unjudged]),
         *([] if drift["fine"] else [unlike]),
@@ -268,11 +280,15 @@ def _drift(drift: dict[str, Any]) -> list[str]:
 
 def _familiar(statistics: dict[str, Any] | None) -> str:
     if statistics is None:
-        return "It cannot tell whether a film is unlike those it was trained on: nothing is known of their embeddings."
+        return (
+            "It cannot detect out-of-distribution images: "
+            "it has no statistics of the embeddings of its training images."
+        )
     return (
-        f"A film is called unlike the training films when its score, from the embedding, is over "
-        f"{statistics['threshold']:.2f}; half of the validation films are under {statistics['quantiles']['0.5']:.2f}, "
-        f"99.5 % under the threshold."
+        f"An image counts as unlike the training images when its score, computed from the embedding, is over "
+        f"{statistics['threshold']:.2f}. Half of the validation images score under "
+        f"{statistics['quantiles']['0.5']:.2f}, "
+        f"and 99.5 % under the threshold."
     )
 
 

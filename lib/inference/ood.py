@@ -1,12 +1,13 @@
-"""In: embeddings of training films. Out: their statistics as JSON, and how unlike those films
-another is. NumPy only.
+"""Score how unlike the training images another image is (out-of-distribution); NumPy only.
+
+In: embeddings of training images. Out: their statistics as JSON, and the score of other images.
 
 The score is the Mahalanobis distance to the training embeddings (Lee et al. 2018) with the
-covariance of probabilistic PCA (Tipping and Bishop 1999): the largest principal components have a
-variance each, and all the others share one, so that variation outside the principal subspace counts
-too; it reveals most out-of-distribution images (Wang et al. 2022). Both parts are divided by what
-they are on average over the training films and weigh the same: about 1 is usual, larger is
-stranger.
+covariance of probabilistic PCA (Tipping and Bishop 1999). Each of the largest principal components
+has its own variance. All other components share one variance, so that variation outside the
+principal subspace counts too; it reveals most out-of-distribution images (Wang et al. 2022). Each
+part is divided by its mean over the training images, and both weigh the same: about 1 is usual, and
+larger is more unusual.
 """
 
 import base64
@@ -16,21 +17,22 @@ import numpy as np
 
 COMPONENTS = 64
 MIN_FILMS = 20
-LEVEL = 0.995  # the share of validation films under the threshold
+LEVEL = 0.995  # the share of validation images under the threshold
 QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.995)
-_FLOOR = 1e-7  # of the whole variance: the least that a component or the rest is taken to vary
+_FLOOR = 1e-7  # smallest variance of a component or the rest, as a share of the total variance
 
 
 def unlikeness(embedding: np.ndarray, statistics: dict[str, Any]) -> np.ndarray:
-    """(B,) float64 >= 0 of embeddings (B, D): about 1 for a film like those of `statistics`;
-    infinite where not finite.
+    """Return the scores (B,) float64 >= 0 of embeddings (B, D).
 
-    Raises ValueError when the embeddings have another length than the statistics.
+    The score is about 1 for an image like those of `statistics`, and infinite for an embedding that
+    is not finite. Raises ValueError when the embeddings and the statistics differ in length.
     """
     mean, projection, scale = (_array(statistics[key]) for key in ("mean", "projection", "scale"))
     if embedding.ndim != 2 or embedding.shape[1] != len(mean):
         raise ValueError(
-            f"embeddings are {embedding.shape}; the statistics are of (B, {len(mean)}): use one model"
+            f"embeddings are {embedding.shape}; the statistics are of (B, {len(mean)}): "
+            "use embeddings and statistics of one model"
         )
     finite = np.isfinite(embedding).all(1)
     centred = np.where(finite[:, None], np.asarray(embedding, np.float64) - mean, 0.0)  # (B, D)
@@ -42,15 +44,15 @@ def unlikeness(embedding: np.ndarray, statistics: dict[str, Any]) -> np.ndarray:
 
 
 def fit_familiarity(train: np.ndarray, val: np.ndarray) -> dict[str, Any]:
-    """The statistics of training embeddings (N, D), as JSON: `mean` (D,), `projection` (D, K),
-    `scale` (K,), `rest`; `threshold` is the 99.5 % quantile of the score over validation embeddings
-    (M, D), whose `quantiles` are told too.
+    """Return the statistics of training embeddings `train` (N, D), as JSON.
 
-    Raises ValueError when there are fewer than MIN_FILMS of either.
+    Keys are `mean` (D,), `projection` (D, K), `scale` (K,) and `rest`. `threshold` is the 99.5 %
+    quantile of the score over validation embeddings `val` (M, D), and `quantiles` holds further
+    quantiles. Raises ValueError when there are fewer than MIN_FILMS of either.
     """
     if min(len(train), len(val)) < MIN_FILMS:
         raise ValueError(
-            f"{len(train)} training and {len(val)} validation films are too few to tell what is usual: "
+            f"{len(train)} training and {len(val)} validation images are too few for statistics of embeddings: "
             f"{MIN_FILMS} of each are needed"
         )
     train = np.asarray(train, np.float64)
@@ -84,7 +86,7 @@ def _packed(values: np.ndarray) -> dict[str, Any]:
 
 
 def _array(packed: dict[str, Any]) -> np.ndarray:
-    """The float64 array that `_packed` was given."""
+    """Return the array that `_packed` was given, as float64."""
     kind = np.dtype(packed["dtype"]).newbyteorder("<")
     return (
         np.frombuffer(base64.b64decode(packed["base64"]), kind)

@@ -1,5 +1,7 @@
-"""In: an exported model and grey films. Out: their answers, without torch; a light import, for the
-web app's sake."""
+"""Predict with an exported model, without torch.
+
+In: an exported model and grey images. Out: its predictions. The imports are light, for the web app.
+"""
 
 import json
 from dataclasses import dataclass
@@ -23,16 +25,19 @@ _STATISTICS = (
     "scale",
     "rest",
     "threshold",
-)  # what `unlikeness` and `unfamiliar` read
+)  # the keys that `unlikeness` and `unfamiliar` read
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model says of B films, findings in the card's order.
+    """The model's predictions for B images, with findings in the card's order.
 
-    `logits` (B, F) raw; `probs` (B, F) calibrated, in 0..1; `heatmaps` (B, F, h, w) >= 0, not
-    normalised; `embedding` (B, D); `unlikeness` (B,) how unlike the training films each one is, NaN
-    where the card has no statistics.
+    - logits: (B, F), raw.
+    - probs: (B, F), calibrated, in [0, 1].
+    - heatmaps: (B, F, h, w) >= 0, not normalised.
+    - embedding: (B, D).
+    - unlikeness: (B,) how unlike the training images each one is; NaN if the card has no
+      statistics.
     """
 
     logits: np.ndarray
@@ -43,11 +48,11 @@ class Answer:
 
 
 class Predictor:
-    """A model of `savefolder/`, loaded once; `predict` may be called from several threads.
+    """A model of `savefolder/`, loaded once; several threads may call `predict` at a time.
 
-    `card` is what the export wrote into the file, `thresholds` (F,) are on `probs`. `threads` is
-    how many cores one answer may use, by default all. Raises ExportError for a file that is no such
-    model.
+    `card` is what the export wrote into the file; `thresholds` (F,) apply to `probs`. `threads` is
+    how many cores one prediction may use, all by default. Raises ExportError for a file that is not
+    such a model.
     """
 
     def __init__(self, model: Path | str, threads: int | None = None):
@@ -60,8 +65,11 @@ class Predictor:
         self.thresholds = np.asarray(self.card["thresholds"], dtype=np.float32)  # (F,)
 
     def predict(self, images: np.ndarray) -> Answer:
-        """Answers grey films (B, S, S) uint8, squashed as `lib.images.read.read_radiograph` does; B
-        >= 1."""
+        """Predict for grey images (B, S, S) uint8 with B >= 1.
+
+        They are resized to squares as `lib.images.read.read_radiograph` does. Raises ValueError for
+        another shape or type, and ExportError for probabilities that are not finite.
+        """
         size = self.image_size
         if (
             images.dtype != np.uint8
@@ -75,7 +83,7 @@ class Predictor:
         outputs = self.session.run(OUTPUTS, {"images": images})
         if not np.isfinite(outputs[1]).all():
             raise ExportError(
-                f"{self.path} answers with numbers that are not finite; export the run again"
+                f"{self.path} predicts probabilities that are not finite; export the run again"
             )
         statistics, embedding = self.card.get("familiarity"), outputs[3]
         score = (
@@ -85,29 +93,31 @@ class Predictor:
         return Answer(logits, probs, heatmaps, embedding, np.asarray(score, dtype=np.float64))
 
     def unfamiliar(self, score: np.ndarray) -> np.ndarray:
-        """(B,) which films look unlike the training films: those over the card's threshold. NaN is
-        not."""
+        """Return (B,) which images are unlike the training images.
+
+        Their score is over the card's threshold. NaN, the score without statistics, is not over it.
+        """
         statistics = self.card.get("familiarity")
         return np.asarray(score) > (statistics["threshold"] if statistics else np.inf)
 
     def flagged(self, probs: np.ndarray) -> np.ndarray:
-        """(B, F) which findings are at or over their thresholds."""
+        """Return (B, F) which findings are at or over their thresholds."""
         return probs >= self.thresholds
 
     def warm_up(self) -> None:
-        """Answers a black film, since the first answer takes longer."""
+        """Predict for a black image, since the first prediction takes longer."""
         self.predict(np.zeros((1, self.image_size, self.image_size), np.uint8))
 
 
 def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
-    """A session on the CPU as every answer is served: no memory is kept between answers, no thread
-    spins in wait.
+    """Open an ONNX file on the CPU with the settings of serving.
 
-    Raises ExportError for a file that is missing or no ONNX model.
+    No memory is kept between predictions, and threads do not spin while they wait. Raises
+    ExportError for a file that is missing or not an ONNX model.
     """
     if not path.is_file():
         raise ExportError(
-            f"{path} is no file; export a trained run with `cxr export RUN`, or name another model"
+            f"{path} is not a file; export a trained run with `cxr export RUN`, or name another model"
         )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -115,7 +125,7 @@ def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
     options.enable_cpu_mem_arena = False  # an arena keeps the memory of the largest batch
     options.add_session_config_entry(
         "session.intra_op.allow_spinning", "0"
-    )  # waiting threads would take whole cores
+    )  # spinning threads would occupy whole cores
     options.log_severity_level = 3  # errors
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -130,12 +140,12 @@ def _read_card(session: onnxruntime.InferenceSession, path: Path) -> dict[str, A
     outputs = {output.name: output.shape for output in session.get_outputs()}
     if text is None or not outputs.keys() >= set(OUTPUTS):
         raise ExportError(
-            f"{path} was not written by `cxr export`: it has no card, or not the outputs {OUTPUTS}"
+            f"{path} was not written by `cxr export`: it has no card, or lacks some of the outputs {OUTPUTS}"
         )
     card = parse_card(text, path)
     if card.get("format") != CARD_FORMAT:
         raise ExportError(
-            f"{path} has a card of format {card.get('format')!r}, and this version reads {CARD_FORMAT}"
+            f"{path} has a card of format {card.get('format')!r}, but this version reads format {CARD_FORMAT}"
         )
     shape = [*session.get_inputs()[0].shape[1:], *outputs["logits"][1:]]  # S, S, F
     if wrong := _card_problem(card, shape):
@@ -144,8 +154,10 @@ def _read_card(session: onnxruntime.InferenceSession, path: Path) -> dict[str, A
 
 
 def parse_card(text: str, path: Path) -> dict[str, Any]:
-    """The card in `text`, which stands in the file `path`; raises ExportError unless it is a JSON
-    object."""
+    """Return the card in `text`, which was read from the file `path`.
+
+    Raises ExportError unless it is a JSON object.
+    """
     try:
         card = json.loads(text)
     except ValueError as error:
@@ -154,36 +166,36 @@ def parse_card(text: str, path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(card, dict):
         raise ExportError(
-            f"{path} has a broken card: it is a JSON {type(card).__name__}, no object; export it again"
+            f"{path} has a broken card: it is a JSON {type(card).__name__}, not an object; export it again"
         )
     return card
 
 
 def _card_problem(card: dict[str, Any], shape: list[Any]) -> str:
-    """What is wrong with a card, or nothing; `shape` is S, S, F of the graph: its images and its
-    findings."""
+    """Return what is wrong with a card, or an empty string.
+
+    `shape` is S, S, F of the graph: the size of its images and the number of its findings.
+    """
     missing = [key for key in _REQUIRED if key not in card]
     if missing:
         return f"{', '.join(missing)} is missing"
     name, findings, size, thresholds = (card[key] for key in _REQUIRED)
     listed = isinstance(findings, list) and all(isinstance(finding, str) for finding in findings)
     if not isinstance(name, str) or not listed:
-        return "name must be text, and findings a list of texts"
+        return "name must be a string, and findings a list of strings"
     if type(size) is not int or not 1 <= size <= MAX_SIDE:
-        return f"image_size is {size!r}, and must be a whole number from 1 to {MAX_SIDE}"
+        return f"image_size is {size!r}, but must be a whole number from 1 to {MAX_SIDE}"
     if shape != [size, size, len(findings)]:
-        return (
-            f"image_size and {len(findings)} findings do not fit the graph, whose shape is {shape}"
-        )
+        return f"image_size and {len(findings)} findings do not match the graph, whose shape is {shape}"
     if not isinstance(thresholds, list) or len(thresholds) != len(findings):
         return f"thresholds must be a list of {len(findings)} numbers"
     if not all(
         type(cut) in (int, float) and 0 <= cut <= 1 for cut in thresholds
     ):  # NaN compares false
-        return f"thresholds are {thresholds!r}, and must be numbers from 0 to 1"
+        return f"thresholds are {thresholds!r}, but must be numbers from 0 to 1"
     statistics = card.get("familiarity")
     if statistics is not None and not (
         isinstance(statistics, dict) and statistics.keys() >= set(_STATISTICS)
     ):
-        return f"familiarity must be null, or have {', '.join(_STATISTICS)}"
+        return f"familiarity must be null, or an object with {', '.join(_STATISTICS)}"
     return ""

@@ -1,4 +1,7 @@
-"""In: an ONNX file. Out: its outputs, and its speed."""
+"""Run an ONNX file.
+
+In: an ONNX file. Out: its outputs, and its speed.
+"""
 
 import time
 from collections.abc import Mapping
@@ -8,12 +11,14 @@ import numpy as np
 
 from lib.inference.predictor import open_session
 
-THREADS = 2  # of a small laptop: latencies are told for as many
+THREADS = 2  # as on a small laptop; latencies are reported for this number
 
 
 def run_file(path: Path, images: np.ndarray, batch: int = 16) -> dict[str, np.ndarray]:
-    """What the file answers to films (N, S, S) uint8, N >= 1: its outputs by name, each (N,
-    ...)."""
+    """Return the file's outputs for images (N, S, S) uint8, N >= 1.
+
+    The outputs are by name, each (N, ...). `batch` images are computed at a time.
+    """
     session = open_session(path, THREADS)
     names = [output.name for output in session.get_outputs()]
     parts = [
@@ -26,8 +31,10 @@ def run_file(path: Path, images: np.ndarray, batch: int = 16) -> dict[str, np.nd
 
 
 def latencies_ms(paths: Mapping[str, Path], size: int, rounds: int = 20) -> dict[str, float]:
-    """Median milliseconds that each file takes for one film at THREADS threads; they take turns, so
-    that a busy machine slows all alike.
+    """Return the median milliseconds per image of each file, at THREADS threads.
+
+    `size` is the side of the image in pixels. The files take turns for `rounds` rounds, so that a
+    busy machine slows all of them alike.
     """
     film = np.random.default_rng(0).integers(0, 256, (1, size, size), dtype=np.uint8)
     sessions = {name: open_session(path, THREADS) for name, path in paths.items()}

@@ -1,5 +1,8 @@
-"""In: rows of answers. Out: a CSV, Parquet or leaderboard file, whole or not at all; and rows
-again."""
+"""Write and read tables of predictions.
+
+In: rows of predictions. Out: a CSV, Parquet or leaderboard file, written completely or not at all;
+and rows read from it.
+"""
 
 import csv
 import io
@@ -38,8 +41,10 @@ _ENDINGS = (".csv", ".parquet")
 
 @dataclass
 class Counts:
-    """What became of the files: answered now, refused, answered before; and how many answered now
-    look strange."""
+    """How many files were predicted now, refused, or predicted before.
+
+    `unfamiliar` counts those predicted now that are unlike the training images.
+    """
 
     answered: int = 0
     refused: int = 0
@@ -47,7 +52,7 @@ class Counts:
     unfamiliar: int = 0
 
     def add(self, row: Row | None) -> None:
-        """Counts a row made now, or None for one answered before."""
+        """Count a row made now, or None for a row made before."""
         if row is None:
             self.reused += 1
             return
@@ -56,7 +61,7 @@ class Counts:
         self.unfamiliar += bool(row["unfamiliar"])
 
     def text(self) -> str:
-        """The counts as a sentence; those that may be 0 are told when they are not."""
+        """Return the counts as a sentence; `reused` and `unfamiliar` appear only if not 0."""
         files = self.answered + self.refused + self.reused
         parts = [f"{files} files", f"{self.answered} answered", f"{self.refused} refused"]
         parts += [f"{self.reused} answered before"] * bool(self.reused)
@@ -66,38 +71,42 @@ class Counts:
 
 
 def columns(findings: Sequence[str]) -> list[str]:
-    """The columns of a row: path, status (ok or refused), reason, warnings, ..., prob_<finding>,
-    and `KNOWN_BY`."""
+    """Return the columns of a row.
+
+    They are path, status (ok or refused), reason, warnings, ..., prob_<finding>, and `KNOWN_BY`.
+    """
     return [*_ANSWER_COLUMNS, "flagged", *(f"prob_{finding}" for finding in findings), *KNOWN_BY]
 
 
 def check_output(out: Path, findings: Sequence[str], leaderboard: bool) -> None:
-    """Raises CxrError when answers cannot be written to `out`, or would replace something else than
-    answers."""
+    """Raise CxrError when predictions cannot be written to `out`.
+
+    Also raise it when `out` exists and holds something other than predictions.
+    """
     endings = [".csv"] if leaderboard else _ENDINGS
     if out.suffix not in endings:
-        raise CxrError(f"{out}: answers go to a file that ends with {', '.join(endings)}")
+        raise CxrError(f"{out}: predictions go to a file that ends with {', '.join(endings)}")
     if not out.parent.is_dir():
-        raise CxrError(f"{out.parent} is no folder; make it, or name another place")
+        raise CxrError(f"{out.parent} is not a folder; create it, or name another folder")
     if not out.exists():
         return
     try:
         held = _header(out)
     except (OSError, ValueError) as error:
-        raise CxrError(f"{out} is there and cannot be read ({error}); name another file") from error
+        raise CxrError(f"{out} exists but cannot be read ({error}); name another file") from error
     if held != (["imageID", "disease"] if leaderboard else columns(findings)):
         raise CxrError(
-            f"{out} is there and holds something else than such answers; name another file"
+            f"{out} exists but does not hold predictions of these findings; name another file"
         )
 
 
 def write_answers(
     out: Path, rows: Iterable[Row], findings: Sequence[str], leaderboard: bool = False
 ) -> None:
-    """Writes the rows to a .csv or .parquet file, or as the leaderboard's CSV; never holds them
-    all.
+    """Write the rows to a .csv or .parquet file, or as the leaderboard's CSV.
 
-    In the leaderboard's file a film that was refused has no disease, not even No Finding.
+    The rows are never all in memory. In the leaderboard's file a refused image has no disease, not
+    even No Finding.
     """
     partial = out.with_name(f".{out.name}.writing-{os.getpid()}")
     table = partial.with_name(f"{partial.name}.parquet")
@@ -112,7 +121,7 @@ def write_answers(
     except OSError as error:
         reason = error.strerror or error
         raise CxrError(
-            f"{out} cannot be written ({reason}); make room, and give the same command again"
+            f"{out} cannot be written ({reason}); free some space, then repeat the same command"
         ) from error
     finally:
         partial.unlink(missing_ok=True)
@@ -120,13 +129,15 @@ def write_answers(
 
 
 def read_answers(path: Path) -> Iterator[Row]:
-    """The rows of a file that `write_answers` wrote, one after the other; raises ValueError where
-    it is broken."""
+    """Yield the rows of a file that `write_answers` wrote.
+
+    Raises ValueError where the file is broken.
+    """
     return _read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
 
 
 def line(row: Row) -> str:
-    """A row for a person: the path, then what is flagged with probabilities, or the reason."""
+    """Return a row as readable text: the path, then flagged findings or the refusal reason."""
     probs = {
         name.removeprefix("prob_"): value for name, value in row.items() if name.startswith("prob_")
     }
@@ -153,7 +164,7 @@ def _scored(row: Row) -> Row:
 
 def _header(path: Path) -> list[str]:
     if path.suffix == ".parquet":
-        from pyarrow import parquet  # here, since it is heavy and seldom wanted
+        from pyarrow import parquet  # imported here, since it is heavy and rarely needed
 
         return parquet.read_schema(path).names
     with path.open(newline="", encoding="utf-8") as file:
@@ -168,7 +179,7 @@ def _write_csv(path: Path, rows: Iterable[Row], names: Sequence[str]) -> None:
 
 
 def _to_parquet(path: Path, table: Path, names: Sequence[str]) -> None:
-    """The CSV as Parquet, a block at a time."""
+    """Convert the CSV to Parquet block by block."""
     import pyarrow
     from pyarrow import csv as arrow_csv
     from pyarrow import parquet
@@ -209,7 +220,7 @@ def _read_parquet(path: Path) -> Iterator[Row]:
 
 
 class Journal:
-    """The rows of one output file. In memory stay a path and two numbers per row.
+    """The rows of one output file, kept on disk; memory holds a path and two numbers per row.
 
     Raises CxrError when another process holds the journal, when it is broken, and when it cannot be
     written.
@@ -220,17 +231,15 @@ class Journal:
         self.order: list[int] = []
         self.answered: dict[
             str, tuple[str, int]
-        ] = {}  # path -> what it is known by, and where its line begins
+        ] = {}  # path -> identity of its row, and offset of its line
         self.lock = FileLock(path.with_suffix(".lock"))
         try:
-            path.open(
-                "ab"
-            ).close()  # a folder that cannot be written to must not look like a lock that is held
+            path.open("ab").close()  # tells an unwritable folder from a lock that is held
             self.lock.acquire(timeout=0)
             self.file = path.open("a+b", buffering=0)
         except Timeout as error:
             raise CxrError(
-                f"{path} is in use by another process that writes there; wait for it"
+                f"{path} is in use by another process that writes to it; wait for that process to end"
             ) from error
         except OSError as error:
             self.lock.release()
@@ -240,7 +249,7 @@ class Journal:
         self._read()
 
     def _read(self) -> None:
-        """Learns the rows that are there; drops a last line that a kill cut short."""
+        """Read the existing rows; drop a last line that was cut short when a process was killed."""
         at, head = 0, _line(self.names)
         self.file.seek(0)
         for number, line in enumerate(io.BufferedReader(io.FileIO(self.path)), 1):
@@ -249,7 +258,7 @@ class Journal:
             if (line != head) if number == 1 else not self._learn(line, at):
                 self.close(done=False)
                 raise CxrError(
-                    f"{self.path} is broken in line {number}; delete it, or name another output"
+                    f"{self.path} is broken at line {number}; delete it, or name another output"
                 )
             at += len(line)
         self.file.truncate(at)
@@ -257,8 +266,10 @@ class Journal:
             self._append(self.names)
 
     def _learn(self, line: bytes, at: int) -> bool:
-        """Notes an answer; a refusal is not reused, because its cause may have been fixed. False
-        for no such row."""
+        """Register a row that has predictions; return False if the line is not a valid row.
+
+        A refused file is not reused, because the cause may have been fixed.
+        """
         row = _parsed_line(line, self.names)
         if row is None:
             return False
@@ -268,8 +279,10 @@ class Journal:
         return True
 
     def take_over(self, out: Path, rows: Iterator[Row]) -> None:
-        """Appends the answers of an earlier output; those that the journal has are newer and
-        stay."""
+        """Append the predictions of an earlier output.
+
+        Rows that the journal already has are newer and stay.
+        """
         try:
             for row in rows:
                 if row["status"] == "ok" and row["path"] not in self.answered:
@@ -280,19 +293,19 @@ class Journal:
             raise CxrError(f"{out} is broken ({error}); delete it, or name another file") from error
 
     def holds(self, row: Row) -> bool:
-        """Whether the same file was answered by the same model before."""
+        """Return whether the same model has already predicted for the same file."""
         return self.answered.get(row["path"], ("", 0))[0] == _identity(row)
 
     def keep(self, path: str) -> None:
-        """The next row is the one that is known for this path."""
+        """Reuse the existing row of this path as the next row."""
         self.order.append(self.answered[path][1])
 
     def add(self, row: Row) -> None:
-        """The next row; it is in the file when this returns."""
+        """Append the next row; it is in the file when this returns."""
         self.order.append(self._append(_cells(row, self.names)))
 
     def rows(self) -> Iterator[Row]:
-        """The rows of this time, in order, as texts."""
+        """Yield the rows of this call in order, with values as text."""
         with self.path.open("rb") as file:
             for at in self.order:
                 file.seek(at)
@@ -300,13 +313,13 @@ class Journal:
                     yield row
 
     def close(self, done: bool) -> None:
-        """Lets go; deletes the files when they are no longer wanted."""
+        """Release the journal; delete its files if `done`."""
         self.file.close()
         if done:
             self.path.unlink()
             Path(self.lock.lock_file).unlink(
                 missing_ok=True
-            )  # still held: nobody else has taken it
+            )  # the lock is still held, so no other process has taken it
         self.lock.release()
 
     def _append(self, cells: Sequence[object]) -> int:
@@ -316,8 +329,8 @@ class Journal:
                 rest = rest[self.file.write(rest) :]
         except OSError as error:
             raise CxrError(
-                f"{self.path} cannot be written ({error.strerror}); what was answered so far is kept: "
-                "make room, and give the same command again"
+                f"{self.path} cannot be written ({error.strerror}); finished predictions are kept: "
+                "free some space, then repeat the same command"
             ) from error
         return at
 
@@ -342,5 +355,5 @@ def _identity(row: Row) -> str:
 
 
 def escaped(text: str) -> str:
-    """The text on one line, without characters that move a terminal's cursor."""
+    """Return the text on one line, without characters that move a terminal's cursor."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

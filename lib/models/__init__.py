@@ -1,4 +1,4 @@
-"""Everything torch: batches, backbone and head, training, heat maps."""
+"""Everything that uses torch: batches, backbone and head, training, heat maps."""
 
 from lib.models.batches import (
     Loader,

@@ -27,7 +27,7 @@ from lib.models.cam import head_gradient
 
 
 def check_transformer(backbone: VisionTransformer) -> str:
-    """Why there is no map in closed form for this transformer; empty when there is."""
+    """Return why this transformer has no closed-form map; empty when it has one."""
     block = backbone.blocks[-1]
     parts = {
         "it has no class token to read": backbone.global_pool == "token"
@@ -55,9 +55,9 @@ def check_transformer(backbone: VisionTransformer) -> str:
 
 
 class TokenRelevance(nn.Module):
-    """(B, 3, S, S) -> logits (B, F), heatmaps (B, F, h, w), embedding (B, D).
+    """Map (B, 3, S, S) to logits (B, F), heatmaps (B, F, h, w) and embedding (B, D).
 
-    The last block is run for the class token alone.
+    The last block is computed for the class token alone.
     """
 
     def __init__(self, backbone: VisionTransformer, head: nn.Module):
@@ -92,7 +92,7 @@ class TokenRelevance(nn.Module):
         return logits, shares[:, :, self.prefix :].relu().unflatten(2, self.grid), embedding
 
     def _attend(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Attention of the class token (B, H, N) and values (B, H, N, d) in each attention head."""
+        """Return the class token's attention (B, H, N) and the values (B, H, N, d) per head."""
         attention = self.last.attn
         sizes = (attention.num_heads, attention.head_dim)
         queries = F.linear(tokens[:, :1], self.asks_weight, self.asks_bias).unflatten(
@@ -107,8 +107,10 @@ class TokenRelevance(nn.Module):
         return scores.softmax(3).squeeze(2), values
 
     def _pull_back(self, gradient: Tensor, final: Tensor, token: Tensor, hidden: Tensor) -> Tensor:
-        """From d logit / d embedding (B, F, D) to d logit / d what the attention heads give (B, F,
-        H d)."""
+        """Pull d logit / d embedding back to the outputs of the attention heads.
+
+        `gradient` is (B, F, D); the result is (B, F, H d).
+        """
         block = self.last
         at_final = norm_gradient(self.norm, final, gradient)
         inside = (_scaled(at_final, block.ls2) @ block.mlp.fc2.weight) * gelu_slope(
@@ -119,8 +121,10 @@ class TokenRelevance(nn.Module):
 
 
 def norm_gradient(norm: nn.LayerNorm, values: Tensor, upstream: Tensor) -> Tensor:
-    """d logit / d values (B, F, D) of a layer norm over values (B, D), from upstream (B, F, D) (Ba
-    et al. 2016)."""
+    """Return d logit / d values (B, F, D) of a layer norm (Ba et al. 2016).
+
+    values: (B, D), the input of the norm; upstream: (B, F, D), the gradient at its output.
+    """
     centred = values - values.mean(-1, keepdim=True)
     deviation = (centred.square().mean(-1, keepdim=True) + norm.eps).sqrt()  # (B, 1)
     unit = (centred / deviation).unsqueeze(1)  # (B, 1, D)

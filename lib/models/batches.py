@@ -1,5 +1,8 @@
-"""In: a store of grey films (N, S, S) and targets. Out: shuffled, augmented batches, the same for
-the same seed."""
+"""Make augmented training batches from an image store.
+
+In: a store of grey images (N, S, S) and their targets. Out: shuffled, augmented batches, identical
+for identical seeds.
+"""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -21,12 +24,16 @@ Batch = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Loader:
-    """Batches of one split: images (B, 1, S, S) float32 in [0, 1] and targets (B, F) float32 with
-    NaN.
+    """Batches of one split: images (B, 1, S, S) float32 in [0, 1] and targets (B, F) float32.
 
-    store: (N, S, S) uint8, usually a memory map; rows: (M,) the store's rows of this split;
-    targets: (M, F); images, patients: (M,) their ids, by default the rows' numbers. Every batch is
-    a function of (seed, epoch, number of the batch) alone, so that training resumes exactly.
+    A target is NaN where it is not annotated.
+
+    - store: (N, S, S) uint8, usually a memory map.
+    - rows: (M,) the rows of the store that belong to this split.
+    - targets: (M, F) label per image and finding.
+    - images, patients: (M,) ids, by default the row numbers.
+
+    Every batch depends only on (seed, epoch, batch number), so that training resumes exactly.
     """
 
     store: np.ndarray
@@ -52,10 +59,10 @@ class Loader:
         return math.ceil(len(self.rows) / self.batch_size)
 
     def epoch(self, number: int = 0, *, ahead: bool = False) -> Iterator[Batch]:
-        """The batches of one epoch; `ahead`: a thread makes the next one while the caller uses this
-        one.
+        """Yield the batches of one epoch.
 
-        That is for accelerators: on a CPU the thread only takes cores from the training. Batches
+        With `ahead`, a thread prepares the next batch while the caller uses the current one. Use
+        this on accelerators only: on a CPU the thread takes cores away from training. Batch sizes
         differ by at most one image, so that no tiny last batch upsets batch norm.
         """
         order = np.arange(len(self.rows))
@@ -85,12 +92,14 @@ class Loader:
 def make_loaders(
     frame: pd.DataFrame, store: np.ndarray, config: Config, submission: Sequence[str] = ()
 ) -> dict[str, Loader]:
-    """Loaders for train, val and test of `frame` (with column `split`, N rows), and submit for the
-    ids in `submission`.
+    """Make loaders for train, val and test, and `submit` for the ids in `submission`.
 
-    store: (N, S, S), rows as in `frame`. Images without any of the config's findings annotated are
-    left out, but for those to submit, which come in the order of `submission`. Raises DatasetError
-    when there is nothing to train on, to choose with, or to test on.
+    - frame: N rows, one per image, with a column `split`.
+    - store: (N, S, S), rows in the order of `frame`.
+    - submission: ids of images to predict; `submit` returns them in this order.
+
+    Images without an annotation for any of the config's findings are left out, except those to
+    submit. Raises DatasetError when train, val or test has no annotated image.
     """
     targets = frame[list(config.findings)].to_numpy(np.float32)  # (N, F)
     annotated = ~np.isnan(targets).all(axis=1)
@@ -104,7 +113,7 @@ def make_loaders(
         if (rows < 0).any():
             lost = [image for image, row in zip(submission, rows, strict=True) if row < 0]
             raise DatasetError(
-                f"{len(lost)} images of the unlabelled test.csv cannot be answered, as {lost[0]}"
+                f"{len(lost)} images listed in the unlabelled test.csv have no usable image file, for example {lost[0]}"
             )
         if len(rows):
             training = (
@@ -128,10 +137,14 @@ def make_loaders(
 
 
 def augment_batch(images: Tensor, kind: str, generator: torch.Generator) -> Tensor:
-    """uint8 (B, S, S) -> float32 (B, 1, S, S) in [0, 1], each image changed at random.
+    """Turn uint8 (B, S, S) into float32 (B, 1, S, S) in [0, 1], augmenting each image at random.
 
-    `none`; `rotate`: by up to 20 degrees either way, as the method does; `full`: rotation, scale,
-    shift, shear, and brightness, contrast and gamma, which imitate positioning and exposure.
+    `kind` is one of:
+
+    - `none`: no change.
+    - `rotate`: by up to 20 degrees either way, as in the method.
+    - `full`: rotation, scale, shift and shear, which imitate positioning, and brightness, contrast
+      and gamma, which imitate exposure.
     """
     pixels = images.unsqueeze(1).float().div_(255)  # (B, 1, S, S)
     if kind == "none":
@@ -146,10 +159,10 @@ def augment_batch(images: Tensor, kind: str, generator: torch.Generator) -> Tens
 
 
 def affine_grid(matrices: Tensor, size: int) -> Tensor:
-    """torch's `affine_grid` (align_corners=False) for square images, by broadcasting, about ten
-    times as fast on a CPU.
+    """Compute torch's `affine_grid` (align_corners=False) for square images by broadcasting.
 
-    matrices: (B, 2, 3) -> (B, S, S, 2) sampling positions in [-1, 1].
+    This is about ten times as fast on a CPU. matrices: (B, 2, 3) -> (B, S, S, 2) sampling positions
+    in [-1, 1].
     """
     centres = (torch.arange(size) * 2 + 1) / size - 1  # (S,)
     grid = torch.empty(len(matrices), size, size, 2)
@@ -166,8 +179,11 @@ def affine_grid(matrices: Tensor, size: int) -> Tensor:
 def random_affine(
     count: int, scale: float, shift: float, shear: float, generator: torch.Generator
 ) -> Tensor:
-    """(B, 2, 3) matrices for affine_grid: rotation +-20 degrees, scale 1 +- scale, shift in image
-    widths, shear."""
+    """Draw matrices (B, 2, 3) for `affine_grid`.
+
+    Rotation is within +-20 degrees and scale within 1 +- `scale`. `shift` is in image widths.
+    `shear` is the largest shear factor.
+    """
     draw = torch.rand(count, 5, generator=generator) * 2 - 1  # (B, 5) in [-1, 1)
     angle = draw[:, 0] * math.radians(DEGREES)
     size = 1 + scale * draw[:, 1]
@@ -184,8 +200,10 @@ def random_affine(
 
 
 def random_exposure(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Contrast and brightness +-25 % and gamma 0.75 to 1.33 an image; stays in [0, 1]. Shapes (B,
-    1, S, S)."""
+    """Vary contrast and brightness by +-25 % and gamma from 0.75 to 1.33 per image.
+
+    Shapes (B, 1, S, S); values stay in [0, 1].
+    """
     draw = torch.rand(len(pixels), 3, generator=generator) * 2 - 1
     gain, offset, gamma = (draw[:, i].view(-1, 1, 1, 1) for i in range(3))
     mean = pixels.mean(dim=(1, 2, 3), keepdim=True)

@@ -24,8 +24,10 @@ ACTIVATIONS = (nn.LeakyReLU, nn.ReLU)
 
 @torch.no_grad()
 def is_pooled(backbone: nn.Module, size: int) -> bool:
-    """Whether the backbone ends with global average pooling and nothing behind it, tried on noise
-    of `size` pixels."""
+    """Return whether the backbone ends with plain global average pooling.
+
+    This is tested on noise of `size` pixels. Nothing may follow the pooling.
+    """
     noise = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     training = backbone.training
     features = backbone.eval().forward_features(noise)
@@ -39,9 +41,9 @@ def is_pooled(backbone: nn.Module, size: int) -> bool:
 
 
 class PooledMaps(nn.Module):
-    """Backbones that end with global average pooling: A is what is pooled.
+    """Heat maps of backbones that end with global average pooling: A is what is pooled.
 
-    With a `step` over 1 the backbone's map is finer, and every `step`-th place of it is pooled
+    With `step` > 1 the backbone's map is finer, and only every `step`-th place of it is pooled
     (`models.finer_maps`).
     """
 
@@ -59,8 +61,9 @@ class PooledMaps(nn.Module):
 
 
 class ConvolvedMaps(nn.Module):
-    """VGG: convolutions and ReLUs stand between the last feature map and the pooling. A is what the
-    last convolution of the stack gives, before it is max-pooled, as in Selvaraju et al.
+    """Heat maps of VGG, which has convolutions and ReLUs between the last feature map and pooling.
+
+    A is the output of the last convolution of the stack, before max pooling, as in Selvaraju et al.
     """
 
     def __init__(self, backbone: VGG, head: nn.Module):
@@ -90,7 +93,7 @@ class ConvolvedMaps(nn.Module):
 
 
 def _at_least(features: Tensor, side: int) -> Tensor:
-    """As timm's VGG does: a feature map smaller than the kernel is resized to it by averages."""
+    """Resize a feature map smaller than the kernel by average pooling, as timm's VGG does."""
     height, width = features.shape[-2:]
     if height >= side and width >= side:
         return features
@@ -98,8 +101,10 @@ def _at_least(features: Tensor, side: int) -> Tensor:
 
 
 def head_gradient(head: nn.Sequential, features: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits (B, F) of features (B, D), and d logits / d features (B, F, D), both in forward
-    operations."""
+    """Return logits (B, F) of features (B, D), and d logits / d features (B, F, D).
+
+    Both use forward operations only.
+    """
     slopes, values = [], features
     for layer in head:
         if isinstance(layer, ACTIVATIONS):

@@ -1,6 +1,7 @@
-"""In: on stdin, a JSON list of model parameters. Out: on stdout, what is wrong with each, or null.
+"""Check whether models can be built from given parameters.
 
-`python -m lib.models.check` is how `lib.studies.preflight` asks without importing torch itself.
+In: on stdin, a JSON list of model parameters. Out: on stdout, one problem or null for each.
+`lib.studies.preflight` runs `python -m lib.models.check`, so that it need not import torch itself.
 """
 
 import json
@@ -16,8 +17,7 @@ from lib.models.classifier import build_backbone, build_head, check_freeze
 
 
 def check_model(values: dict[str, Any]) -> str | None:
-    """Why a run with these parameters could not build its model, in one sentence; None where it
-    can."""
+    """Return in one sentence why these parameters cannot build a model; None if they can."""
     config = Config(**values)
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not available.get(config.accelerator, True):
@@ -37,7 +37,7 @@ def check_model(values: dict[str, Any]) -> str | None:
 
 
 def _build(config: Config) -> torch.nn.Module:
-    """The backbone: with its weights where they are a local file, else without allocating any."""
+    """Build the backbone: with weights if they are a local file, else without allocating any."""
     if isinstance(config.pretrained, str):
         return build_backbone(
             config.backbone, config.image_size, config.drop_path, config.pretrained
@@ -49,7 +49,7 @@ def _build(config: Config) -> torch.nn.Module:
         raise
     except (
         Exception
-    ):  # some networks compute with numbers while they are built, which needs real ones
+    ):  # some networks compute with tensor values while being built, which the meta device cannot
         return build_backbone(config.backbone, config.image_size, config.drop_path)
 
 

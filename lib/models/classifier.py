@@ -1,5 +1,8 @@
-"""In: a backbone's name, a head, what to freeze, an earlier stage. Out: a classifier of grey films;
-saved models."""
+"""Build, save and load classifiers.
+
+In: a backbone's name, a head, what to freeze, an earlier stage. Out: a classifier of grey images;
+saved models.
+"""
 
 import difflib
 import json
@@ -23,11 +26,11 @@ MLP_WIDTHS = (625, 256)  # Ayushk4/MedImaging (2021)
 
 
 class Classifier(nn.Module):
-    """A timm backbone and a head over grey films: images (B, 1, H, W) in [0, 1] -> logits (B, F).
+    """A timm backbone and a head for grey images: (B, 1, H, W) in [0, 1] -> logits (B, F).
 
-    The grey channel is repeated and normalised with the backbone's own mean and std right before
-    the backbone. Parts whose weights are all frozen stay in evaluation mode, so that frozen batch
-    norm does not update.
+    The grey channel is normalised with the backbone's own mean and std, which repeats it to three
+    channels. Modules whose weights are all frozen stay in evaluation mode, so that frozen batch
+    norm statistics do not change.
     """
 
     def __init__(
@@ -61,11 +64,11 @@ class Classifier(nn.Module):
 
 
 def build_model(config: Config) -> Classifier:
-    """The model that a config asks for: its backbone with weights, a new head, and what is frozen.
+    """Build the model of a config: backbone with weights, new head, frozen parts.
 
     Weights come from `init_from` (the backbone of an earlier run), else from `pretrained`. Initial
-    weights are a function of the seed. Raises ModelError for an unknown backbone or a wrong option,
-    when weights cannot be fetched or do not fit.
+    weights depend on the seed only. Raises ModelError for an unknown backbone or a wrong option,
+    and when weights cannot be fetched or do not fit.
     """
     torch.manual_seed(config.seed)
     pretrained = False if config.init_from else config.pretrained
@@ -83,10 +86,11 @@ def build_model(config: Config) -> Classifier:
 def build_backbone(
     name: str, image_size: int, drop_path: float = 0.0, pretrained: bool | str = False
 ) -> nn.Module:
-    """Any timm backbone without its classifier: (B, 3, H, W) -> (B, head_hidden_size).
+    """Build any timm backbone without its classifier: (B, 3, H, W) -> (B, head_hidden_size).
 
-    `pretrained` is True (timm's weights, downloaded once), False, or a local file. Backbones of a
-    fixed input size (vision transformers) are built for `image_size`.
+    `pretrained` is True (timm's weights, downloaded once), False, or the path of a local file.
+    `drop_path` is the stochastic depth rate. Backbones with a fixed input size (vision
+    transformers) are built for `image_size`.
     """
     if not timm.is_model(name):
         close = difflib.get_close_matches(name, timm.list_models() + timm.list_pretrained(), n=5)
@@ -101,7 +105,7 @@ def build_backbone(
         path = resolve(pretrained)
         if not path.is_file():
             raise ModelError(
-                f"pretrained: there is no file {path}; give a timm weight file, true or false"
+                f"pretrained: there is no file {path}; use a timm weight file, true or false"
             )
         options["pretrained_cfg_overlay"] = {"file": str(path)}
     try:
@@ -111,12 +115,12 @@ def build_backbone(
         return backbone
     except TypeError as error:
         raise ModelError(
-            f"backbone {name!r} does not take {', '.join(options)}: {error}"
+            f"backbone {name!r} does not support {', '.join(options)}: {error}"
         ) from error
     except OSError as error:
         raise ModelError(
-            f"the weights of {name!r} cannot be fetched ({type(error).__name__}): without network, set "
-            "pretrained to a local weight file, or to false to start from scratch, or fetch them once with network"
+            f"the weights of {name!r} cannot be fetched ({type(error).__name__}): set pretrained to a local "
+            "weight file, set it to false to start from scratch, or run once with network access"
         ) from error
     except RuntimeError as error:
         first = str(error).strip().splitlines()[:3]
@@ -126,11 +130,10 @@ def build_backbone(
 
 
 def _check_loaded(backbone: nn.Module, name: str, options: dict[str, Any]) -> None:
-    """Raise ModelError where a weight file lacks tensors: without a classifier timm loads what
-    fits, silently.
+    """Raise ModelError when a weight file lacks tensors of the backbone.
 
-    A second backbone is built from the same file with other random numbers: what differs was not in
-    the file.
+    Without a classifier, timm silently loads only what fits. So a second backbone is built from the
+    same file with other random numbers: tensors that differ were not in the file.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch.initial_seed() ^ 1)
@@ -139,14 +142,16 @@ def _check_loaded(backbone: nn.Module, name: str, options: dict[str, Any]) -> No
     missing = [key for key, value in again.items() if not torch.equal(value, loaded[key])]
     if missing:
         raise ModelError(
-            f"the weights do not fit {name!r}: {options['pretrained_cfg_overlay']['file']} has nothing for"
-            f" {len(missing)} of {len(loaded)} tensors, the first is {missing[0]!r}; give a file of this backbone"
+            f"the weights do not fit {name!r}: {options['pretrained_cfg_overlay']['file']} lacks"
+            f" {len(missing)} of {len(loaded)} tensors, the first is {missing[0]!r}; use a weight file of this backbone"
         )
 
 
 def build_head(kind: str, features: int, outputs: int, dropout: float) -> nn.Module:
-    """`linear`, or the `mlp` of Ayushk4/MedImaging (2021): features -> 625 -> 256 -> outputs with
-    LeakyReLU."""
+    """Build a `linear` head, or the `mlp` head of Ayushk4/MedImaging (2021).
+
+    The `mlp` maps features -> 625 -> 256 -> outputs with LeakyReLU.
+    """
     if kind == "linear":
         return nn.Sequential(nn.Dropout(dropout), nn.Linear(features, outputs))
     wide, narrow = MLP_WIDTHS
@@ -161,15 +166,19 @@ def build_head(kind: str, features: int, outputs: int, dropout: float) -> nn.Mod
 
 
 def backbone_stages(backbone: nn.Module) -> list[list[str]]:
-    """The parameter names of a backbone in order of depth: timm's coarse groups (stem, then each
-    stage or block)."""
+    """Return the parameter names of a backbone in order of depth.
+
+    Groups are timm's coarse groups: the stem, then each stage or block.
+    """
     groups = group_parameters(backbone, backbone.group_matcher(coarse=True))
     return [groups[key] for key in sorted(groups)]
 
 
 def freeze(model: Classifier, what: str | int) -> None:
-    """Freezes `none`, the whole `backbone`, or its first k stages (an int; the stem counts as the
-    first)."""
+    """Freeze `none`, the whole `backbone`, or its first k stages.
+
+    `what` is one of these two words, or k as an int; the stem counts as the first stage.
+    """
     check_freeze(model.backbone, what)
     stages = backbone_stages(model.backbone)
     count = {"none": 0, "backbone": len(stages)}.get(what, what)
@@ -179,7 +188,7 @@ def freeze(model: Classifier, what: str | int) -> None:
 
 
 def check_freeze(backbone: nn.Module, what: str | int) -> None:
-    """Raises ModelError where more stages are to be frozen than the backbone has."""
+    """Raise ModelError when `what` freezes more stages than the backbone has."""
     stages = len(backbone_stages(backbone))
     if isinstance(what, int) and what > stages:
         raise ModelError(
@@ -188,7 +197,7 @@ def check_freeze(backbone: nn.Module, what: str | int) -> None:
 
 
 def describe_model(model: Classifier, config: Config) -> pd.DataFrame:
-    """What a reader wants to know of a model before it is trained."""
+    """Return a table that describes a model before training."""
     parameters = count_parameters(model)
     return pd.Series(
         {
@@ -205,7 +214,7 @@ def describe_model(model: Classifier, config: Config) -> pd.DataFrame:
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:
-    """How many numbers the model holds, and how many of them are trained."""
+    """Count all parameters of a model, and the trained ones."""
     weights = list(model.parameters())
     return {
         "all": sum(w.numel() for w in weights),
@@ -214,15 +223,15 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
 
 
 def transfer_backbone(model: Classifier, name: str, folder: Path) -> None:
-    """Copies the backbone of the run in `folder` into `model`; its head stays new.
+    """Copy the backbone of the run in `folder` into `model`; the head stays new.
 
-    Raises ModelError that names what does not fit: another backbone, missing, unknown or misshapen
-    weights.
+    `name` is the backbone of `model`. Raises ModelError that names what does not fit: another
+    backbone, or missing, unknown or wrongly shaped weights.
     """
     card = read_card(folder)
     if card["backbone"] != name:
         raise ModelError(
-            f"init_from: {folder} holds a {card['backbone']}, this run wants a {name}; use one backbone"
+            f"init_from: {folder} holds a {card['backbone']}, but this run uses {name}; use the same backbone for both"
         )
     state = safetensors.torch.load_file(folder / "model.safetensors")
     prefix = "backbone."
@@ -239,14 +248,16 @@ def transfer_backbone(model: Classifier, name: str, folder: Path) -> None:
     wrong += [f"{key} is unknown" for key in given.keys() - wanted.keys()] + shapes
     if wrong:
         raise ModelError(
-            f"init_from: {folder} does not fit {name}: {'; '.join(sorted(wrong)[:5])} ({len(wrong)} in all)"
+            f"init_from: {folder} does not fit {name}: {'; '.join(sorted(wrong)[:5])} ({len(wrong)} in total)"
         )
     model.backbone.load_state_dict(given)
 
 
 def save_model(folder: Path, model: Classifier, card: dict[str, Any]) -> None:
-    """Writes `model.safetensors` and its `card.json` (at least backbone, head, dropout, findings,
-    image_size)."""
+    """Write `model.safetensors` and its `card.json`.
+
+    The card needs at least backbone, head, dropout, findings and image_size.
+    """
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     with atomic_write(folder / "model.safetensors") as partial:
         safetensors.torch.save_file(
@@ -257,7 +268,7 @@ def save_model(folder: Path, model: Classifier, card: dict[str, Any]) -> None:
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """The card of a saved model; raises RuntimeError that says what is missing where."""
+    """Return the card of a saved model; raises ModelError when a file is missing."""
     for name in ("card.json", "model.safetensors"):
         if not (folder / name).exists():
             raise ModelError(f"{folder} holds no {name}: that stage is not complete; run it first")
@@ -265,7 +276,7 @@ def read_card(folder: Path) -> dict[str, Any]:
 
 
 def load_model(folder: Path) -> tuple[Classifier, dict[str, Any]]:
-    """The model saved in `folder`, in evaluation mode, and its card."""
+    """Return the model saved in `folder`, in evaluation mode, and its card."""
     card = read_card(folder)
     backbone = build_backbone(card["backbone"], card["image_size"])
     head = build_head(

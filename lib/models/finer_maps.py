@@ -1,10 +1,12 @@
-"""In: a CNN whose last feature map is coarse. Out: the same CNN on a finer grid, and how much finer.
+"""Compute the last feature map of a CNN on a finer grid, without changing its predictions.
 
-A stride of 2 computes one place of four. Without it, and with all later kernels spread by the same
-factor, the network also computes the places that it left out ("à trous": Holschneider et al. 1989;
-for CNNs Chen et al. 2015, DeepLab). Every `step`-th place of the finer map is a place of the coarse
-one, unchanged; the others are what the network answers when the image is shifted. So the coarse
-places give the logits, and all places give the heat map.
+In: a CNN whose last feature map is coarse. Out: the same CNN on a finer grid, and how much finer.
+
+A stride of 2 computes one place out of four. If the stride is removed and all later kernels are
+dilated by the same factor, the network also computes the skipped places ("à trous": Holschneider et
+al. 1989; for CNNs Chen et al. 2015, DeepLab). Every `step`-th place of the finer map equals a place
+of the coarse map. The others are the network's outputs for a shifted image. So the coarse places
+give the logits, and all places give the heat map.
 """
 
 import copy
@@ -18,12 +20,12 @@ SPATIAL = (nn.Conv2d, nn.MaxPool2d)
 
 @torch.no_grad()
 def finer_backbone(backbone: nn.Module, size: int, cells: int) -> tuple[nn.Module, int]:
-    """A backbone whose last feature map has at least `cells` places a side, and its step.
+    """Return a backbone whose last feature map has at least `cells` places per side, and its step.
 
-    With the step s, `features[..., ::s, ::s]` are the features of the original. That is tried on
-    noise of `size` pixels, in double precision. The original itself and a step of 1 are returned
-    where its map is fine enough, and where no exact copy exists: a backbone that averages over
-    places on the way (squeeze-and-excitation, average pooling) or pads by the size of its input.
+    With the step s, `features[..., ::s, ::s]` are the features of the original. This is checked on
+    noise of `size` pixels, in double precision. The original and a step of 1 are returned when its
+    map is fine enough, and when no exact copy exists: the backbone averages over places on the way
+    (squeeze-and-excitation, average pooling) or pads by the size of its input.
     """
     noise = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0)).double()
     fine = copy.deepcopy(backbone).double().eval()
@@ -45,7 +47,10 @@ def finer_backbone(backbone: nn.Module, size: int, cells: int) -> tuple[nn.Modul
 
 
 def _input_strides(backbone: nn.Module, images: Tensor) -> tuple[Tensor, dict[nn.Module, int]]:
-    """The last feature map, and per convolution and max pooling how many px its inputs lie apart."""
+    """Return the last feature map, and the input stride of each convolution and max pooling.
+
+    The stride is how many pixels of the image lie between neighbouring inputs of the layer.
+    """
     strides: dict[nn.Module, int] = {}
 
     def note(module: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -60,7 +65,7 @@ def _input_strides(backbone: nn.Module, images: Tensor) -> tuple[Tensor, dict[nn
 
 
 def _spread(layer: Any, stride: int, widest: int) -> None:
-    """Changes a layer for inputs `widest` px apart where they lay `stride` px apart and wider."""
+    """Adapt a layer to inputs `widest` px apart that used to be `stride` px apart or more."""
     spread = max(1, stride // widest)
     layer.dilation = _times(layer.dilation, spread)
     layer.padding = _times(layer.padding, spread)

@@ -1,8 +1,8 @@
-"""In: a trained classifier. Out: one network from uint8 films to logits, probabilities, heat maps
-and embedding.
+"""Build the network that is exported and served.
 
-It holds all preprocessing but the resizing, and takes no gradients: `models.cam` and
-`models.attention` say how.
+In: a trained classifier. Out: one network from uint8 images to logits, probabilities, heat maps and
+embedding. It contains all preprocessing except resizing, and computes no gradients: `models.cam`
+and `models.attention` explain how.
 """
 
 from collections.abc import Sequence
@@ -20,17 +20,17 @@ from lib.models.classifier import Classifier, load_model
 from lib.models.finer_maps import finer_backbone
 
 LEAST_CELLS = 7
-"""Places a side of a heat map: the 7 x 7 of the usual stride of 32 on 224 px. A backbone whose map
-is coarser is computed on a finer grid, where that changes no answer."""
+"""Least places per side of a heat map: 7 x 7 is usual, a stride of 32 on 224 px. A backbone with a
+coarser map is computed on a finer grid if that leaves its predictions unchanged."""
 
 
 class ServingModule(nn.Module):
-    """What is exported: images uint8 (B, S, S) -> logits (B, F), probs (B, F), heatmaps (B, F, h,
-    w), embedding (B, D).
+    """The exported network: images uint8 (B, S, S) -> logits, probs, heatmaps, embedding.
 
-    probs = sigmoid(slope * logits + intercept), the calibration (F,) of the card; heatmaps are
-    those of the raw logits, >= 0 and not normalised. Raises ExportError for a model whose heat maps
-    have no closed form here.
+    Shapes are logits (B, F), probs (B, F), heatmaps (B, F, h, w) and embedding (B, D). probs =
+    sigmoid(slope * logits + intercept), the calibration (F,) of the card. Heat maps are those of
+    the raw logits, >= 0 and not normalised. `size` is S. Raises ExportError for a model without
+    closed-form heat maps here.
     """
 
     def __init__(
@@ -51,12 +51,11 @@ class ServingModule(nn.Module):
 
 
 def explainable_forward(model: Classifier, size: int) -> nn.Module:
-    """The module (B, 3, S, S) -> (logits, heatmaps, embedding), S = size, that suits the model, in
-    evaluation mode.
+    """Return the module (B, 3, S, S) -> (logits, heatmaps, embedding) that suits the model.
 
-    Raises ExportError for a head that is not a chain of linear layers and (leaky) ReLUs, and for a
-    backbone that is neither followed by plain global average pooling, nor a VGG, nor a plain vision
-    transformer with a class token.
+    S is `size`. The module is in evaluation mode. Raises ExportError for a head that is not a chain
+    of linear layers and (leaky) ReLUs. Also raises it for a backbone that is neither followed by
+    plain global average pooling, nor a VGG, nor a plain vision transformer with a class token.
     """
     for layer in model.head:
         if not isinstance(layer, (nn.Linear, nn.Dropout, *ACTIVATIONS)):
@@ -77,18 +76,21 @@ def explainable_forward(model: Classifier, size: int) -> nn.Module:
         return PooledMaps(finer, model.head, step).eval()
     raise ExportError(
         f"no heat maps in closed form for {type(backbone).__name__}: its features are not simply averaged over the "
-        "film. Those of EfficientNet, ResNet, DarkNet, CSPNet, RepVGG, DenseNet and RegNet are; VGG and vision "
-        "transformers with a class token are known too. Export a run with one of those"
+        "image. Those of EfficientNet, ResNet, DarkNet, CSPNet, RepVGG, DenseNet and RegNet are; VGG and vision "
+        "transformers with a class token are supported too. Export a run with one of those"
     )
 
 
 @torch.inference_mode()
 def heat_maps(folder: Path, images: np.ndarray, batch: int = 32) -> np.ndarray:
-    """The heat maps (N, F, h, w) of a run's model, as they are served: images (N, S, S) uint8."""
+    """Return heat maps (N, F, h, w) of the model of the run in `folder`, as they are served.
+
+    images: (N, S, S) uint8.
+    """
     model, _ = load_model(folder)
     answer = explainable_forward(model, images.shape[-1])
     maps = []
-    for start in range(0, len(images) or 1, batch):  # no image is a batch too
+    for start in range(0, len(images) or 1, batch):  # no images are one empty batch
         chunk = torch.from_numpy(images[start : start + batch])
         grey = chunk.unsqueeze(1).float() / 255  # (B, 1, S, S)
         maps.append(answer((grey - model.mean) / model.std)[1].numpy())

@@ -1,5 +1,8 @@
-"""In: a model, loaders and a config. Out: the best weights by validation, a history, probabilities;
-resumes exactly."""
+"""Train a model and predict with it; interrupted training resumes exactly.
+
+In: a model, loaders and a config. Out: the best weights by validation, a history, and
+probabilities.
+"""
 
 import copy
 import logging
@@ -33,17 +36,19 @@ from lib.models.classifier import Classifier, count_parameters
 
 CHECKPOINT = "last.ckpt"
 CHECKPOINT_VERSION = 2
-"""Raised when the same config trains otherwise than before, so that no training is continued by
-another one."""
+"""Increase this when the same config trains differently than before. Training then does not resume
+from a checkpoint of the older code."""
 
 
 def make_fabric(config: Config, model: nn.Module) -> Fabric:
-    """One device, with the precision that the config asks for; `auto` is bf16-mixed where that is
-    faster."""
+    """Return a Fabric with one device and the precision of the config.
+
+    `auto` means bf16-mixed where that is faster, else 32-true.
+    """
     alone = {
         "devices": 1,
         "plugins": LightningEnvironment(),
-    }  # whatever batch system this machine belongs to
+    }  # ignore any batch system of this machine
     fabric = Fabric(accelerator=config.accelerator, precision="32-true", **alone)
     if config.precision == "32-true" or (
         config.precision == "auto" and not bf16_helps(fabric.device, model)
@@ -53,7 +58,7 @@ def make_fabric(config: Config, model: nn.Module) -> Fabric:
     level = logger.level
     logger.setLevel(
         logging.WARNING
-    )  # it announces the precision every time; the record says it once
+    )  # it logs the precision every time, and the record holds it already
     try:
         return Fabric(accelerator=config.accelerator, precision="bf16-mixed", **alone)
     finally:
@@ -61,11 +66,10 @@ def make_fabric(config: Config, model: nn.Module) -> Fabric:
 
 
 def bf16_helps(device: torch.device, model: nn.Module) -> bool:
-    """Whether the hardware has bf16 (NVIDIA since Ampere, CPUs with AVX512-BF16 or AMX) and gains
-    from it.
+    """Return whether the hardware supports bf16 and this model gains from it.
 
-    On such CPUs depthwise convolutions run at about half speed in bf16, those of EfficientNets for
-    example.
+    NVIDIA GPUs since Ampere and CPUs with AVX512-BF16 or AMX support bf16. On such CPUs, depthwise
+    convolutions, as in EfficientNets, run at about half speed in bf16.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
@@ -80,8 +84,7 @@ def bf16_helps(device: torch.device, model: nn.Module) -> bool:
 
 
 def describe_device(fabric: Fabric) -> dict[str, Any]:
-    """The device that trains, for the record: its kind, name, precision, threads and peak
-    memory."""
+    """Describe the device for the record: kind, name, precision, threads and peak memory."""
     device = {"kind": fabric.device.type, "precision": str(fabric.strategy.precision.precision)}
     if fabric.device.type != "cuda":
         return {**device, "threads": torch.get_num_threads()}
@@ -96,8 +99,11 @@ def describe_device(fabric: Fabric) -> dict[str, Any]:
 def masked_bce(
     logits: Tensor, targets: Tensor, pos_weight: Tensor | None = None, reduction: str = "mean"
 ) -> Tensor:
-    """Binary cross-entropy over the known labels of a batch, their mean or sum; NaN is unknown.
-    Shapes (B, F) -> ()."""
+    """Return the mean or sum of binary cross-entropy over the known labels of a batch.
+
+    Shapes (B, F) -> (). A target of NaN is unknown. `pos_weight` (F,) weighs positives; `reduction`
+    is `mean` or `sum`.
+    """
     annotated = ~targets.isnan()
     each = F.binary_cross_entropy_with_logits(
         logits, targets.nan_to_num(), pos_weight=pos_weight, reduction="none"
@@ -107,20 +113,21 @@ def masked_bce(
 
 
 def balanced_pos_weight(targets: np.ndarray) -> Tensor:
-    """(F,) negatives per positive of each finding in targets (N, F), at most 100; 1 where there is
-    no positive."""
+    """Return (F,) negatives per positive of each finding in targets (N, F), at most 100.
+
+    It is 1 for a finding without positives.
+    """
     positives, negatives = (targets == 1).sum(0), (targets == 0).sum(0)
     ratio = np.where(positives > 0, negatives / np.maximum(positives, 1), 1.0)
     return torch.tensor(ratio.clip(max=100.0), dtype=torch.float32)
 
 
 def start_at_prevalence(model: Classifier, targets: np.ndarray, config: Config) -> None:
-    """Sets the head's last bias to the log-odds of each finding in targets (N, F), counted with one
-    more of each class.
+    """Set the head's last bias to the log-odds of each finding in targets (N, F).
 
-    After Lin et al. (2017), "Focal loss for dense object detection": rare findings else begin at
-    0.5, and the first steps only learn how rare they are. Positives that weigh more in the loss
-    count as that many.
+    One image per class is added to the counts. After Lin et al. (2017), "Focal loss for dense
+    object detection": otherwise rare findings start at 0.5, and the first steps only learn how rare
+    they are. With `pos_weight: balanced`, positives count by their weight in the loss.
     """
     positives, negatives = (targets == 1).sum(0) + 1.0, (targets == 0).sum(0) + 1.0
     log_odds = torch.tensor(np.log(positives / negatives), dtype=torch.float32)
@@ -132,12 +139,11 @@ def start_at_prevalence(model: Classifier, targets: np.ndarray, config: Config) 
 
 
 def build_optimizer(model: Classifier, config: Config) -> torch.optim.Optimizer:
-    """Adam or AdamW; the backbone's depths scaled by `layer_decay`; weight decay on matrices and
-    kernels only.
+    """Build Adam or AdamW with layer-wise learning rates and selective weight decay.
 
-    Biases, norms and what timm names for the backbone (position embeddings, class tokens) do not
-    decay. Layer-wise decay follows BEiT (Bao et al. 2022) as in timm: deeper groups learn faster,
-    the head at `lr`.
+    Only matrices and kernels decay: biases, norms and what timm names for the backbone (position
+    embeddings, class tokens) do not. Layer-wise decay with `layer_decay` follows BEiT (Bao et al.
+    2022) as in timm: deeper groups learn faster, the head at `lr`.
     """
     exempt = model.backbone.no_weight_decay() if hasattr(model.backbone, "no_weight_decay") else ()
     groups = param_groups_layer_decay(
@@ -154,8 +160,10 @@ def build_optimizer(model: Classifier, config: Config) -> torch.optim.Optimizer:
 
 
 def lr_factor(step: int, steps: int, config: Config) -> float:
-    """What the learning rate is multiplied with at `step` of `steps`: linear warm-up, then cosine
-    to 0 or constant."""
+    """Return the factor of the learning rate at `step` of `steps`.
+
+    It is a linear warm-up, then cosine decay to 0, or constant.
+    """
     warm = round(config.warmup * steps)
     if step < warm:
         return (step + 1) / (warm + 1)
@@ -172,15 +180,16 @@ def fit(
     folder: Path,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
 ) -> pd.DataFrame:
-    """Trains `model` in place, ends with the weights of the epoch that `choose_epoch_by` prefers;
-    returns the history.
+    """Train `model` in place, keep the weights of the best epoch, and return the history.
 
-    History: one row per epoch with train_loss, val_loss, val_auroc, val_average_precision, lr,
-    seconds, and val_cardiomegaly_accuracy where it chooses. After every epoch `last.ckpt` in
-    `folder` holds all that is needed to go on: started again with the same arguments, training
-    continues from it and ends with the same weights, bit for bit on one CPU with the same number of
-    threads. `on_epoch` gets each row. Raises ModelError when validation can choose no epoch, and on
-    a NaN loss.
+    `choose_epoch_by` of the config says which epoch is best on validation. The history has one row
+    per epoch with train_loss, val_loss, val_auroc, val_average_precision, lr, seconds, and
+    val_cardiomegaly_accuracy if it chooses the epoch. `on_epoch` is called with each row.
+
+    After every epoch, `last.ckpt` in `folder` holds everything needed to resume. When called again
+    with the same arguments, training continues from it and ends with the same weights, bit for bit
+    on one CPU with the same number of threads. Raises ModelError when no epoch can be chosen on
+    validation, and on a NaN loss.
     """
     _check_validation(val.targets, config)
     if config.head_bias == "prior":
@@ -217,10 +226,9 @@ def fit(
 def predict(
     model: nn.Module, loader: Loader, config: Config, fabric: Fabric | None = None
 ) -> np.ndarray:
-    """Probabilities (N, F) float32 of a loader's images, in its order; the model is left in
-    evaluation mode.
+    """Return probabilities (N, F) float32 of a loader's images, in its order.
 
-    `fabric`, of `make_fabric`, spares making another one.
+    The model is left in evaluation mode. Pass a `fabric` of `make_fabric` to avoid making another.
     """
     fabric = fabric or make_fabric(config, model)
     model.to(fabric.device, memory_format=torch.channels_last).eval()
@@ -236,7 +244,7 @@ def predict(
 def predict_splits(
     model: nn.Module, loaders: Mapping[str, Loader], config: Config
 ) -> dict[str, Predictions]:
-    """The predictions for every split but train."""
+    """Return the predictions for every split except train."""
     fabric = make_fabric(config, model)
     found = {}
     for split, loader in loaders.items():
@@ -249,8 +257,7 @@ def predict_splits(
 
 
 def model_cost(model: Classifier, config: Config) -> dict[str, Any]:
-    """What a record says of the model's cost: parameters, milliseconds per image on this CPU, and
-    the device."""
+    """Return the model's cost for the record: parameters, CPU ms per image, and the device."""
     device = describe_device(make_fabric(config, model))
     latency = cpu_latency_ms(model, config.image_size)
     return {"parameters": count_parameters(model), "cpu_latency_ms": latency, "device": device}
@@ -258,10 +265,10 @@ def model_cost(model: Classifier, config: Config) -> dict[str, Any]:
 
 @torch.inference_mode()
 def cpu_latency_ms(model: Classifier, image_size: int, repeats: int = 30) -> float:
-    """Milliseconds for one image on this machine's CPU: float32, eager, with the threads that are
-    set.
+    """Return milliseconds per image on this CPU: float32, eager, current number of threads.
 
-    The least of `repeats`, as `timeit` advises: what lies above it is other work on the machine.
+    This is the minimum of `repeats`, as `timeit` advises: anything above it is other work on the
+    machine.
     """
     model = copy.deepcopy(model).cpu().float().eval()
     image = torch.rand(1, 1, image_size, image_size)
@@ -274,7 +281,7 @@ def cpu_latency_ms(model: Classifier, image_size: int, repeats: int = 30) -> flo
 
 
 class _State:
-    """All that changes while a model trains, and its checkpoint."""
+    """Everything that changes during training, and its checkpoint."""
 
     def __init__(self, model: Classifier, fabric: Fabric, config: Config, steps: int):
         torch.manual_seed(config.seed)
@@ -340,13 +347,14 @@ class _State:
             )
             reason = (str(error).strip() or "it ends too early").splitlines()[0]
             warnings.warn(
-                f"{path} is damaged or of another version ({reason}); kept as {aside.name}, training begins anew",
+                f"{path} is damaged or of another version ({reason}); "
+                f"it was kept as {aside.name}, and training starts over",
                 stacklevel=2,
             )
             return
         if content["config"] != self.config.hash():
             raise ModelError(
-                f"{path} was written by a run with other parameters; use another run_dir or remove it"
+                f"{path} was written by a run with other parameters; use another run_dir or delete the file"
             )
         self.model.load_state_dict(content["model"])
         if self.ema:
@@ -364,7 +372,7 @@ class _State:
 
 
 def _train_epoch(state: _State, train: Loader, epoch: int, bar: tqdm) -> float:
-    """One pass over the training images; returns the mean loss of its batches."""
+    """Train on all images once; return the mean loss of the batches."""
     config, device = state.config, state.fabric.device
     weighted = config.pos_weight == "balanced"
     pos_weight = balanced_pos_weight(train.targets).to(device) if weighted else None
@@ -397,7 +405,7 @@ def _train_epoch(state: _State, train: Loader, epoch: int, bar: tqdm) -> float:
 
 
 def _check_validation(targets: np.ndarray, config: Config) -> None:
-    """Raises ModelError where validation targets (N, F) can choose no epoch."""
+    """Raise ModelError when no epoch can be chosen with validation targets (N, F)."""
     if np.isnan(_mean([auroc(t, np.zeros(len(t))) for t in targets.T])):
         raise ModelError(
             "no finding has both a positive and a negative in validation: use more data or val_fraction"
@@ -406,13 +414,16 @@ def _check_validation(targets: np.ndarray, config: Config) -> None:
         return
     if np.isnan(targets[:, config.findings.index("Cardiomegaly")]).all():
         raise ModelError(
-            "no validation image is labelled for Cardiomegaly: choose_epoch_by needs another value, or data with it"
+            "no validation image is labelled for Cardiomegaly: "
+            "set choose_epoch_by to another value, or add images with this label"
         )
 
 
 def _score(state: _State, val: Loader) -> dict[str, float]:
-    """Mean loss, macro AUROC, macro average precision and what chooses the epoch, of the weights
-    that would be kept."""
+    """Return validation loss, macro AUROC, macro average precision, and what chooses the epoch.
+
+    They are those of the weights that would be kept.
+    """
     probs = predict(state.evaluated, val, state.config, state.fabric)
     loss = F.binary_cross_entropy(
         torch.from_numpy(probs).double(),
@@ -433,13 +444,13 @@ def _score(state: _State, val: Loader) -> dict[str, float]:
 
 
 def _cardiomegaly_accuracy(targets: np.ndarray, probs: np.ndarray, config: Config) -> float:
-    """The share of right answers at 0.5 among the images (N, F) whose Cardiomegaly is known."""
+    """Return the accuracy at 0.5 on the images (N, F) whose Cardiomegaly label is known."""
     column = config.findings.index("Cardiomegaly")
     annotated = ~np.isnan(targets[:, column])
     return float(((probs[annotated, column] >= 0.5) == (targets[annotated, column] == 1)).mean())
 
 
 def _mean(values: list[float]) -> float:
-    """The mean of what is defined; NaN when nothing is."""
+    """Return the mean of the defined values; NaN if there are none."""
     defined = [value for value in values if not np.isnan(value)]
     return float(np.mean(defined)) if defined else math.nan
