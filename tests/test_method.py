@@ -95,3 +95,21 @@ def test_the_epoch_of_the_last_stage_is_chosen_by_cardiomegaly_accuracy(study):
 
 def test_the_head_and_the_rotation_are_those_of_the_method():
     assert MLP_WIDTHS == (625, 256) and DEGREES == 20
+
+
+@pytest.mark.parametrize(("name", "last_stage"), [("seed", 2318), ("small", 76)])
+def test_an_arm_without_stages_takes_as_many_steps_as_all_stages_together(name, last_stage):
+    """Batches per epoch are those that the comments of the study files count."""
+    plan = plan_study(REPO_ROOT / "studies" / f"{name}.yaml")
+    stages = {"seed": {0: 141, 1: 320, 2: 2318}, "small": {0: 76, 1: 13, 2: 76}}[name]
+    run, direct, longer = (
+        plan.runs[f"{arm}-s0"] for arm in ("three_stages", "direct", "direct_longer")
+    )
+    chain = [run]
+    while chain[-1].needs:
+        chain.append(plan.runs[chain[-1].needs[0]])
+    epochs = [stage.config.epochs for stage in reversed(chain)]
+    steps = sum(epochs[number] * batches for number, batches in stages.items())
+    assert len(chain) == 3 and steps == pytest.approx(longer.config.epochs * last_stage, rel=0.02)
+    same = direct.config.model_dump(exclude={"epochs", "run_dir"})
+    assert longer.config.model_dump(exclude={"epochs", "run_dir"}) == same
