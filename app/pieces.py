@@ -115,7 +115,7 @@ def grid_text(answer: FilmAnswer) -> str:
     return (
         f"{cells}."
         if answer.overlays
-        else f"This model's map has {cells}, too coarse to show a location."
+        else f"This model's map has {cells}, too few to show a location."
     )
 
 

@@ -251,7 +251,7 @@ def test_without_the_extra_the_command_names_what_to_install(run, tmp_path, monk
 
 def test_the_command_exports_nothing_but_complete_runs(tmp_path):
     result = CliRunner().invoke(app, ["export", str(tmp_path)])
-    assert result.exit_code == 1 and f"{tmp_path} is not a complete run" in result.output
+    assert result.exit_code == 1 and f"{tmp_path} is no complete run" in result.output
 
 
 def test_int8_comes_with_its_drift_and_statistics_of_its_own_embeddings(run, exported, tmp_path):

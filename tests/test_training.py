@@ -399,7 +399,7 @@ def test_a_damaged_checkpoint_is_kept_aside_and_training_begins_anew(tmp_path, c
     config = CONFIG.model_copy(update={"epochs": 1})
     with pytest.warns(
         UserWarning,
-        match=r"last.ckpt is damaged or of .* kept as last.ckpt.damaged-.*, training starts over",
+        match=r"last.ckpt is damaged or of .* kept as last.ckpt.damaged-.*, and training starts over",
     ):
         history = fit(build_model(config), *loaders(config), config, tmp_path)
     assert len(history) == 1 and next(tmp_path.glob("last.ckpt.damaged-*")).read_bytes() == content
