@@ -69,13 +69,19 @@ class Config(BaseModel):
     epochs) here."""
     findings: tuple[str, ...] = FINDINGS
     """Findings to predict; "all" are the 14 of NIH ChestX-ray14."""
-    split_by: Literal["patient", "image"] = "patient"
-    """Unit of the validation split; `image` leaks patients. An official test list is by patient
-    either way."""
+    split_by: Literal["patient", "image", "official"] = "patient"
+    """Unit of the validation split; `image` leaks patients into it. `official`: by patient, but
+    official lists hold as they stand, also where both name a patient."""
+    folds: Annotated[int, Field(ge=0)] = 0
+    """Divides all patients into so many test sets, in place of official lists; 0: those lists."""
+    fold: Annotated[int, Field(ge=0)] = 0
+    """The one of the folds whose patients are tested, counted from 0."""
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 1 / 7
     """Share of the patients (or images) for validation."""
     test_fraction: Fraction = 0.2
     """Share for test, where the data has no official test list."""
+    train_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the training patients to train on; a smaller share lies within a larger one."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Decides initial weights, order, augmentation and the validation patients."""
     # model
@@ -154,6 +160,21 @@ class Config(BaseModel):
     def _some_folder(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not value:
             raise ValueError("data_dir must name at least one dataset folder")
+        return value
+
+    @field_validator("fold")
+    @classmethod
+    def _one_of_the_folds(cls, value: int, info: ValidationInfo) -> int:
+        folds = info.data.get("folds", 0)
+        if value >= max(folds, 1):
+            raise ValueError(f"must be less than folds, which is {folds}")
+        return value
+
+    @field_validator("folds")
+    @classmethod
+    def _more_than_one_fold(cls, value: int) -> int:
+        if value == 1:
+            raise ValueError("must be 0 (official lists) or at least 2")
         return value
 
     @field_validator("choose_epoch_by")

@@ -38,7 +38,7 @@ def check_duplicates(frame: pd.DataFrame, images: np.ndarray) -> None:
     """
     pairs = duplicate_pairs(images)
     splits = frame["split"].replace("submit", "test").to_numpy(str)[pairs]  # (P, 2)
-    used = (splits != "excluded").all(axis=1)
+    used = ~np.isin(splits, ["excluded", "unused"]).any(axis=1)
     patients = frame["patient"].to_numpy(str)[pairs]
     leaks = (splits[:, 0] != splits[:, 1]) & (patients[:, 0] != patients[:, 1])
     across, within = pairs[used & leaks], pairs[used & ~leaks]

@@ -16,6 +16,9 @@ DATA_PARAMETERS = (
     "split_by",
     "val_fraction",
     "test_fraction",
+    "folds",
+    "fold",
+    "train_fraction",
     "seed",
     "on_bad",
 )
