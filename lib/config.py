@@ -81,7 +81,8 @@ class Config(BaseModel):
     test_fraction: Fraction = 0.2
     """Share for test, where the data has no official test list."""
     train_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Share of the training patients to train on; a smaller share lies within a larger one."""
+    """Share of the training patients to train on; a smaller share lies within a larger one. An
+    epoch keeps its number of steps."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Decides initial weights, order, augmentation and the validation patients."""
     # model
