@@ -89,7 +89,12 @@ class Config(BaseModel):
     backbone: str = "tf_efficientnet_b4.ns_jft_in1k"
     """Any timm model."""
     pretrained: bool | str = True
-    """timm's weights, a local weight file, or false for none; ignored with `init_from`."""
+    """timm's weights, a weight file (see `weights_places`), or false for none; ignored with
+    `init_from`."""
+    input_range: Literal["timm", "imagenet"] | tuple[float, float] = "timm"
+    """What the pretrained weights expect: the mean and std that timm states for the backbone, those
+    of ImageNet, or the values of black and white, for example [0, 1], [-1, 1] or [0, 255]. With
+    `init_from`, timm stands for that of the earlier run."""
     init_from: str | None = None
     """Folder of the earlier stage whose backbone this run starts from."""
     freeze: Literal["none", "backbone"] | Count = "none"
@@ -145,6 +150,18 @@ class Config(BaseModel):
         if isinstance(value, str):
             return FINDINGS if value == "all" and info.field_name == "findings" else (value,)
         return tuple(value) if isinstance(value, list) else value
+
+    @field_validator("input_range", mode="before")
+    @classmethod
+    def _two_numbers(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+    @field_validator("input_range")
+    @classmethod
+    def _black_below_white(cls, value: Any) -> Any:
+        if isinstance(value, tuple) and value[0] >= value[1]:
+            raise ValueError("must be [black, white], the lower number first")
+        return value
 
     @field_validator("findings")
     @classmethod
@@ -224,6 +241,22 @@ class Config(BaseModel):
     def held_out_folders(self) -> list[Path]:
         """The dataset folders of `hold_out`, absolute."""
         return [resolve(folder, self.data_root) for folder in self.hold_out]
+
+    @property
+    def weights_places(self) -> list[Path]:
+        """Where the weight file that `pretrained` names may be: below the repository's root, then
+        below `data_root`; empty where it names none."""
+        if isinstance(self.pretrained, bool):
+            return []
+        places = [resolve(self.pretrained), resolve(self.pretrained, self.data_root)]
+        return list(dict.fromkeys(places))
+
+    @property
+    def weights_file(self) -> Path | None:
+        """The first of `weights_places` that is a file, else the first; None where there is
+        none."""
+        places = self.weights_places
+        return next((place for place in places if place.is_file()), next(iter(places), None))
 
     def hash(self) -> str:
         """Twelve hex digits that change with any parameter that decides a run's numbers.

@@ -61,6 +61,7 @@ def make_card(
         ],
         "calibration": calibration,
         "data": _without_paths(card["data"]),
+        "weights": card.get("weights"),
         "metrics": [_of_probs(row) for row in metrics],
         "intended_use": INTENDED_USE,
         "notice": NOTICE,
@@ -130,6 +131,8 @@ def card_text(card: dict[str, Any]) -> str:
         f"predicts {len(card['findings'])} findings on grey images, resized to {size} x {size} pixels without "
         "keeping their aspect ratio.",
         _table(("", ""), [(key, value) for key, value in _made(card).items() if value]),
+        "## Where the weights came from",
+        _weights(card),
         "## How well it does",
         _reliability(card),
         *([_points(card)] if card["operating_points"] else []),
@@ -193,6 +196,11 @@ def _made(card: dict[str, Any]) -> dict[str, str]:
             f"{name} {number}" for name, number in card["versions"].items() if number
         ),
     }
+
+
+def _weights(card: dict[str, Any]) -> str:
+    text = (card.get("weights") or {}).get("text")
+    return f"Its training started from {text}." if text else "Its card does not say."
 
 
 def _reliability(card: dict[str, Any]) -> str:

@@ -257,10 +257,14 @@ def predict_splits(
 
 
 def model_cost(model: Classifier, config: Config) -> dict[str, Any]:
-    """Return the model's cost for the record: parameters, CPU ms per image, and the device."""
-    device = describe_device(make_fabric(config, model))
-    latency = cpu_latency_ms(model, config.image_size)
-    return {"parameters": count_parameters(model), "cpu_latency_ms": latency, "device": device}
+    """Return what the record holds of the model: parameters, CPU ms per image, the device, and
+    where its first weights came from."""
+    return {
+        "parameters": count_parameters(model),
+        "cpu_latency_ms": cpu_latency_ms(model, config.image_size),
+        "device": describe_device(make_fabric(config, model)),
+        "weights": model.weights,
+    }
 
 
 @torch.inference_mode()

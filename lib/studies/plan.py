@@ -14,7 +14,7 @@ from lib.config import PHANTOMS, REPO_ROOT, Config
 from lib.exceptions import StudyError
 from lib.studies.file import Study, read_study
 
-INHERITED = ("backbone", "pretrained", "head", "image_size")
+INHERITED = ("backbone", "pretrained", "input_range", "head", "image_size")
 # `choose_epoch_by` is not handed on: it may name a finding that the earlier stage does not have.
 RECIPE = (
     *("optimizer", "lr", "weight_decay", "layer_decay", "drop_path", "warmup", "schedule", "ema"),

@@ -20,6 +20,7 @@ from lib.studies.plan import PlannedRun
 MODEL_PARAMETERS = (
     "backbone",
     "pretrained",
+    "input_range",
     "head",
     "dropout",
     "drop_path",
@@ -61,7 +62,8 @@ def _check_models(runs: list[PlannedRun]) -> list[str]:
     that has it."""
     wanted: dict[str, str] = {}
     for run in runs:
-        values = run.config.model_dump(mode="json", include=set(MODEL_PARAMETERS))
+        names = {*MODEL_PARAMETERS, *(["data_root"] if run.config.weights_places else [])}
+        values = run.config.model_dump(mode="json", include=names)
         values["pretrained"] = False if run.config.init_from else values["pretrained"]
         wanted.setdefault(json.dumps(values, sort_keys=True), run.name)
     if not wanted:
