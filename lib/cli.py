@@ -230,7 +230,8 @@ def export(
     source: Annotated[
         str,
         typer.Argument(
-            help="A complete run (runs/STUDY/RUN), or the authors' all_14.pt or single_disease.pt."
+            help="A complete run (STUDY/RUN), an arm (STUDY/ARM) for one file of all its seeds, "
+            "or the authors' all_14.pt or single_disease.pt."
         ),
     ],
     int8: Annotated[
@@ -253,10 +254,10 @@ def export(
     with _errors_as_sentences():
         _need("compress", "onnx", "onnxscript", "onnxruntime")
         from lib.export import export_run
-        from lib.studies import run_folder
+        from lib.studies import run_or_arm_folders
 
         path = Path(source)
-        found = path if path.suffix == ".pt" else run_folder(source)
+        found = path if path.suffix == ".pt" else run_or_arm_folders(source)
         place = {} if out is None else {"out": out.expanduser()}
         typer.echo(
             export_run(found, name, int8=int8, allow_drop=allow_drop, log=typer.echo, **place)
