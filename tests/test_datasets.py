@@ -293,7 +293,7 @@ def test_names_that_look_as_if_they_held_patients_are_a_warning_with_the_way_to_
 def test_images_without_patients_are_a_warning(tmp_path):
     film(tmp_path / "Mass/a.png")
     (warning,) = read_dataset(tmp_path).warnings
-    assert "each of 1 images counts as a patient of its own" in warning
+    assert "each of 1 images counts as its own patient" in warning
 
 
 def test_known_patients_are_no_warning(tmp_path):

@@ -231,7 +231,7 @@ def test_a_deflated_file_is_refused_without_inflating_it():
         ({"Rows": 60000, "Columns": 60000}, "is 60000 x 60000 px"),
         ({"Rows": None, "Columns": None}, "is DICOM without an image"),
         ({"PixelData": None}, "is DICOM without pixels"),
-        ({"BitsAllocated": 32}, "stores 1 x 32 bits a pixel"),
+        ({"BitsAllocated": 32}, "stores 1 x 32 bits per pixel"),
         ({"PhotometricInterpretation": "PALETTE COLOR"}, "as PALETTE COLOR"),
         ({"Rows": SIDE + 1}, "pixels are broken or cut short"),
         ({"Modality": "CT\x1b[2J"}, "is DICOM of modality CT [2J,"),

@@ -181,7 +181,7 @@ def test_broken_exif_is_told_and_the_film_answered():
         (as_file(GREY, "PNG")[:-2000], "is broken or cut short: image file is truncated"),
         (as_file(GREY, "PNG")[:20], "is a broken image: Truncated File Read"),
         (b"\xff\xd8\xff\xe0", "begins like an image, but is broken"),
-        (png_of(60000, 60000), "claims more pixels than any film"),
+        (png_of(60000, 60000), "has more pixels than any film"),
         (png_of(8193, 8192), "is 8193 x 8192 px; at most 8192 px per side are read"),
         (png_of(500, 100), "too long and narrow"),
         (png_of(31, 31), "at least 32 px"),
