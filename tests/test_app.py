@@ -220,7 +220,7 @@ def test_names_are_shortened_and_printable(name, shown):
 # ---- parts of the page
 
 
-def test_facts_tell_the_threshold_and_the_test_score():
+def test_facts_hold_the_threshold_and_the_test_score():
     card = full_card("a")
     assert (
         markup.facts(card, 0)
@@ -230,7 +230,7 @@ def test_facts_tell_the_threshold_and_the_test_score():
     assert markup.facts(card, 2) == "threshold 0.70; few validation positives; no test AUROC"
 
 
-def test_a_threshold_that_no_run_chose_is_told():
+def test_a_threshold_that_no_run_chose_is_reported():
     assert "threshold 0.50; not chosen on data" in markup.facts(
         full_card("a") | {"thresholds_from": ["default"] * 3}, 0
     )
@@ -246,7 +246,7 @@ def test_hostile_names_are_escaped_everywhere(predictor):
         assert "&lt;img src=x onerror=alert(1)&gt;.png" in page and "<img src=x" not in page
 
 
-def test_a_strange_film_is_told_with_its_score(predictor):
+def test_a_strange_film_is_reported_with_its_score(predictor):
     answer = predict.answer_file(predictor, film_file(grey=0, noise=0), "black.png")
     lines = markup.remarks(answer, predictor.card)
     assert (
@@ -259,7 +259,7 @@ def test_a_strange_film_is_told_with_its_score(predictor):
 # ---- downloads
 
 
-def test_csv_has_a_row_a_file(predictor):
+def test_csv_has_a_row_per_file(predictor):
     data = film_file()
     answers = [
         predict.answer_file(predictor, data, "a.png"),
@@ -281,7 +281,7 @@ def test_no_name_is_a_formula_in_a_spreadsheet(predictor, name):
     assert next(csv.DictReader(io.StringIO(text)))["file"] == f"'{name}"
 
 
-def test_json_tells_thresholds_notice_and_what_is_missing(predictor):
+def test_json_holds_thresholds_notice_and_what_is_missing(predictor):
     content = json.loads(
         downloads.json_file([predict.FilmAnswer("a", reason="No.")], predictor.card)
     )
@@ -289,7 +289,7 @@ def test_json_tells_thresholds_notice_and_what_is_missing(predictor):
     assert content["films"][0]["unlikeness"] is None and content["films"][0]["probs"] == {}
 
 
-def test_the_summary_asks_nobody_for_anything(predictor):
+def test_the_summary_makes_no_network_request(predictor):
     page = downloads.summary_file(
         predict.answer_file(predictor, film_file(), "a.png"), predictor.card
     ).decode()
@@ -356,7 +356,7 @@ def test_an_empty_folder_says_what_to_do(tmp_path, monkeypatch):
     assert not page.exception and "cxr export runs/STUDY/RUN" in page.info[0].value
 
 
-def test_a_broken_model_is_told(tmp_path, monkeypatch):
+def test_a_broken_model_is_reported(tmp_path, monkeypatch):
     (tmp_path / "odd.onnx").write_bytes(b"no model")
     page = page_of(tmp_path, monkeypatch)
     assert (
@@ -543,9 +543,9 @@ def test_an_upload_is_answered_as_the_predictor_answers(page, predictor):
     data = film_file(grey=170)
     give(page, ("film.png", data))
     shown(page, "film.png")
-    told = json.loads(content_of(page, "Answers as JSON"))["films"][0]["probs"]
+    probs = json.loads(content_of(page, "Answers as JSON"))["films"][0]["probs"]
     np.testing.assert_allclose(
-        [told[name] for name in FINDINGS], wanted_probs(predictor, data), atol=1e-4
+        [probs[name] for name in FINDINGS], wanted_probs(predictor, data), atol=1e-4
     )
     assert page.locator(".picture").evaluate("image => image.naturalWidth") == 64
 
@@ -621,8 +621,8 @@ def test_several_films_are_a_table_and_a_bad_one_is_a_row(page):
     shown(page, "two.png")
     assert "does not look like the chest films" in page.locator(".strange").inner_text()
     assert page.locator("img[onerror]").count() == 0
-    told = list(csv.DictReader(io.StringIO(content_of(page, "Answers as CSV").decode())))
-    assert [row["status"] for row in told] == ["ok", "refused", "ok"]
+    rows = list(csv.DictReader(io.StringIO(content_of(page, "Answers as CSV").decode())))
+    assert [row["status"] for row in rows] == ["ok", "refused", "ok"]
 
 
 def test_films_are_stepped_through_by_button_and_key_in_the_order_of_a_finding(page, predictor):
@@ -698,14 +698,14 @@ def test_a_phantom_is_answered(page):
 def test_another_model_forgets_the_films_and_one_of_phantoms_says_so(page):
     give(page, ("film.png", film_file()))
     shown(page, "film.png")
-    for model, told in {"b-drawn": 1, "a-real": 0}.items():
+    for model, warnings in {"b-drawn": 1, "a-real": 0}.items():
         page.get_by_role("combobox", name="Model").click()
         page.get_by_role("option", name=model).click()
         page.get_by_role("heading", name="film.png").wait_for(state="detached")
         page.get_by_role("heading", name=model, include_hidden=True).wait_for(state="attached")
         settle(page)
         expect(page.get_by_text("This model was trained on drawn films (phantoms)")).to_have_count(
-            told
+            warnings
         )
 
 
@@ -812,7 +812,7 @@ def test_no_upload_passes_through_the_disk(page):
     page.get_by_role("heading", name="large.png").wait_for()
 
 
-def test_streamlit_tells_an_upload_that_it_keeps():
+def test_streamlit_lists_an_upload_that_it_keeps():
     """By the word that `uploads_kept` looks for."""
     from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileManager
     from streamlit.runtime.uploaded_file_manager import UploadedFileRec

@@ -505,7 +505,7 @@ def test_missing_column_is_named(tmp_path):
         read_dataset(tmp_path)
 
 
-def test_dicom_files_are_told_apart(tmp_path):
+def test_dicom_files_are_recognised(tmp_path):
     folder = nih(tmp_path, TWO)
     (folder / "images/00000001_000.png").write_bytes(b"\0" * 128 + b"DICM" + b"\0" * 50)
     with pytest.raises(DatasetError, match="DICOM"):
@@ -588,7 +588,7 @@ def test_real_kaggle_sample_is_read():
     assert (len(data.frame), data.frame["patient"].nunique()) == (681, 248)
 
 
-def test_what_is_odd_about_the_splits_is_told_with_the_data_and_not_as_a_warning(
+def test_what_is_odd_about_the_splits_is_reported_with_the_data_and_not_as_a_warning(
     tiny_phantoms, tmp_path
 ):
     config = Config(data_root=str(tiny_phantoms), data_dir=("dataset_full",), image_size=32)
