@@ -15,7 +15,7 @@ from lib.exceptions import SplitError
 CHUNK = 1024  # images that are read at a time
 NEIGHBOURS = 4  # images of the same partial hash that each one is compared with
 LARGEST_DIFFERENCE = 1.5  # grey levels of 255, mean over the pixels
-LEAST_CONTRAST = 2.0  # standard deviation in grey levels; a blank image identifies nobody
+LEAST_CONTRAST = 2.0  # standard deviation in grey levels; blank images are not compared
 
 
 def duplicate_pairs(images: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ class Part(BaseModel):
 
 
 class DataPart(Part):
-    """What a run was trained and tested on; see `films.describe_data`."""
+    """What a run was trained and tested on; see `datasets.describe_data`."""
 
     phantom: bool
     fingerprint: str

@@ -175,7 +175,10 @@ def table_text(folder: Path) -> str:
             "seconds": runs["train_seconds"].round().astype(int),
         }
     )
-    note = "macro means over `findings`, on the test films; * reference; all-negative: the accuracy of answering no"
+    note = (
+        "macro means over `findings`, on the test films; * reference; "
+        "all-negative: the accuracy of always predicting no"
+    )
     return f"{shown.to_string(index=False, float_format='{:.3f}'.format)}\n{note}"
 
 
