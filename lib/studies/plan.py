@@ -41,6 +41,7 @@ class PlannedRun:
     name: str
     arm: str
     seed: int
+    fold: int | None
     notebook: str
     prerequisite: bool
     reference: bool
@@ -341,6 +342,7 @@ def _finish(study: Study, rows: dict[str, _Row], nodes: dict[str, _Node], folder
             name=name,
             arm=node.row,
             seed=node.seed,
+            fold=node.fold,
             notebook=row.notebook,
             prerequisite=not node.arm,
             reference=node.row == reference and node.arm,
