@@ -37,6 +37,9 @@ NO_FINDING = "No Finding"
 PHANTOMS = "dataset_phantom"
 """The `data_root` whose films are drawn when they are missing."""
 
+PLACES = ("run_dir", "data_root", "weights_root")
+"""Parameters that say where something is, and decide no number."""
+
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -91,6 +94,8 @@ class Config(BaseModel):
     pretrained: bool | str = True
     """timm's weights, a weight file (see `weights_places`), or false for none; ignored with
     `init_from`."""
+    weights_root: str | None = None
+    """Folder below which a weight file is looked for; None: `data_root`."""
     input_range: Literal["timm", "imagenet"] | tuple[float, float] = "timm"
     """What the pretrained weights expect: the mean and std that timm states for the backbone, those
     of ImageNet, or the values of black and white, for example [0, 1], [-1, 1] or [0, 255]. With
@@ -245,10 +250,11 @@ class Config(BaseModel):
     @property
     def weights_places(self) -> list[Path]:
         """Where the weight file that `pretrained` names may be: below the repository's root, then
-        below `data_root`; empty where it names none."""
+        below `weights_root` or `data_root`; empty where it names none."""
         if isinstance(self.pretrained, bool):
             return []
-        places = [resolve(self.pretrained), resolve(self.pretrained, self.data_root)]
+        root = self.data_root if self.weights_root is None else self.weights_root
+        places = [resolve(self.pretrained), resolve(self.pretrained, root)]
         return list(dict.fromkeys(places))
 
     @property
@@ -262,12 +268,10 @@ class Config(BaseModel):
         """Twelve hex digits that change with any parameter that decides a run's numbers.
 
         Left out are values that are the default, so that a new parameter changes no hash; the run's
-        own folder; and `data_root`, since a folder may be moved or mounted elsewhere: the data are
-        known by their fingerprint.
+        own folder; and the roots of data and weights, since a folder may be moved or mounted
+        elsewhere: the data are known by their fingerprint.
         """
-        values = self.model_dump(
-            mode="json", exclude={"run_dir", "data_root"}, exclude_defaults=True
-        )
+        values = self.model_dump(mode="json", exclude=set(PLACES), exclude_defaults=True)
         text = json.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -291,7 +295,7 @@ def config_changes(made: dict[str, Any], planned: dict[str, Any]) -> dict[str, t
     A parameter that one of them does not have, being of another version, counts as the default.
     """
     usual = Config().model_dump(mode="json")
-    names = [name for name in {**planned, **made} if name not in ("run_dir", "data_root")]
+    names = [name for name in {**planned, **made} if name not in PLACES]
     pairs = {
         name: (made.get(name, usual.get(name)), planned.get(name, usual.get(name)))
         for name in names

@@ -387,15 +387,43 @@ def test_a_file_that_does_not_exist_is_refused(tmp_path):
 # --- the studies that ship
 
 
-@pytest.mark.parametrize("name", ["demo", "seed", "small"])
-def test_a_shipped_study_plans_and_names_backbones_that_timm_knows(name):
+@pytest.mark.parametrize(
+    ("name", "reference", "seeds"),
+    [
+        ("demo", "adaptive", (0, 1)),
+        ("transfer", "three_stages", (0, 1, 2)),
+        ("seed", "three_stages", (0, 1, 2)),
+        ("small", "darknet", (0, 1)),
+    ],
+)
+def test_a_shipped_study_plans_and_names_backbones_that_timm_knows(name, reference, seeds):
     timm = pytest.importorskip("timm")
     plan = plan_study(REPO_ROOT / "studies" / f"{name}.yaml")
     assert {
         run.config.backbone for run in plan.runs.values() if not timm.is_model(run.config.backbone)
     } == set()
-    assert {"adaptive", "direct", "frozen", "vit"} <= {run.arm for run in plan.runs.values()}
-    assert plan.reference == "adaptive" and plan.seeds == ((0, 1, 2) if name == "seed" else (0, 1))
+    assert (plan.reference, plan.seeds) == (reference, seeds)
+
+
+STAGES = {"three_stages", "from_pneumonia", "from_cardiomegaly", "direct", "direct_longer"}
+QUESTIONS = {"scratch", "frozen", "freeze_1", "single_task", "method", "phantoms_first"}
+CURVES = {f"{arm}_{share}" for arm in ("three_stages", "direct", "scratch") for share in (10, 30)}
+
+
+@pytest.mark.parametrize("name", ["transfer", "seed"])
+def test_the_studies_of_stages_ask_the_same_questions(name):
+    plan = plan_study(REPO_ROOT / "studies" / f"{name}.yaml")
+    arms = {run.arm for run in plan.runs.values() if not run.prerequisite}
+    assert arms >= STAGES | QUESTIONS | CURVES
+
+
+def test_a_stage_on_phantoms_looks_for_weights_where_the_others_do(study):
+    data = yaml.safe_load(SEED.replace("5e-4", "0.0005").replace("1e-4", "0.0001"))
+    data["runs"]["cardiomegaly"]["set"] = {"data_root": "dataset_phantom"}
+    data["base"]["pretrained"] = "w.pth"
+    runs = study(yaml.safe_dump(data, sort_keys=False), "data_root=/elsewhere").runs
+    places = [runs[name].config.weights_places for name in ("cardiomegaly-s0", "adaptive-s0")]
+    assert places[0] == places[1] and str(places[0][1]) == "/elsewhere/w.pth"
 
 
 def test_the_full_size_study_asks_every_question_of_the_method():
@@ -411,7 +439,8 @@ def test_the_full_size_study_asks_every_question_of_the_method():
         "vit_base_patch16_224",
         "vit_large_patch16_224",
     }
-    assert method <= backbones and all(config.pretrained is True for config in arms.values())
+    assert method | {"convnext_base"} <= backbones
+    assert arms["pixels_512"].image_size == 512
     assert arms["linear"].head == "linear" and arms["single_task"].findings == ("Cardiomegaly",)
     assert "pneumonia" in arms["cardiomegaly_after_pneumonia"].init_from
 

@@ -29,7 +29,7 @@ RECIPE = (
         "head_bias",
     ),
 )
-EVERYWHERE = ("data_root", "on_bad", "accelerator", "epochs")
+EVERYWHERE = ("data_root", "weights_root", "on_bad", "accelerator", "epochs")
 """`--set` of these holds for every run, also for one that sets them itself: they say where and how
 long, not what."""
 
@@ -99,7 +99,8 @@ def plan_study(
     The value of a parameter comes from, later beats earlier: Config, `base`, the row (or the rows
     that it changes), the `notebooks` entry of a notebook where it is chosen, the rows that change
     that one in turn. An override beats all but a row's own `set`; one of EVERYWHERE beats that too,
-    yet never the one thing that a row changes, nor the phantoms as a row's `data_root`. With
+    yet never the one thing that a row changes, nor the phantoms as a row's `data_root`: such a run
+    looks for weights where the others do. With
     `folds` every arm and every stage is trained once per seed and fold, but stages that say
     `folds: 0`, which all folds share. A prerequisite takes over INHERITED from the run
     that needs it, and of RECIPE what that run has otherwise than `base`; what the prerequisite's
@@ -252,6 +253,9 @@ class _Builder:
             | study.notebooks.get(row.notebook, {})
             | row.after_notebook
         )
+        if row.settings.get("data_root") == PHANTOMS and values["weights_root"] is None:
+            data = study.base.get("data_root", values["data_root"])
+            values["weights_root"] = study.overrides.get("data_root", data)
         for key, value in study.overrides.items():
             everywhere = key in EVERYWHERE and key not in row.changed
             everywhere &= not (key == "data_root" and row.settings.get(key) == PHANTOMS)

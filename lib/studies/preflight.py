@@ -62,7 +62,8 @@ def _check_models(runs: list[PlannedRun]) -> list[str]:
     that has it."""
     wanted: dict[str, str] = {}
     for run in runs:
-        names = {*MODEL_PARAMETERS, *(["data_root"] if run.config.weights_places else [])}
+        places = ["data_root", "weights_root"] if run.config.weights_places else []
+        names = {*MODEL_PARAMETERS, *places}
         values = run.config.model_dump(mode="json", include=names)
         values["pretrained"] = False if run.config.init_from else values["pretrained"]
         wanted.setdefault(json.dumps(values, sort_keys=True), run.name)
