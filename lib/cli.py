@@ -221,7 +221,8 @@ def power(study: StudyRun) -> None:
         from lib.studies import study_folder
 
         verdicts = compare_study(study_folder(study))
-        typer.echo(power_text(power_table(verdicts), verdicts.scores["patients"].max()))
+        patients = verdicts.scores["patients"].max()
+        typer.echo(power_text(power_table(verdicts), patients, verdicts.folds))
 
 
 @app.command()

@@ -17,8 +17,10 @@ from lib.comparison.arms import (
     differences,
     training_noise,
 )
+from lib.comparison.power import power_table
 from lib.comparison.significance import detectable, holm
-from lib.comparison.verdicts import compare_arms, p_text, power_table, sentence, summary
+from lib.comparison.verdicts import compare_arms
+from lib.comparison.words import p_text, sentence, summary
 from lib.exceptions import ComparisonError
 from lib.metrics.scores import auroc
 

@@ -6,15 +6,27 @@ from lib.comparison.arms import (
     differences,
     read_run_predictions,
 )
+from lib.comparison.ensembles import (
+    ensemble,
+)
+from lib.comparison.folds import (
+    FoldedRun,
+    fold_seeds,
+)
+from lib.comparison.power import (
+    power_table,
+)
 from lib.comparison.subgroups import (
     subgroup_table,
 )
 from lib.comparison.verdicts import (
-    NAMES,
     Comparison,
     compare_folders,
     compare_study,
-    power_table,
+    seed_scores,
+)
+from lib.comparison.words import (
+    NAMES,
     power_text,
     summary,
     verdict_text,
@@ -23,14 +35,18 @@ from lib.comparison.verdicts import (
 __all__ = [
     "NAMES",
     "Comparison",
+    "FoldedRun",
     "RunPredictions",
     "arm_scores",
     "compare_folders",
     "compare_study",
     "differences",
+    "ensemble",
+    "fold_seeds",
     "power_table",
     "power_text",
     "read_run_predictions",
+    "seed_scores",
     "subgroup_table",
     "summary",
     "verdict_text",

@@ -7,14 +7,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lib.comparison.arms import RunPredictions, arm_scores, read_run_predictions, training_noise
+from lib.comparison.arms import Scored, arm_scores, read_run_predictions, training_noise
+from lib.comparison.folds import fold_seeds
+from lib.exceptions import ComparisonError
 from lib.metrics.scores import MACRO
 
 NOT_KNOWN = "not known"
 AGE_BANDS = ((0, 40), (40, 60), (60, 200))
 MIN_POSITIVES = 5
 """A finding counts for an attribute when every group has as many positive images, and as many
-negative ones."""
+negative ones; with folds in every fold."""
 MIN_PATIENTS = 30
 """A group with fewer patients is marked small."""
 
@@ -22,24 +24,26 @@ MIN_PATIENTS = 30
 def subgroup_table(
     folders: Sequence[Path], metric: str = "auroc", others: Sequence[Sequence[Path]] = ()
 ) -> pd.DataFrame:
-    """Macro scores of an arm (its runs' folders, one per seed) in groups of its test images.
+    """Macro scores of an arm (its runs' folders, one per seed, or per seed and fold) in groups of
+    its test images.
 
     `others` are the folders of the study's other arms of the same findings: the spread over seeds
     is pooled over them. Columns: attribute, group, value, low, high (95 %, over patients and
     seeds), findings, images, patients, small. Within an attribute all groups are scored on the same
     findings, those with MIN_POSITIVES in each, so that they compare; images that lack the attribute
-    are a group "not known". NaN where no finding is left.
+    are a group "not known". NaN where no finding is left. With folds, groups are scored within
+    folds; others of which no seed has all folds are left out.
     """
-    runs = [read_run_predictions(folder) for folder in folders]
-    arms = [runs, *([read_run_predictions(folder) for folder in arm] for arm in others)]
-    people = _people(folders[0], runs[0])
+    runs = _seeds(folders)
+    arms = [runs, *(arm for paths in others if (arm := _seeds(paths, needed=False)))]
+    people = _people(runs[0])
     rows = [
         _row(
             "all",
             "all test images",
             arms,
             np.ones(len(people), bool),
-            _enough(runs[0], [slice(None)]),
+            _enough(runs[0], [np.ones(len(people), bool)]),
             metric,
         )
     ]
@@ -58,12 +62,28 @@ def subgroup_table(
     return pd.DataFrame(rows)
 
 
-def _people(folder: Path, run: RunPredictions) -> pd.DataFrame:
+def _seeds(folders: Sequence[Path], needed: bool = True) -> list[Scored]:
+    """The runs of an arm by seed, with folds one for all of them; empty where there is none and none
+    is needed."""
+    runs = [read_run_predictions(folder) for folder in folders]
+    if not any(run.folds for run in runs):
+        return list(runs)
+    try:
+        return list(fold_seeds(runs)[0])
+    except ComparisonError:
+        if needed:
+            raise
+        return []
+
+
+def _people(run: Scored) -> pd.DataFrame:
     """sex, age band and view of the run's test images, as ordered categories, in their order."""
-    frame = (
-        pd.read_parquet(folder / "predictions.parquet").query("split == 'test'").set_index("image")
-    )
-    frame = frame.loc[run.images]
+    frames = []
+    for part in run.parts:
+        assert part.folder is not None  # it was read from there
+        table = pd.read_parquet(part.folder / "predictions.parquet").query("split == 'test'")
+        frames.append(table.set_index("image").loc[part.images])
+    frame = pd.concat(frames)
     bands = pd.Series(NOT_KNOWN, index=frame.index)
     age = pd.to_numeric(frame["age"], errors="coerce")
     for low, high in AGE_BANDS:
@@ -95,11 +115,10 @@ def _band(low: int, high: int) -> str:
     )
 
 
-def _enough(run: RunPredictions, groups: Sequence) -> list[str]:
-    """The findings with MIN_POSITIVES positive and negative images in every group."""
+def _enough(run: Scored, groups: Sequence[np.ndarray]) -> list[str]:
+    """The findings with MIN_POSITIVES positive and negative images in every group, and fold."""
     kept = np.ones(len(run.findings), bool)
-    for group in groups:
-        targets = run.targets[group]
+    for targets in (part.targets for group in groups for part in run.rows(group).parts):
         kept &= ((targets == 1).sum(axis=0) >= MIN_POSITIVES) & (
             (targets == 0).sum(axis=0) >= MIN_POSITIVES
         )
@@ -109,7 +128,7 @@ def _enough(run: RunPredictions, groups: Sequence) -> list[str]:
 def _row(
     attribute: str,
     group: str,
-    arms: list[list[RunPredictions]],
+    arms: list[list[Scored]],
     mask: np.ndarray,
     findings: list[str],
     metric: str,

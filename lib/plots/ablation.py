@@ -70,6 +70,7 @@ def ablation(
     runs: pd.DataFrame,
     scores: pd.DataFrame | None = None,
     changes: pd.DataFrame | None = None,
+    ensembles: pd.DataFrame | None = None,
     *,
     name: str = MACRO,
     chance_average_precision: float | None = None,
@@ -83,11 +84,13 @@ def ablation(
     where missing). `scores` (arm, metric, finding, low, high) gives the arms' intervals; without it
     every seed shows its own, from auroc_low and so on where `runs` has them. `changes` (arm,
     metric, finding, p_holm) gives the stars: p < 0.05 against the reference, of the study's primary
-    metric. `name` says what was scored: macro, or one finding. The dashed line is the reference's
-    mean; the dotted one the score of an uninformative model: 0.5 for AUROC,
-    `chance_average_precision` (`metrics.random_average_precision` of this test set), F1 0
-    (all-negative). With `column` the panels are stacked, for a column of a paper: 3.5 inches wide,
-    no text below 7 points. Raises ValueError where there is no run.
+    metric. `ensembles` (arm, metric, finding, value, low, high) gives each arm's ensemble of seeds:
+    a hollow diamond with its interval at the foot of the arm's row. `name` says what was scored:
+    macro, or one finding. The dashed line is the reference's mean; the dotted one the score of an
+    uninformative model: 0.5 for AUROC, `chance_average_precision`
+    (`metrics.random_average_precision` of this test set), F1 0 (all-negative). With `column` the
+    panels are stacked, for a column of a paper: 3.5 inches wide, no text below 7 points. Raises
+    ValueError where there is no run.
     """
     if runs.empty:
         raise ValueError("the ablation figure needs at least one run; got none")
@@ -101,6 +104,7 @@ def ablation(
         look.width, look.grid[0] * (look.around + look.row * heights.sum()), phantom=phantom
     )
     panels = figure.subplots(*look.grid, sharey=True)
+    several = _ensembles_of(ensembles, arms, name)
     floors = {"auroc": 0.5, "average_precision": chance_average_precision, "f1": 0.0}
     for axes, (metric, title) in zip(panels, PANELS, strict=True):
         intervals, shown, stars = None, runs, set()
@@ -110,6 +114,11 @@ def ablation(
         if changes is not None:
             stars = set(_rows(changes, metric, name).query(f"p_holm < {ALPHA}").index)
         _panel(axes, runs, metric, middles, intervals, stars, look)
+        drawn_too = several[several["metric"] == metric]
+        _draw_ensembles(axes, drawn_too, runs, middles, look)
+        if len(drawn_too):
+            ends = {"value": metric, "low": f"{metric}_low", "high": f"{metric}_high"}
+            shown = pd.concat([shown, drawn_too.drop(columns="metric").rename(columns=ends)])
         _limits(axes, shown, metric, floors[metric], look)
         counts = runs[f"n_{metric}"].dropna().unique() if f"n_{metric}" in runs else []
         over = f", {counts[0]:.0f} findings" if name == MACRO and len(counts) == 1 else ""
@@ -124,13 +133,36 @@ def ablation(
     kind = "of the seed (patients)" if drawn else ""
     if scores is not None:
         kind = "of the arm (patients and seeds)"
-    _ablation_legend(figure, runs, bool(reference), kind, changes is not None, look)
+    flags = (bool(reference), changes is not None, not several.empty)
+    _ablation_legend(figure, runs, kind, *flags, look)
     return figure
 
 
 def _rows(table: pd.DataFrame, metric: str, finding: str) -> pd.DataFrame:
     """The rows of one metric and finding, by arm."""
     return table[(table["metric"] == metric) & (table["finding"] == finding)].set_index("arm")
+
+
+def _ensembles_of(ensembles: pd.DataFrame | None, arms: list[str], finding: str) -> pd.DataFrame:
+    """arm, metric, value, low and high of the arms' ensembles for one finding; empty where there is
+    none."""
+    columns = ["arm", "metric", "value", "low", "high"]
+    if ensembles is None or ensembles.empty:
+        return pd.DataFrame(columns=columns)
+    return ensembles[(ensembles["finding"] == finding) & ensembles["arm"].isin(arms)][columns]
+
+
+def _draw_ensembles(
+    axes: Axes, rows: pd.DataFrame, runs: pd.DataFrame, middles: dict[str, float], look: Look
+) -> None:
+    """A hollow diamond and its interval at the foot of each arm's row."""
+    backbones = runs.drop_duplicates("arm").set_index("arm")["backbone"]
+    for row in rows.dropna(subset=["value"]).itertuples():
+        colour, height = backbone_colour(backbones[row.arm]), middles[row.arm] + 0.4
+        axes.hlines(height, row.low, row.high, colors=colour, linewidth=1, zorder=2)
+        axes.scatter(
+            row.value, height, s=look.dot, marker="D", facecolor="white", edgecolor=colour, zorder=5
+        )
 
 
 def _with_intervals(runs: pd.DataFrame, intervals: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -235,8 +267,15 @@ def _limits(axes: Axes, runs: pd.DataFrame, metric: str, floor: float | None, lo
 
 
 def _ablation_legend(
-    figure: Figure, runs: pd.DataFrame, reference: bool, interval: str, stars: bool, look: Look
+    figure: Figure,
+    runs: pd.DataFrame,
+    interval: str,
+    reference: bool,
+    stars: bool,
+    ensembles: bool,
+    look: Look,
 ) -> None:
+    """What the marks mean, below the panels."""
     marks = [Line2D([], [], color=INK, marker="o", linestyle="", markersize=5, label="one seed")]
     marks.append(
         Line2D(
@@ -254,6 +293,10 @@ def _ablation_legend(
         marks.append(
             Line2D([], [], color=INK, linewidth=1.8, alpha=0.6, label=f"95 % interval {interval}")
         )
+    if ensembles:
+        diamond = {"marker": "D", "markersize": 5, "mfc": "white", "linewidth": 1}
+        label = "ensemble of the arm's seeds, with its 95 % interval"
+        marks.append(Line2D([], [], color=INK, label=label, **diamond))
     if reference:
         marks.append(
             Line2D(

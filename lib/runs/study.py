@@ -29,6 +29,7 @@ def read_runs(study_folder: Path) -> pd.DataFrame:
         record = read_record(study_folder / name)
         rows.append(
             {"run": name, **{key: planned[key] for key in ("arm", "seed", "what", "prerequisite")}}
+            | {"fold": planned["config"].get("fold", 0)}
             | {"is_reference": planned["reference"], "backbone": record.config["backbone"]}
             | {"findings": len(record.config["findings"])}
             | {

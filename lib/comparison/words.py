@@ -1,0 +1,189 @@
+"""In: the numbers of a comparison. Out: its words: sentences, and tables in Markdown or text."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from lib.metrics.bootstrap import ALPHA
+from lib.metrics.scores import MACRO
+
+if TYPE_CHECKING:
+    from lib.comparison.verdicts import Comparison
+
+NAMES = {"auroc": "AUROC", "average_precision": "average precision", "f1": "F1"}
+
+
+def tested_on(row: pd.Series) -> str:
+    """Which patients the scores of `row`, of an arm, are on, and whether folds or one list."""
+    patients = _count(row["patients"], "patient")
+    if row["folds"]:
+        return (
+            f"Scores are means over {row['folds']} folds: each of the {patients} is tested once, by a "
+            "model that did not train on them."
+        )
+    images = _count(row["images"], "image")
+    return f"Scores are on one test list, the same for every arm: {images} of {patients}."
+
+
+def sentence(row: pd.Series, reference: str) -> str:
+    """What one row of `changes` says: better, worse, or that the data cannot tell, with the numbers
+    for it."""
+    what = (
+        f"macro {NAMES[row['metric']]}"
+        if row["findings"] > 1
+        else f"{NAMES[row['metric']]} of one shared finding"
+    )
+    seeds = _count(row["seeds"], "seed")
+    if row["seeds"] != row["reference_seeds"]:
+        seeds = f"{row['seeds']} against {_count(row['reference_seeds'], 'seed')}"
+    if row["folds"]:
+        seeds += f" in {row['folds']} folds"
+    counts = f"{seeds}, {_count(row['patients'], 'patient')}"
+    measured = f"{what} differs by {row['difference']:+.3f} ({row['low']:.3f} to {row['high']:.3f}"
+    if row["one_training"] and np.isfinite(row["difference"]):
+        return (
+            f"{row['arm']} and {reference} have one training each: {measured} over "
+            f"{_count(row['patients'], 'patient')}), which may be chance in training. "
+            "This is no verdict: run another seed."
+        )
+    if row["secondary"] and np.isfinite(row["difference"]):
+        return f"Secondary, no verdict: {row['arm']} against {reference}, {measured}, {counts})."
+    if np.isnan(row["p_holm"]):
+        return f"{row['arm']} and {reference} cannot be compared by {what}: a class is missing ({counts})."
+    numbers = (
+        f"({row['low']:.3f} to {row['high']:.3f}, {p_text(row['p_holm'])} corrected, {counts})"
+    )
+    if row["p_holm"] >= ALPHA:
+        margin = max(abs(row["low"]), abs(row["high"]))
+        found = (
+            f"only differences over about {row['detectable']:.3f} would show, and one beyond "
+            f"{margin:.3f} either way is excluded at 95 %"
+        )
+        if row["detectable"] >= 1:
+            found = "with so few positive films no difference could show"
+        return (
+            f"{row['arm']} and {reference} cannot be told apart: {what} differs by {row['difference']:+.3f} {numbers}; "
+            f"{found}."
+        )
+    size, ends = abs(row["difference"]), sorted([abs(row["low"]), abs(row["high"])])
+    numbers = f"({ends[0]:.3f} to {ends[1]:.3f}, {p_text(row['p_holm'])} corrected, {counts})"
+    verdict = "better" if row["difference"] > 0 else "worse"
+    return f"{row['arm']} is {verdict} than {reference} by {size:.3f} {what} {numbers}."
+
+
+def p_text(p: float) -> str:
+    """A p-value as papers print it: 'p < 0.001', or two significant digits."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+
+
+def summary(table: pd.DataFrame, verdicts: "Comparison") -> str:
+    """One row per arm, in Markdown: macro scores with intervals, accuracy and its floor, and the
+    primary verdict."""
+    scores = verdicts.scores[verdicts.scores["finding"] == MACRO].set_index(["arm", "metric"])
+    changes = verdicts.macro().set_index("arm")
+    primary = NAMES[verdicts.primary]
+    heads = [
+        "arm",
+        "changes",
+        *(f"macro {name}" for name in NAMES.values()),
+        "accuracy (all-negative)",
+    ]
+    lines = [[*heads, f"{primary} against the reference"], ["---"] * (len(heads) + 1)]
+    for arm, runs in table[~table["prerequisite"]].groupby("arm", sort=False):
+        what = "the reference" if arm == verdicts.reference else _in_few(runs["what"].iloc[0])
+        row = [arm, what]
+        row += [_interval(scores.loc[(arm, m)]) if (arm, m) in scores.index else "" for m in NAMES]
+        row.append(f"{runs['accuracy'].mean():.3f} ({runs['accuracy_all_negative'].mean():.3f})")
+        verdict = (
+            _verdict(changes.loc[arm])
+            if arm in changes.index
+            else "not compared"
+            if arm in verdicts.refused
+            else ""
+        )
+        lines.append([*row, verdict])
+        lines += _ensemble_row(verdicts, arm)
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _ensemble_row(verdicts: "Comparison", arm: str) -> list[list[str]]:
+    """The row of the arm's ensemble in the summary, where it has one."""
+    if verdicts.ensembles.empty:
+        return []
+    rows = verdicts.ensembles[verdicts.ensembles["finding"] == MACRO]
+    rows = rows[rows["arm"] == arm].set_index("metric")
+    if rows.empty:
+        return []
+    name = f"{arm}, ensemble of {rows['members'].iloc[0]}"
+    shown = [_interval(rows.loc[metric]) for metric in NAMES]
+    return [[name, "mean of calibrated probabilities", *shown, "", ""]]
+
+
+def _interval(row: pd.Series) -> str:
+    if np.isnan(row["low"]):
+        return f"{row['value']:.3f} (too few positives)"
+    return f"{row['value']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
+
+
+def _in_few(what: str | float) -> str:
+    """What an arm changes; an arm that changes no other run, but has parameters of its own, has
+    nothing there."""
+    if not isinstance(what, str) or not what:
+        return "all its own"
+    return what if len(what) <= 50 else "several (see the study)"
+
+
+def _verdict(row: pd.Series) -> str:
+    if row["one_training"]:
+        return f"one training each, no verdict: {row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
+    if np.isnan(row["p_holm"]):
+        return "not defined"
+    word = (
+        "cannot tell" if row["p_holm"] >= ALPHA else "better" if row["difference"] > 0 else "worse"
+    )
+    one = ", on one finding" if row["findings"] == 1 else ""
+    numbers = f"{row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f}), {p_text(row['p_holm'])}"
+    return f"**{word}**{one}: {numbers}"
+
+
+def verdict_text(verdicts: "Comparison") -> str:
+    """The scores of the arms and one sentence a comparison, for a terminal."""
+    macro = verdicts.scores[verdicts.scores["finding"] == MACRO]
+    rows = []
+    for arm, group in macro.groupby("arm", sort=False):
+        row = {"arm": arm + " *" * (arm == verdicts.reference), "seeds": group["seeds"].iloc[0]}
+        for one in group.itertuples():
+            row[f"macro {NAMES[one.metric]} (95 %)"] = _interval(pd.Series(one._asdict()))
+        rows.append(row)
+        for cells in _ensemble_row(verdicts, str(arm)):
+            scores = zip(list(row)[2:], cells[2:], strict=False)
+            rows.append({"arm": cells[0], "seeds": row["seeds"], **dict(scores)})
+    return "\n".join(
+        [
+            pd.DataFrame(rows).to_string(index=False),
+            "* the reference",
+            "",
+            *verdicts.all_sentences(),
+        ]
+    )
+
+
+def power_text(power: pd.DataFrame, patients: int, folds: int = 0) -> str:
+    """The table of `power.power_table` on so many test patients, of all folds where there are any,
+    with what it says."""
+    if power.empty:
+        return (
+            "no arm compares with the reference yet, so the noise of a difference is not known: "
+            "run more of the study"
+        )
+    return (
+        f"{power.to_string(float_format='{:.3f}'.format)}\n"
+        f"the smallest true difference that {patients:,} test patients"
+        f"{f' in {folds} folds' if folds else ''} and so many seeds show with 80 % power "
+        "(two-sided, 5 %, before any correction)"
+    )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
