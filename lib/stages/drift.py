@@ -87,7 +87,7 @@ def _chain_moves(stages: Stages, chain: Chain, pixels: np.ndarray) -> list[dict[
     moves = [
         (stages.names[i], names[i], names[i + 1], held[i], held[i + 1]) for i in range(len(folders))
     ]
-    moves.append((f"all {len(folders)} stages", START, names[-1], held[0], held[-1]))
+    moves.append((f"all {len(folders)} stages together", START, names[-1], held[0], held[-1]))
     arm, runs = direct_runs(stages)
     if run := runs.get((chain.seed, chain.fold)):
         direct = _activations(load_model(stages.folder / run)[0], config, pixels)

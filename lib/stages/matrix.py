@@ -224,9 +224,8 @@ def change_sentence(row: pd.Series) -> str:
     interval = f"({row['low']:+.3f} to {row['high']:+.3f})"
     if row["one_training"]:
         return f"{what}, {where}: {values} {interval}, from one training each: it may be chance."
-    word = "it was lost in part" if row["high"] < 0 else "it was gained"
-    verdict = word if row["high"] < 0 or row["low"] > 0 else "no change can be told"
-    return f"{what}, {where}: {values} {interval}; {verdict}."
+    verdict = "a loss" if row["high"] < 0 else "a gain" if row["low"] > 0 else "may be chance"
+    return f"{what}, {where}: {values} {interval}: {verdict}."
 
 
 def _count(number: int, what: str) -> str:
