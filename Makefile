@@ -13,7 +13,7 @@ help:
 	@echo "make test    every test, every notebook"
 	@echo "make lab     JupyterLab"
 	@echo "make app     the model on a web page on this machine"
-	@echo "make lint    ruff on code and notebooks, mypy on lib"
+	@echo "make lint    ruff on code and notebooks, mypy on lib and benchmarks"
 	@echo "make bench   speed, as ratios measured in one run"
 
 # The stamp is newer than what decides the environment: a change of either installs again.

@@ -12,9 +12,9 @@ from io import StringIO
 from math import isfinite
 from typing import Any
 
-from answering import FilmAnswer, by_probability
+from markup import NOT_WHERE, PHANTOM, facts, grid_text, plain, remarks
 from pictures import data_uri
-from pieces import NOT_WHERE, PHANTOM, facts, grid_text, plain, remarks
+from predict import FilmAnswer, by_probability
 
 _FORMULA = (
     "=",

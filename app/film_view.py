@@ -26,7 +26,7 @@ _films = st.components.v2.component(
 
 
 def show_film(html: str, spoken: str, identity: str, step: Callable[[int], None]) -> None:
-    """Show `html` (see `pieces.film_html`), redrawn when `identity` changes.
+    """Show `html` (see `markup.film_html`), redrawn when `identity` changes.
 
     Screen readers read `spoken`. `step` is called with -1 for the previous film and 1 for the next
     one.
@@ -41,7 +41,7 @@ def show_film(html: str, spoken: str, identity: str, step: Callable[[int], None]
 def show_films(
     html: str, spoken: str, identity: str, shown: int, choose: Callable[[int], None]
 ) -> None:
-    """Show the table `html` (see `pieces.films_html`) with the film `shown` marked.
+    """Show the table `html` (see `markup.films_html`) with the film `shown` marked.
 
     Screen readers read `spoken`. The table is redrawn when `identity` changes. `choose` is called
     with the number of a chosen film.

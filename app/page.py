@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 import streamlit as st
-from answering import LONGEST, LONGEST_OF_MANY, MAX_FILMS, FilmAnswer, answer_file
 from downloads import csv_file, json_file, summary_file
 from examples import FINDINGS as EXAMPLES
 from examples import draw_missing, example_path
 from film_view import show_film, show_films
-from pieces import NOTICE_HTML, PHANTOM, counted, film_html, films_html, ordered, plain, spoken
+from markup import NOTICE_HTML, PHANTOM, counted, film_html, films_html, ordered, plain, spoken
+from predict import LONGEST, LONGEST_OF_MANY, MAX_FILMS, FilmAnswer, answer_file
 from server import set_up
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 from streamlit.runtime.uploaded_file_manager import UploadedFile

@@ -60,7 +60,7 @@ def _loop(targets: np.ndarray, probs: np.ndarray, patients: np.ndarray) -> dict[
 
     codes, names = pd.factorize(patients, sort=True)
     of_patient = [np.flatnonzero(codes == k) for k in range(len(names))]
-    scores = {"auroc": [], "average_precision": []}
+    scores: dict[str, list] = {"auroc": [], "average_precision": []}
     for counts in resample_counts(len(names), LOOPED, seed=0).astype(int):
         rows = np.concatenate([of_patient[k] for k in np.repeat(np.arange(len(names)), counts)])
         columns = list(zip(targets[rows].T, probs[rows].T, strict=True))
@@ -72,7 +72,7 @@ def _loop(targets: np.ndarray, probs: np.ndarray, patients: np.ndarray) -> dict[
 def _answers() -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
     """Return targets and probabilities (N, 14), patients (N,), and what they are.
 
-    They are predictions of a published model if available, else made up.
+    They are predictions of a published model if available, else synthetic.
     """
     path = (
         Path(os.environ.get("CXR_REAL_DATA", "")) / "predictions" / "reproduce_chexnet_test.csv.gz"
@@ -81,11 +81,11 @@ def _answers() -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
         frame = pd.read_csv(path)
         columns = [[f"{kind}_{name}" for name in FINDINGS] for kind in ("target", "prob")]
         targets, probs = (frame[names].to_numpy(float) for names in columns)
-        return targets, probs, frame["patient_id"].to_numpy(str), "real answers"
+        return targets, probs, frame["patient_id"].to_numpy(str), "real predictions"
     rng = np.random.default_rng(0)
     targets = (rng.random((IMAGES, len(FINDINGS))) < 0.08).astype(float)
     probs = 1 / (1 + np.exp(-(rng.normal(size=targets.shape) + 1.4 * targets - 2.5)))
-    return targets, probs, rng.integers(PATIENTS, size=IMAGES).astype(str), "made up"
+    return targets, probs, rng.integers(PATIENTS, size=IMAGES).astype(str), "synthetic"
 
 
 def _alone() -> None:

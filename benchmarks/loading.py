@@ -1,4 +1,4 @@
-"""Measure batches per second, and the speed of building the store.
+"""Measure batches per second, and the speed of building the image cache.
 
 In: a dozen PNG images of 1024 px. Out: rows of the table.
 """
@@ -55,7 +55,7 @@ class UsualWay(Dataset):
 
 
 def batch_row(paths: list[Path], kind: str, scratch: Path) -> Row:
-    """Measure augmented, normalised batches (16, 3, 224, 224) from the store.
+    """Measure augmented, normalised batches (16, 3, 224, 224) from the image cache.
 
     They are compared with the usual way, with one worker.
     """
@@ -81,13 +81,13 @@ def batch_row(paths: list[Path], kind: str, scratch: Path) -> Row:
             assert images.shape[1:] == (3, SIZE, SIZE)
 
     speed = rates({"ours": ours, "theirs": theirs}, {"ours": many, "theirs": few})
-    what = f"augmented {SIZE} px batches from the store, {kind}"
+    what = f"augmented {SIZE} px batches from the image cache, {kind}"
     usual_way = "PIL 1024 px PNG, RGB, resize, rotate, normalise; DataLoader, one worker"
     return Row(what, "images/s", speed["ours"], speed["theirs"], usual_way, ">= 20")
 
 
 def store_row(paths: list[Path], kind: str, scratch: Path, copies: int = 8) -> Row:
-    """Measure building the store in one process, against only decoding the same files."""
+    """Measure building the image cache in one process, against only decoding the same files."""
     folder = scratch / "copies"
     folder.mkdir()
     files = [folder / f"{n}_{path.name}" for n in range(copies) for path in paths]
@@ -106,7 +106,7 @@ def store_row(paths: list[Path], kind: str, scratch: Path, copies: int = 8) -> R
     speed = rates({"build": build, "decode": decode}, {"build": len(files), "decode": len(files)})
     against = "decoding the same PNGs with Pillow, nothing else"
     return Row(
-        f"building the store, {kind}",
+        f"building the image cache, {kind}",
         "images/s/core",
         speed["build"],
         speed["decode"],

@@ -11,13 +11,19 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks.timing import Row, alternate
 from lib.system import peak_memory_mb
 
+if TYPE_CHECKING:  # each timed process imports only what it needs
+    import numpy as np
+
+    from lib.compression.quantize import ValidationSet
+
 BACKBONE, SIZE, THREADS, FINDINGS = "tf_efficientnet_b4", 224, 2, 14
 WAYS = {
-    "gradcam": "torch, timm, PIL, eager, with Grad-CAM by backward(), of the likeliest finding alone (ours: of all 14)",
+    "gradcam": "torch, timm, PIL, eager, with Grad-CAM by backward(), of one finding (ours: of all 14)",
     "eager": "torch, timm, PIL, eager, without any heat map",
 }
 GOALS = {"gradcam": (">= 3", "<= 0.33", "<= 0.25"), "eager": ("", "", "<= 0.25")}
@@ -98,7 +104,7 @@ def _write_models(scratch: Path) -> dict[str, Path]:
     import numpy as np
     import torch
 
-    from lib.compression.quantize import QuantizationJob, ValidationSet, quantize
+    from lib.compression.quantize import QuantizationJob, quantize
     from lib.config import FINDINGS as NAMES
     from lib.export.onnx_file import write_card, write_onnx
     from lib.inference.session import run_file
@@ -114,11 +120,7 @@ def _write_models(scratch: Path) -> dict[str, Path]:
     plain = scratch / "fp32.onnx"
     write_onnx(ServingModule(classifier, [1.0] * FINDINGS, [0.0] * FINDINGS, SIZE), plain)
     films = np.random.default_rng(0).integers(0, 256, (8, SIZE, SIZE), dtype=np.uint8)
-    answers = run_file(plain, films)
-    wrong = (answers["logits"] < np.median(answers["logits"], axis=0)).astype(
-        float
-    )  # int8 cannot score lower, so the first trial suffices
-    job = QuantizationJob(plain, films, ValidationSet(films, wrong, answers), scratch)
+    job = QuantizationJob(plain, films, without_labels(films, run_file(plain, films)), scratch)
     trials = quantize(job, log=lambda line: None)
     card = {
         "format": 1,
@@ -127,10 +129,24 @@ def _write_models(scratch: Path) -> dict[str, Path]:
         "image_size": SIZE,
         "thresholds": [0.5] * FINDINGS,
     }
-    models = {"fp32": plain, "int8": trials[-1].path}
+    models = {"fp32": plain, "int8": trials[0].path}
     for path in models.values():
         write_card(path, card)
     return models
+
+
+def without_labels(films: "np.ndarray", outputs: "dict[str, np.ndarray]") -> "ValidationSet":
+    """Return validation data on which random weights pass: no labels, and every finding flagged.
+
+    AUROC is undefined and no flag can change, so that quantization stops at the first trial: that
+    of a trained network.
+    """
+    import numpy as np
+
+    from lib.compression.quantize import ValidationSet
+
+    unknown = np.full(outputs["logits"].shape, np.nan)
+    return ValidationSet(films, unknown, outputs, np.zeros(unknown.shape[1]))
 
 
 def _folder_rate(model: Path, paths: list[Path], scratch: Path) -> float:

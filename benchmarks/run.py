@@ -21,7 +21,7 @@ from lib.system import git_state, package_versions
 
 
 def data(scratch: Path) -> list[Row]:
-    """Measure batches and the store against the usual ways."""
+    """Measure batches and the image cache against the usual ways."""
     from benchmarks.loading import batch_row, films_of_1024, store_row
 
     paths, kind = films_of_1024(scratch)

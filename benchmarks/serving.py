@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 import numpy as np
@@ -21,11 +22,13 @@ import torch
 from playwright.sync_api import Page, sync_playwright
 
 from benchmarks.loading import films_of_1024
+from benchmarks.predicting import without_labels
 from benchmarks.timing import Row
-from lib.compression.quantize import QuantizationJob, ValidationSet, best_trial, quantize
+from lib.compression.quantize import QuantizationJob, quantize
 from lib.config import FINDINGS, REPO_ROOT
 from lib.export.onnx_file import write_card, write_onnx
 from lib.inference.card import make_card
+from lib.inference.session import run_file
 from lib.models.classifier import Classifier, build_backbone, build_head
 from lib.models.heatmaps import ServingModule
 
@@ -92,15 +95,8 @@ def write_b4(folder: Path) -> Path:
         work / "fp32.onnx",
     )
     films = np.random.default_rng(0).integers(0, 256, (8, SIZE, SIZE), dtype=np.uint8)
-    targets = np.tile([0.0, 1.0], (len(FINDINGS), len(films) // 2)).T  # (8, 14)
-    wrong = {
-        "logits": -targets,
-        "probs": targets,
-    }  # random weights cannot lose AUROC, so the first trial suffices
-    trials = quantize(
-        QuantizationJob(work / "fp32.onnx", films, ValidationSet(films, targets, wrong), work),
-        lambda line: None,
-    )
+    judge = without_labels(films, run_file(work / "fp32.onnx", films))
+    trials = quantize(QuantizationJob(work / "fp32.onnx", films, judge, work), lambda line: None)
     card = {
         "backbone": BACKBONE,
         "head": "mlp",
@@ -109,8 +105,13 @@ def write_b4(folder: Path) -> Path:
         "data": {},
     }
     path = folder / "b4-int8.onnx"
-    shutil.move(best_trial(trials).path, path)
-    parts = {"precision": "int8", "familiarity": None, "exported": "", "versions": {}}
+    shutil.move(trials[0].path, path)
+    parts: dict[str, Any] = {
+        "precision": "int8",
+        "familiarity": None,
+        "exported": "",
+        "versions": {},
+    }
     write_card(path, make_card("b4-int8", card, [], **parts))
     shutil.rmtree(work)
     return path

@@ -1,5 +1,4 @@
-"""In: a command line. Out: the library's answer on the terminal and an exit code; every decision is
-made elsewhere."""
+"""In: a command line. Out: the library's results on the terminal, and an exit code."""
 
 import contextlib
 import importlib.util
@@ -74,7 +73,7 @@ def run(
     replace: Annotated[
         bool,
         typer.Option(
-            "--replace", help="Sets complete runs of other parameters aside and makes them again."
+            "--replace", help="Sets complete runs of other parameters aside and repeats them."
         ),
     ] = False,
     track: Annotated[
@@ -142,8 +141,8 @@ def clean(
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Deletes without a question.")] = False,
 ) -> None:
-    """Lists image caches and what was set aside, and asks before it deletes: caches, and the rest
-    with --set-aside."""
+    """Lists image caches and what was set aside; asks, then deletes the caches, with --set-aside the
+    rest too."""
     with _errors_as_sentences():
         from lib.studies import find_removable, remove, study_folder
 
@@ -201,8 +200,8 @@ def compare(
         ),
     ],
 ) -> None:
-    """Tells which of two or more complete runs is better on their shared test images, or that the
-    data cannot tell.
+    """Compares two or more complete runs on their shared test images: which is better, or that the
+    data do not show it.
 
     A study stands for its reference arm with all its seeds; one study alone: its arms against its
     reference.
@@ -216,7 +215,7 @@ def compare(
 
 @app.command()
 def power(study: StudyRun) -> None:
-    """Tells the smallest difference that a study's test images and seeds can show, per metric."""
+    """Prints the smallest difference that a study's test images and seeds can show, per metric."""
     with _errors_as_sentences():
         from lib.comparison import compare_study, power_table, power_text
         from lib.studies import study_folder
@@ -230,7 +229,8 @@ def export(
     source: Annotated[
         str,
         typer.Argument(
-            help="A complete run (runs/STUDY/RUN), or the authors' all_14.pt or single_disease.pt."
+            help="A complete run (STUDY/RUN), an arm (STUDY/ARM) for one file of all its seeds, "
+            "or the authors' all_14.pt or single_disease.pt."
         ),
     ],
     int8: Annotated[
@@ -242,21 +242,22 @@ def export(
     allow_drop: Annotated[
         bool,
         typer.Option(
-            "--allow-drop", help="Ships int8 even where it differs much from fp32, or is unjudged."
+            "--allow-drop",
+            help="Writes int8 even if it differs too much from fp32, or cannot be judged.",
         ),
     ] = False,
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where to write; by default savefolder/.")
     ] = None,
 ) -> None:
-    """Writes NAME.onnx, one file that answers without torch, and NAME.md, what it can do."""
+    """Writes NAME.onnx, a model that needs no torch, and NAME.md, its model card."""
     with _errors_as_sentences():
         _need("compress", "onnx", "onnxscript", "onnxruntime")
         from lib.export import export_run
-        from lib.studies import run_folder
+        from lib.studies import run_or_arm_folders
 
         path = Path(source)
-        found = path if path.suffix == ".pt" else run_folder(source)
+        found = path if path.suffix == ".pt" else run_or_arm_folders(source)
         place = {} if out is None else {"out": out.expanduser()}
         typer.echo(
             export_run(found, name, int8=int8, allow_drop=allow_drop, log=typer.echo, **place)
@@ -273,18 +274,18 @@ def predict(
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="A .csv or .parquet file; the same command goes on with it.")
+        Path | None, typer.Option(help="A .csv or .parquet file; the same command continues it.")
     ] = None,
     leaderboard: Annotated[
         bool,
         typer.Option("--leaderboard", help="Writes imageID,disease, as the challenge wants it."),
     ] = False,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Cores that read and answer; by default all.")
+        int | None, typer.Option(min=1, help="Cores to use; by default all.")
     ] = None,
 ) -> None:
-    """Answers films of all usual kinds, DICOM too; a bad file is a row with the reason. Not for
-    diagnosis."""
+    """Predicts findings for PNG, JPEG, TIFF and DICOM files; a file that cannot be used is a row with
+    the reason. Not for diagnosis."""
     with _errors_as_sentences():
         _need("compress", "onnxruntime")
         from lib.inference import predict_command
@@ -299,11 +300,11 @@ def check(
     folders: Annotated[list[Path], typer.Argument(help="Dataset folders.", metavar="FOLDER...")],
     on_bad: Annotated[
         Literal["raise", "skip"],
-        typer.Option(help="skip: problems are listed, but are no failure."),
+        typer.Option(help="skip: problems are listed, but do not fail the check."),
     ] = "raise",
 ) -> None:
-    """Tells layout, images, patients, findings and every problem of dataset folders; exit code 1 if
-    there are any.
+    """Prints layout, images, patients, findings and every problem of dataset folders; exit code 1 if
+    there is any problem.
 
     Of several folders it also prints how many images, patients and labels each adds beyond the
     others.
@@ -360,11 +361,11 @@ def _need(extra: str, *modules: str) -> None:
 
 def _confirm(text: str) -> bool:
     """Asks on a terminal; elsewhere the answer is no."""
-    return sys.stdin.isatty() and typer.confirm(f"{text}\nSet them aside and make them again?")
+    return sys.stdin.isatty() and typer.confirm(f"{text}\nSet them aside and repeat them?")
 
 
 def _print(table: Any) -> None:
-    """Shows a table; as plain lines where it would not fit, or where no person looks."""
+    """Shows a table; as plain lines in a pipe, or where it would not fit."""
     from rich.console import Console
 
     from lib.studies import plain_text

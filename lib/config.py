@@ -69,20 +69,32 @@ class Config(BaseModel):
     epochs) here."""
     findings: tuple[str, ...] = FINDINGS
     """Findings to predict; "all" are the 14 of NIH ChestX-ray14."""
-    split_by: Literal["patient", "image"] = "patient"
-    """Unit of the validation split; `image` leaks patients. An official test list is by patient
-    either way."""
+    split_by: Literal["patient", "image", "official"] = "patient"
+    """Unit of the validation split; `image` leaks patients into it. `official`: by patient, but
+    official lists hold as they stand, also where both name a patient."""
+    folds: Annotated[int, Field(ge=0)] = 0
+    """Divides all patients into so many test sets, in place of official lists; 0: those lists."""
+    fold: Annotated[int, Field(ge=0)] = 0
+    """The one of the folds whose patients are tested, counted from 0."""
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 1 / 7
     """Share of the patients (or images) for validation."""
     test_fraction: Fraction = 0.2
     """Share for test, where the data has no official test list."""
+    train_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the training patients to train on; a smaller share lies within a larger one. An
+    epoch keeps its number of steps."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Decides initial weights, order, augmentation and the validation patients."""
     # model
     backbone: str = "tf_efficientnet_b4.ns_jft_in1k"
     """Any timm model."""
     pretrained: bool | str = True
-    """timm's weights, a local weight file, or false for none; ignored with `init_from`."""
+    """timm's weights, a weight file (see `weights_places`), or false for none; ignored with
+    `init_from`."""
+    input_range: Literal["timm", "imagenet"] | tuple[float, float] = "timm"
+    """What the pretrained weights expect: the mean and std that timm states for the backbone, those
+    of ImageNet, or the values of black and white, for example [0, 1], [-1, 1] or [0, 255]. With
+    `init_from`, timm stands for that of the earlier run."""
     init_from: str | None = None
     """Folder of the earlier stage whose backbone this run starts from."""
     freeze: Literal["none", "backbone"] | Count = "none"
@@ -139,6 +151,18 @@ class Config(BaseModel):
             return FINDINGS if value == "all" and info.field_name == "findings" else (value,)
         return tuple(value) if isinstance(value, list) else value
 
+    @field_validator("input_range", mode="before")
+    @classmethod
+    def _two_numbers(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+    @field_validator("input_range")
+    @classmethod
+    def _black_below_white(cls, value: Any) -> Any:
+        if isinstance(value, tuple) and value[0] >= value[1]:
+            raise ValueError("must be [black, white], the lower number first")
+        return value
+
     @field_validator("findings")
     @classmethod
     def _known_findings(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -154,6 +178,21 @@ class Config(BaseModel):
     def _some_folder(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not value:
             raise ValueError("data_dir must name at least one dataset folder")
+        return value
+
+    @field_validator("fold")
+    @classmethod
+    def _one_of_the_folds(cls, value: int, info: ValidationInfo) -> int:
+        folds = info.data.get("folds", 0)
+        if value >= max(folds, 1):
+            raise ValueError(f"must be less than folds, which is {folds}")
+        return value
+
+    @field_validator("folds")
+    @classmethod
+    def _more_than_one_fold(cls, value: int) -> int:
+        if value == 1:
+            raise ValueError("must be 0 (official lists) or at least 2")
         return value
 
     @field_validator("choose_epoch_by")
@@ -202,6 +241,22 @@ class Config(BaseModel):
     def held_out_folders(self) -> list[Path]:
         """The dataset folders of `hold_out`, absolute."""
         return [resolve(folder, self.data_root) for folder in self.hold_out]
+
+    @property
+    def weights_places(self) -> list[Path]:
+        """Where the weight file that `pretrained` names may be: below the repository's root, then
+        below `data_root`; empty where it names none."""
+        if isinstance(self.pretrained, bool):
+            return []
+        places = [resolve(self.pretrained), resolve(self.pretrained, self.data_root)]
+        return list(dict.fromkeys(places))
+
+    @property
+    def weights_file(self) -> Path | None:
+        """The first of `weights_places` that is a file, else the first; None where there is
+        none."""
+        places = self.weights_places
+        return next((place for place in places if place.is_file()), next(iter(places), None))
 
     def hash(self) -> str:
         """Twelve hex digits that change with any parameter that decides a run's numbers.

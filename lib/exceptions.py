@@ -1,4 +1,4 @@
-"""Out: the errors that a user can mend. The command line prints them as sentences; all others keep
+"""Out: the errors that a user can fix. The command line prints them as sentences; all others keep
 their traceback."""
 
 
@@ -15,7 +15,7 @@ class SplitError(CxrError):
 
 
 class ImageError(CxrError):
-    """A file is no chest radiograph that can be read; the text is the reason."""
+    """A file is not a readable chest radiograph; the text is the reason."""
 
 
 class ModelError(CxrError):

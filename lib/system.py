@@ -1,4 +1,5 @@
-"""In: this machine. Out: the number of cores that a process here may use."""
+"""In: this machine. Out: the cores and memory of a process, the state of git, versions of packages;
+how worker processes start."""
 
 import math
 import os
@@ -100,8 +101,8 @@ def package_versions() -> dict[str, str | None]:
 
 
 def start_worker() -> None:
-    """Start of a worker process: Ctrl-C is its parent's affair, and it ends when the parent does,
-    even a killed one."""
+    """Start of a worker process: it leaves Ctrl-C to its parent, and ends when the parent ends, even
+    when that was killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = parent_process()
     if parent is not None:

@@ -1,4 +1,4 @@
-"""The web app: its pieces, and the page itself in a real browser against the running server."""
+"""The web app: its functions, and the page itself in a real browser against the running server."""
 
 import contextlib
 import csv
@@ -34,9 +34,9 @@ from lib.inference.predictor import Predictor
 
 streamlit = pytest.importorskip("streamlit", reason="streamlit is missing: pip install -e '.[app]'")
 sys.path.append(str(REPO_ROOT / "app"))  # as `streamlit run app/app.py` does
-answering, downloads, examples, pictures, pieces, prepare = (
+predict, downloads, examples, pictures, markup, prepare = (
     importlib.import_module(name)
-    for name in ("answering", "downloads", "examples", "pictures", "pieces", "prepare")
+    for name in ("predict", "downloads", "examples", "pictures", "markup", "prepare")
 )
 
 HOSTILE = "<img src=x onerror=alert(1)>.png"
@@ -160,14 +160,14 @@ def test_the_legend_goes_from_clear_to_opaque():
 def test_the_app_answers_as_the_predictor_does(predictor):
     data = film_file()
     np.testing.assert_allclose(
-        answering.answer_file(predictor, data, "a.png").probs,
+        predict.answer_file(predictor, data, "a.png").probs,
         wanted_probs(predictor, data),
         atol=1e-6,
     )
 
 
 def test_a_bad_file_is_refused_with_a_sentence(predictor):
-    answer = answering.answer_file(predictor, b"no image", "a.png")
+    answer = predict.answer_file(predictor, b"no image", "a.png")
     assert (
         answer.reason.startswith("The file is not an image")
         and answer.reason.endswith(".")
@@ -185,7 +185,7 @@ def test_no_hostile_file_is_more_than_a_refusal(predictor, tmp_path):
     ]  # larger ones are not taken
     for path in small:
         answer, fate = (
-            answering.answer_file(predictor, path.read_bytes(), path.name),
+            predict.answer_file(predictor, path.read_bytes(), path.name),
             fates[os.fsencode(path)],
         )
         assert fate == EITHER or (fate == OK) == (not answer.reason), (path.name, answer.reason)
@@ -194,17 +194,15 @@ def test_no_hostile_file_is_more_than_a_refusal(predictor, tmp_path):
 
 
 def test_no_more_than_small_pictures_are_kept(predictor):
-    answer = answering.answer_file(predictor, film_file(size=1500), "a.png")
+    answer = predict.answer_file(predictor, film_file(size=1500), "a.png")
     kept = [Image.open(io.BytesIO(file)) for file in (answer.picture, answer.thumbnail)]
     assert [max(image.size) for image in kept] == [1024, 96]
     assert [image.format for image in kept] == ["JPEG", "JPEG"]
 
 
 def test_flagged_findings_come_first_then_the_probable():
-    answer = answering.FilmAnswer(
-        "a", probs=(0.9, 0.2, 0.1, 0.8), flagged=(False, True, True, False)
-    )
-    assert answering.by_probability(answer) == [1, 2, 0, 3]
+    answer = predict.FilmAnswer("a", probs=(0.9, 0.2, 0.1, 0.8), flagged=(False, True, True, False))
+    assert predict.by_probability(answer) == [1, 2, 0, 3]
 
 
 @pytest.mark.parametrize(
@@ -216,41 +214,41 @@ def test_flagged_findings_come_first_then_the_probable():
     ],
 )
 def test_names_are_shortened_and_printable(name, shown):
-    assert answering.shortened(name) == shown
+    assert predict.shortened(name) == shown
 
 
-# ---- pieces of the page
+# ---- parts of the page
 
 
-def test_facts_tell_the_threshold_and_the_test_score():
+def test_facts_hold_the_threshold_and_the_test_score():
     card = full_card("a")
     assert (
-        pieces.facts(card, 0)
+        markup.facts(card, 0)
         == "threshold 0.50; test AUROC 0.81 (0.75 to 0.88); 1,234 positive test films"
     )
-    assert pieces.facts(card, 1) == "threshold 0.60; test AUROC 0.90; 7 positive test films"
-    assert pieces.facts(card, 2) == "threshold 0.70; few validation positives; no test AUROC"
+    assert markup.facts(card, 1) == "threshold 0.60; test AUROC 0.90; 7 positive test films"
+    assert markup.facts(card, 2) == "threshold 0.70; few validation positives; no test AUROC"
 
 
-def test_a_threshold_that_no_run_chose_is_told():
-    assert "threshold 0.50; not chosen on data" in pieces.facts(
+def test_a_threshold_that_no_run_chose_is_reported():
+    assert "threshold 0.50; not chosen on data" in markup.facts(
         full_card("a") | {"thresholds_from": ["default"] * 3}, 0
     )
 
 
 def test_hostile_names_are_escaped_everywhere(predictor):
     card = predictor.card
-    good = answering.answer_file(predictor, film_file(), HOSTILE)
-    bad = answering.answer_file(predictor, b"", HOSTILE)
-    pages = [pieces.film_html(good, card), pieces.films_html([good, bad], card["findings"])]
+    good = predict.answer_file(predictor, film_file(), HOSTILE)
+    bad = predict.answer_file(predictor, b"", HOSTILE)
+    pages = [markup.film_html(good, card), markup.films_html([good, bad], card["findings"])]
     pages.append(downloads.summary_file(good, card).decode())
     for page in pages:
         assert "&lt;img src=x onerror=alert(1)&gt;.png" in page and "<img src=x" not in page
 
 
-def test_a_strange_film_is_told_with_its_score(predictor):
-    answer = answering.answer_file(predictor, film_file(grey=0, noise=0), "black.png")
-    lines = pieces.remarks(answer, predictor.card)
+def test_a_strange_film_is_reported_with_its_score(predictor):
+    answer = predict.answer_file(predictor, film_file(grey=0, noise=0), "black.png")
+    lines = markup.remarks(answer, predictor.card)
     assert (
         answer.unfamiliar
         and "does not look like the chest films" in lines[0]
@@ -261,11 +259,11 @@ def test_a_strange_film_is_told_with_its_score(predictor):
 # ---- downloads
 
 
-def test_csv_has_a_row_a_file(predictor):
+def test_csv_has_a_row_per_file(predictor):
     data = film_file()
     answers = [
-        answering.answer_file(predictor, data, "a.png"),
-        answering.answer_file(predictor, b"?", "b.png"),
+        predict.answer_file(predictor, data, "a.png"),
+        predict.answer_file(predictor, b"?", "b.png"),
     ]
     rows = list(csv.DictReader(io.StringIO(downloads.csv_file(answers, predictor.card).decode())))
     assert [(row["file"], row["status"], row["model"]) for row in rows] == [
@@ -279,21 +277,21 @@ def test_csv_has_a_row_a_file(predictor):
 
 @pytest.mark.parametrize("name", ["=1+1.png", "+a.png", "-a.png", "@a.png"])
 def test_no_name_is_a_formula_in_a_spreadsheet(predictor, name):
-    text = downloads.csv_file([answering.FilmAnswer(name, reason="No.")], predictor.card).decode()
+    text = downloads.csv_file([predict.FilmAnswer(name, reason="No.")], predictor.card).decode()
     assert next(csv.DictReader(io.StringIO(text)))["file"] == f"'{name}"
 
 
-def test_json_tells_thresholds_notice_and_what_is_missing(predictor):
+def test_json_holds_thresholds_notice_and_what_is_missing(predictor):
     content = json.loads(
-        downloads.json_file([answering.FilmAnswer("a", reason="No.")], predictor.card)
+        downloads.json_file([predict.FilmAnswer("a", reason="No.")], predictor.card)
     )
     assert content["notice"] == NOTICE and content["thresholds"]["Effusion"] == pytest.approx(0.7)
     assert content["films"][0]["unlikeness"] is None and content["films"][0]["probs"] == {}
 
 
-def test_the_summary_asks_nobody_for_anything(predictor):
+def test_the_summary_makes_no_network_request(predictor):
     page = downloads.summary_file(
-        answering.answer_file(predictor, film_file(), "a.png"), predictor.card
+        predict.answer_file(predictor, film_file(), "a.png"), predictor.card
     ).decode()
     sources = re.findall(r"""(?:src|href)=["']([^"']{0,10})""", page)
     assert sources and all(source.startswith("data:") for source in sources) and NOTICE in page
@@ -358,7 +356,7 @@ def test_an_empty_folder_says_what_to_do(tmp_path, monkeypatch):
     assert not page.exception and "cxr export runs/STUDY/RUN" in page.info[0].value
 
 
-def test_a_broken_model_is_told(tmp_path, monkeypatch):
+def test_a_broken_model_is_reported(tmp_path, monkeypatch):
     (tmp_path / "odd.onnx").write_bytes(b"no model")
     page = page_of(tmp_path, monkeypatch)
     assert (
@@ -545,9 +543,9 @@ def test_an_upload_is_answered_as_the_predictor_answers(page, predictor):
     data = film_file(grey=170)
     give(page, ("film.png", data))
     shown(page, "film.png")
-    told = json.loads(content_of(page, "Answers as JSON"))["films"][0]["probs"]
+    probs = json.loads(content_of(page, "Answers as JSON"))["films"][0]["probs"]
     np.testing.assert_allclose(
-        [told[name] for name in FINDINGS], wanted_probs(predictor, data), atol=1e-4
+        [probs[name] for name in FINDINGS], wanted_probs(predictor, data), atol=1e-4
     )
     assert page.locator(".picture").evaluate("image => image.naturalWidth") == 64
 
@@ -623,8 +621,8 @@ def test_several_films_are_a_table_and_a_bad_one_is_a_row(page):
     shown(page, "two.png")
     assert "does not look like the chest films" in page.locator(".strange").inner_text()
     assert page.locator("img[onerror]").count() == 0
-    told = list(csv.DictReader(io.StringIO(content_of(page, "Answers as CSV").decode())))
-    assert [row["status"] for row in told] == ["ok", "refused", "ok"]
+    rows = list(csv.DictReader(io.StringIO(content_of(page, "Answers as CSV").decode())))
+    assert [row["status"] for row in rows] == ["ok", "refused", "ok"]
 
 
 def test_films_are_stepped_through_by_button_and_key_in_the_order_of_a_finding(page, predictor):
@@ -653,17 +651,17 @@ def test_films_are_stepped_through_by_button_and_key_in_the_order_of_a_finding(p
 
 
 def test_a_map_of_too_few_cells_is_not_shown(predictor):
-    answer = answering.answer_file(predictor, film_file(), "film.png")
-    assert answer.overlays and min(answer.grid) >= answering.LEAST_CELLS
+    answer = predict.answer_file(predictor, film_file(), "film.png")
+    assert answer.overlays and min(answer.grid) >= predict.LEAST_CELLS
     coarse = replace(answer, overlays=(), grid=(2, 2))
-    assert "2 x 2 cells, too few" in pieces.film_html(coarse, predictor.card)
+    assert "2 x 2 cells, too few" in markup.film_html(coarse, predictor.card)
     assert "2 x 2 cells, too few" in downloads.summary_file(coarse, predictor.card).decode()
 
 
 def test_too_many_films_are_answered_in_part(page):
-    give(page, *[(f"{i}.png", film_file(seed=i, size=40)) for i in range(answering.MAX_FILMS + 1)])
+    give(page, *[(f"{i}.png", film_file(seed=i, size=40)) for i in range(predict.MAX_FILMS + 1)])
     page.locator(
-        "caption", has_text=f"{answering.MAX_FILMS} files: {answering.MAX_FILMS} answered"
+        "caption", has_text=f"{predict.MAX_FILMS} files: {predict.MAX_FILMS} answered"
     ).wait_for()
     page.get_by_text("25 films were given, and only the first 24 are answered").wait_for()
 
@@ -678,7 +676,7 @@ def test_the_summary_is_one_printed_page_even_with_all_findings(
     shown(page, "film.png")
     content = content_of(page, "Summary to print").decode()
     assert 'alt="Heat map of ' in content and content.count("<tr") == 1 + len(FINDINGS)
-    answer = answering.answer_file(predictor, film_file(size=700), "film.png")
+    answer = predict.answer_file(predictor, film_file(size=700), "film.png")
     fourteen = {"probs": (0.5,) * 14, "flagged": (True,) * 14, "overlays": answer.overlays[:1] * 14}
     card = predictor.card | {"findings": list(prepare.FINDINGS), "thresholds": [0.4] * 14}
     card |= {"thresholds_from": ["fallback"] * 14, "data": {"phantom": True}}
@@ -700,14 +698,14 @@ def test_a_phantom_is_answered(page):
 def test_another_model_forgets_the_films_and_one_of_phantoms_says_so(page):
     give(page, ("film.png", film_file()))
     shown(page, "film.png")
-    for model, told in {"b-drawn": 1, "a-real": 0}.items():
+    for model, warnings in {"b-drawn": 1, "a-real": 0}.items():
         page.get_by_role("combobox", name="Model").click()
         page.get_by_role("option", name=model).click()
         page.get_by_role("heading", name="film.png").wait_for(state="detached")
         page.get_by_role("heading", name=model, include_hidden=True).wait_for(state="attached")
         settle(page)
         expect(page.get_by_text("This model was trained on drawn films (phantoms)")).to_have_count(
-            told
+            warnings
         )
 
 
@@ -814,7 +812,7 @@ def test_no_upload_passes_through_the_disk(page):
     page.get_by_role("heading", name="large.png").wait_for()
 
 
-def test_streamlit_tells_an_upload_that_it_keeps():
+def test_streamlit_lists_an_upload_that_it_keeps():
     """By the word that `uploads_kept` looks for."""
     from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileManager
     from streamlit.runtime.uploaded_file_manager import UploadedFileRec

@@ -96,7 +96,7 @@ def test_every_format_holds_the_same_rows(model, films, tmp_path):
     assert one == two and len(one) == 11
 
 
-def test_the_columns_are_told(model, films, tmp_path):
+def test_the_columns_are_reported(model, films, tmp_path):
     answers(model, films, out=tmp_path / "out.csv")
     answers(model, films, out=tmp_path / "out.parquet")
     with (tmp_path / "out.csv").open(newline="") as file:
@@ -146,7 +146,7 @@ def test_warnings_stand_in_the_row(model, tmp_path):
     assert row["warnings"] == "in colour, where films are grey; almost blank"
 
 
-def test_a_film_unlike_the_others_is_told(tmp_path, films):
+def test_a_film_unlike_the_others_is_reported(tmp_path, films):
     pair, single = "AACAPwAAgD8=", "AACAPw=="  # 1, 1 and 1, as float32
     shapes = {"mean": ([2], pair), "projection": ([2, 1], pair), "scale": ([1], single)}
     statistics = {
@@ -257,7 +257,7 @@ def test_folders_deeper_than_the_stack_are_walked(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser lists every folder")
-def test_a_folder_that_cannot_be_listed_is_told(tmp_path):
+def test_a_folder_that_cannot_be_listed_is_reported(tmp_path):
     (tmp_path / "closed").mkdir(mode=0)
     ((_, refused),) = find_files([str(tmp_path)])
     assert refused == "is a folder that cannot be listed: Permission denied"
@@ -388,14 +388,14 @@ def test_a_killed_process_leaves_what_the_next_call_goes_on_from(model, films, t
     assert read == [f"{i}.png" for i in (0, 2, 4, 6, 8)]
 
 
-def test_two_at_once_on_one_output_are_told(model, films, tmp_path):
+def test_two_at_once_on_one_output_are_reported(model, films, tmp_path):
     held = Journal(tmp_path / ".out.csv.partial", columns(FINDINGS))
     with pytest.raises(CxrError, match="is in use by another process"):
         answers(model, films, out=tmp_path / "out.csv")
     held.close(done=True)
 
 
-def test_a_broken_journal_is_told(model, films, tmp_path):
+def test_a_broken_journal_is_reported(model, films, tmp_path):
     (tmp_path / ".out.csv.partial").write_bytes(b"no answers at all\n" * 100)
     with pytest.raises(CxrError, match=r"\.out\.csv\.partial is broken at line 1; delete it"):
         answers(model, films, out=tmp_path / "out.csv")
@@ -466,7 +466,7 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(model, films):
         ("theirs.parquet", {}, "exists but cannot be read"),
     ],
 )
-def test_an_output_that_cannot_be_is_told_before_anything_is_read(
+def test_an_output_that_cannot_be_is_reported_before_anything_is_read(
     model, films, tmp_path, read, name, options, message
 ):
     for ending in ENDINGS:
@@ -476,7 +476,7 @@ def test_an_output_that_cannot_be_is_told_before_anything_is_read(
     assert read == [] and (tmp_path / "theirs.csv").read_text() == "their,own\n1,2\n"
 
 
-def test_an_output_with_a_broken_row_is_told(model, films, tmp_path):
+def test_an_output_with_a_broken_row_is_reported(model, films, tmp_path):
     answers(model, films, out=tmp_path / "out.csv")
     with (tmp_path / "out.csv").open("a") as file:
         file.write("a,ok\n")

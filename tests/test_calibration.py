@@ -278,7 +278,7 @@ def test_auroc_does_not_change():
 @pytest.mark.parametrize(
     "line", [(1, 0), (0.01, 0), (0.3, 8), (0.5, -30), (1.9, 0), (1.7, 2.5), (2, -5)], ids=str
 )
-def test_what_single_precision_tells_apart_stays_apart(line):
+def test_what_single_precision_distinguishes_stays_distinct(line):
     assert keeps_order(*line)
     rng = np.random.default_rng(0)
     low = np.nextafter(0, 1, dtype=np.float32) * np.arange(

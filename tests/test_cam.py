@@ -9,12 +9,14 @@ from timm.layers import SelectAdaptivePool2d
 from torch import nn
 from torch.nn.functional import gelu
 
+from lib.config import REPO_ROOT
 from lib.exceptions import ExportError
 from lib.models.attention import gelu_slope, norm_gradient
 from lib.models.cam import head_gradient, weighted_maps
 from lib.models.classifier import Classifier, build_backbone, build_head
 from lib.models.finer_maps import finer_backbone
-from lib.models.heatmaps import ServingModule
+from lib.models.heatmaps import LEAST_CELLS, ServingModule
+from lib.studies.plan import plan_study
 
 CNNS = [family for family in FAMILIES if family != "vit"]
 FINER = ["darknet17", "cs3darknet_s", "repvgg_a0"]
@@ -101,6 +103,16 @@ def test_a_coarse_map_is_computed_on_a_finer_grid_without_changing_an_answer(fam
     assert (coarse.shape[-1], step, features.shape[-1]) == (2, 4, 8)
     assert torch.allclose(features[..., ::step, ::step], coarse, atol=1e-5 * coarse.abs().max())
     assert not torch.allclose(features[..., 1::step, ::step], coarse, rtol=0.01)  # not repeated
+
+
+def test_the_cnns_of_the_demo_have_maps_of_eight_cells_per_side():
+    configs = [run.config for run in plan_study(REPO_ROOT / "studies" / "demo.yaml").runs.values()]
+    sizes = {one.backbone: one.image_size for one in configs if not one.backbone.startswith("vit")}
+    assert len(sizes) > 1
+    for name, size in sizes.items():
+        fine, _ = finer_backbone(build_backbone(name, size), size, LEAST_CELLS)
+        with torch.no_grad():
+            assert min(fine.forward_features(torch.rand(1, 3, size, size)).shape[2:]) >= 8, name
 
 
 class Strided(nn.Sequential):

@@ -60,7 +60,7 @@ def test_a_cache_that_is_being_built_stays(places):
     assert (store / "64px-2.partial").exists()
 
 
-def test_without_a_terminal_nothing_is_deleted_unless_yes_is_said(places):
+def test_without_a_terminal_nothing_is_deleted_without_yes(places):
     study, _ = places
     result = CliRunner().invoke(app, ["clean", str(study)])
     assert (

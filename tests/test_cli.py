@@ -131,7 +131,7 @@ def test_a_wrong_study_gives_exit_code_1_and_its_sentences(file):
 
 
 @pytest.mark.parametrize("name", ["runs/tiny", "tiny.yaml"])
-def test_status_tells_every_run(file, tmp_path, monkeypatch, name):
+def test_status_lists_every_run(file, tmp_path, monkeypatch, name):
     cxr("run", file, "--only", "good")
     monkeypatch.setattr(
         "lib.studies.report.study_folder.__defaults__", (tmp_path / "runs",), raising=False
@@ -256,7 +256,7 @@ def test_runs_on_different_test_images_are_not_compared(made, tmp_path):
     assert "is worse" not in text and "Traceback" not in text
 
 
-def test_power_tells_the_smallest_difference_a_row_a_metric(made):
+def test_power_prints_the_smallest_difference_per_metric(made):
     code, text = cxr("power", made)
     assert code == 0 and "macro AUROC" in text and "that 60 test patients" in text
 
@@ -272,7 +272,7 @@ def test_power_of_a_study_whose_arms_have_different_test_images_is_not_known(mad
 # --- predict
 
 
-def test_predict_writes_a_row_a_film_and_says_how_many(tmp_path):
+def test_predict_writes_a_row_per_file_and_prints_how_many(tmp_path):
     model = write_tiny_model(tmp_path / "tiny.onnx")
     for i in range(3):
         Image.new("L", (32, 32), 80 * i).save(tmp_path / f"{i}.png")

@@ -293,7 +293,7 @@ def test_names_that_look_as_if_they_held_patients_are_a_warning_with_the_way_to_
 def test_images_without_patients_are_a_warning(tmp_path):
     film(tmp_path / "Mass/a.png")
     (warning,) = read_dataset(tmp_path).warnings
-    assert "each of 1 images counts as a patient of its own" in warning
+    assert "each of 1 images counts as its own patient" in warning
 
 
 def test_known_patients_are_no_warning(tmp_path):
@@ -505,7 +505,7 @@ def test_missing_column_is_named(tmp_path):
         read_dataset(tmp_path)
 
 
-def test_dicom_files_are_told_apart(tmp_path):
+def test_dicom_files_are_recognised(tmp_path):
     folder = nih(tmp_path, TWO)
     (folder / "images/00000001_000.png").write_bytes(b"\0" * 128 + b"DICM" + b"\0" * 50)
     with pytest.raises(DatasetError, match="DICOM"):
@@ -588,7 +588,7 @@ def test_real_kaggle_sample_is_read():
     assert (len(data.frame), data.frame["patient"].nunique()) == (681, 248)
 
 
-def test_what_is_odd_about_the_splits_is_told_with_the_data_and_not_as_a_warning(
+def test_what_is_odd_about_the_splits_is_reported_with_the_data_and_not_as_a_warning(
     tiny_phantoms, tmp_path
 ):
     config = Config(data_root=str(tiny_phantoms), data_dir=("dataset_full",), image_size=32)

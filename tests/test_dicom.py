@@ -99,7 +99,7 @@ def test_the_first_of_several_windows_is_used():
     np.testing.assert_array_equal(several, film(RAMP, WindowCenter=1000, WindowWidth=500).pixels)
 
 
-def test_an_impossible_window_is_told_and_left_out():
+def test_an_impossible_window_is_reported_and_left_out():
     shown = film(DEEP, WindowCenter=0, WindowWidth=0)
     np.testing.assert_array_equal(shown.pixels, film(DEEP).pixels)
     assert shown.warnings == ("its window of width 0 is impossible, so all of its range is shown",)
@@ -153,7 +153,7 @@ def test_padding_may_be_a_range_with_the_wrong_sign():
     assert grey[0, :4].tolist() == [0, 0, 0, 255 * 2098 // 4095 + 1]
 
 
-def test_colour_becomes_luma_and_is_told():
+def test_colour_becomes_luma_and_is_reported():
     pixels = RNG.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
     shown = film(pixels)
     np.testing.assert_array_equal(shown.pixels, np.asarray(Image.fromarray(pixels).convert("L")))
@@ -231,7 +231,7 @@ def test_a_deflated_file_is_refused_without_inflating_it():
         ({"Rows": 60000, "Columns": 60000}, "is 60000 x 60000 px"),
         ({"Rows": None, "Columns": None}, "is DICOM without an image"),
         ({"PixelData": None}, "is DICOM without pixels"),
-        ({"BitsAllocated": 32}, "stores 1 x 32 bits a pixel"),
+        ({"BitsAllocated": 32}, "stores 1 x 32 bits per pixel"),
         ({"PhotometricInterpretation": "PALETTE COLOR"}, "as PALETTE COLOR"),
         ({"Rows": SIDE + 1}, "pixels are broken or cut short"),
         ({"Modality": "CT\x1b[2J"}, "is DICOM of modality CT [2J,"),
@@ -264,7 +264,7 @@ def test_frontal_chest_radiographs_are_read(header):
     np.testing.assert_array_equal(film(GREY, **header).pixels, GREY)
 
 
-def test_raw_and_mirrored_films_are_told():
+def test_raw_and_mirrored_films_are_reported():
     told = film(
         GREY, PresentationIntentType="FOR PROCESSING", PatientOrientation=["R", "F"]
     ).warnings

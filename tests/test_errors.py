@@ -170,7 +170,7 @@ def test_groups_are_scored_apart_and_on_the_same_findings(run):
     )
 
 
-def test_an_attribute_with_one_group_is_left_out_and_unknown_ages_are_told(run):
+def test_an_attribute_with_one_group_is_left_out_and_unknown_ages_are_reported(run):
     table = subgroup_table([run])
     assert list(table["attribute"].unique()) == ["all", "sex", "age"]
     ages = table[table["attribute"] == "age"].set_index("group")

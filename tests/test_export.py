@@ -79,7 +79,7 @@ def test_the_file_and_the_predictor_answer_as_torch_does(family):
 
 def test_the_app_answers_a_file_as_torch_does(family, monkeypatch):
     monkeypatch.syspath_prepend(REPO_ROOT / "app")  # as `streamlit run app/app.py` does
-    from answering import answer_file
+    from predict import answer_file
 
     net, path = family
     film = films(1)

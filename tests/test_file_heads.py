@@ -29,7 +29,7 @@ def films(folder, **contents: bytes) -> list[str]:
     return [str(folder / name) for name in contents]
 
 
-def test_what_is_wrong_with_a_file_is_said_each_time(tmp_path):
+def test_what_is_wrong_with_a_file_is_reported_each_time(tmp_path):
     dicom = bytes(128) + b"DICM" + bytes(9)
     paths = films(tmp_path, good=PNG, empty=b"", text=b"<html>", dicom=dicom)
     for _ in range(2):

@@ -157,14 +157,14 @@ def test_colour_is_seen_in_jpeg_too():
     )
 
 
-def test_plain_borders_are_told_with_their_part_of_the_film():
+def test_plain_borders_are_reported_with_their_part_of_the_film():
     film = np.zeros((SIZE, SIZE), np.uint8)
     film[:, 12:36] = grey_noise(RNG, SIZE, 24)
     warnings = read_radiograph(as_file(Image.fromarray(film), "PNG"), SIZE).warnings
     assert warnings == ("plain borders on 50% of it; cut them off",)
 
 
-def test_broken_exif_is_told_and_the_film_answered():
+def test_broken_exif_is_reported_and_the_film_answered():
     film = read_radiograph(as_file(GREY, "PNG", exif=b"Exif\0\0XX*\0\x08\0\0\0"), SIZE)
     assert "EXIF is broken" in film.warnings[0]
 
@@ -181,7 +181,7 @@ def test_broken_exif_is_told_and_the_film_answered():
         (as_file(GREY, "PNG")[:-2000], "is broken or cut short: image file is truncated"),
         (as_file(GREY, "PNG")[:20], "is a broken image: Truncated File Read"),
         (b"\xff\xd8\xff\xe0", "begins like an image, but is broken"),
-        (png_of(60000, 60000), "claims more pixels than any film"),
+        (png_of(60000, 60000), "has more pixels than any film"),
         (png_of(8193, 8192), "is 8193 x 8192 px; at most 8192 px per side are read"),
         (png_of(500, 100), "too long and narrow"),
         (png_of(31, 31), "at least 32 px"),

@@ -2,7 +2,6 @@
 files."""
 
 import pytest
-import timm
 import torch
 
 from lib.config import FINDINGS, Config
@@ -151,25 +150,6 @@ def test_a_saved_model_answers_the_same_after_loading(tmp_path):
     loaded, found = load_model(tmp_path)
     film = torch.rand(3, 1, 32, 32)
     assert torch.equal(model(film), loaded(film)) and found["findings"] == ["Mass", "Nodule"]
-
-
-def test_pretrained_weights_come_from_a_local_file(tmp_path):
-    torch.manual_seed(7)
-    source = timm.create_model("resnet10t", num_classes=1000)
-    torch.save(source.state_dict(), tmp_path / "weights.pth")
-    backbone = build_backbone("resnet10t", 32, pretrained=str(tmp_path / "weights.pth"))
-    assert torch.equal(backbone.layer1[0].conv1.weight, source.layer1[0].conv1.weight)
-
-
-def test_local_weights_of_another_backbone_are_refused(tmp_path):
-    torch.save(timm.create_model("resnet18").state_dict(), tmp_path / "weights.pth")
-    with pytest.raises(CxrError, match="do not fit 'resnet10t'"):
-        build_backbone("resnet10t", 32, pretrained=str(tmp_path / "weights.pth"))
-
-
-def test_a_missing_weight_file_is_named(tmp_path):
-    with pytest.raises(CxrError, match=r"no file .*weights\.pth"):
-        build_backbone("resnet10t", 32, pretrained=str(tmp_path / "weights.pth"))
 
 
 def test_weights_that_cannot_be_fetched_are_one_sentence(monkeypatch, tmp_path):

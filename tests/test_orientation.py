@@ -34,7 +34,7 @@ def test_symmetry_is_found_beside_the_middle_and_is_none_in_a_flat_film():
     assert not seems_sideways(np.zeros((64, 64), np.uint8))
 
 
-def test_who_gives_a_film_on_its_side_is_told(tmp_path):
+def test_who_gives_a_film_on_its_side_is_reported(tmp_path):
     film = draw_phantom(seed=3, film=1, size=256)[0]
     for turns, warned in ((0, False), (1, True)):
         Image.fromarray(np.rot90(film, turns)).save(tmp_path / "film.png")

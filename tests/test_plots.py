@@ -330,7 +330,7 @@ def test_an_unknown_backbone_has_a_lasting_colour():
     ],
     ids=["normal", "deuteranopia", "protanopia"],
 )
-def test_colours_of_known_backbones_can_be_told_apart(sight):
+def test_colours_of_known_backbones_can_be_distinguished(sight):
     # Machado, Oliveira and Fernandes 2009, severity 1; a CIE 1976 difference of about 2 is just
     # noticeable
     seen = [_lab(np.clip(np.asarray(sight) @ _linear(colour), 0, 1)) for _, colour in FAMILIES]

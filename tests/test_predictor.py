@@ -83,7 +83,7 @@ def test_a_batch_answers_as_its_films_do_alone(tiny):
     np.testing.assert_allclose(together, alone, atol=1e-7)
 
 
-def test_the_card_tells_name_findings_size_and_thresholds(tiny):
+def test_the_card_holds_name_findings_size_and_thresholds(tiny):
     assert (tiny.name, tiny.findings, tiny.image_size) == ("tiny", FINDINGS, SIZE)
     assert tiny.card == tiny_card()
 
@@ -170,18 +170,18 @@ def test_warming_up_changes_no_answer(tiny):
 # ---- files that are no such model
 
 
-def test_a_missing_model_is_told(tmp_path):
+def test_a_missing_model_is_reported(tmp_path):
     with pytest.raises(CxrError, match=r"none\.onnx is not a file; export a trained run"):
         Predictor(tmp_path / "none.onnx")
 
 
-def test_a_file_that_is_no_onnx_is_told(tmp_path):
+def test_a_file_that_is_no_onnx_is_reported(tmp_path):
     (tmp_path / "odd.onnx").write_bytes(b"not a model")
     with pytest.raises(CxrError, match=r"odd\.onnx cannot be loaded as an ONNX model"):
         Predictor(tmp_path / "odd.onnx")
 
 
-def test_a_model_without_a_card_is_told(tmp_path):
+def test_a_model_without_a_card_is_reported(tmp_path):
     model = onnx.load(write_tiny_model(tmp_path / "bare.onnx"))
     helper.set_model_props(model, {})
     onnx.save(model, tmp_path / "bare.onnx")
@@ -189,7 +189,7 @@ def test_a_model_without_a_card_is_told(tmp_path):
         Predictor(tmp_path / "bare.onnx")
 
 
-def test_a_model_with_other_outputs_is_told(tmp_path):
+def test_a_model_with_other_outputs_is_reported(tmp_path):
     model = onnx.load(write_tiny_model(tmp_path / "few.onnx"))
     del model.graph.output[2]
     onnx.save(model, tmp_path / "few.onnx")
@@ -205,7 +205,7 @@ def test_a_model_with_other_outputs_is_told(tmp_path):
         ({}, None),
     ],
 )
-def test_a_card_of_another_format_or_that_does_not_fit_is_told(tmp_path, changes, message):
+def test_a_card_of_another_format_or_that_does_not_fit_is_reported(tmp_path, changes, message):
     path = write_tiny_model(tmp_path / "other.onnx", **changes)
     if message is None:
         assert Predictor(path).name == "tiny"

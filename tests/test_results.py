@@ -41,7 +41,7 @@ def test_a_run_is_complete_when_its_record_exists_and_not_before(tmp_path):
     assert record["config_hash"] == run.config.hash() and record["versions"]["torch"]
 
 
-def test_the_status_tells_how_many_epochs_there_are(tmp_path):
+def test_the_status_says_how_many_epochs_there_are(tmp_path):
     run = start_run(config(tmp_path / "run", epochs=7))
     assert read_status(run.folder)["epochs"] == 7
 

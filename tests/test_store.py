@@ -337,7 +337,7 @@ def test_a_store_that_does_not_fit_on_the_disk_is_refused(films, tmp_path, monke
     monkeypatch.setattr(
         lib.datasets.cache.shutil, "disk_usage", lambda path: usage._replace(free=10)
     )
-    with pytest.raises(CxrError, match=r"the store needs 0.00 GB"):
+    with pytest.raises(CxrError, match=r"the image cache needs 0.00 GB"):
         build(films, tmp_path)
 
 

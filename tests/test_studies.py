@@ -420,3 +420,58 @@ def test_a_study_file_in_another_encoding_is_named(tmp_path):
     (tmp_path / "s.yaml").write_bytes("study: tiny # für".encode("latin-1"))
     with pytest.raises(StudyError, match=r"s.yaml is not text in UTF-8"):
         plan_study(tmp_path / "s.yaml")
+
+
+# --- folds
+
+
+def test_with_folds_every_arm_and_stage_is_trained_once_per_seed_and_fold(study):
+    runs = study(top={"folds": 3}).runs
+    assert [name for name in runs if name.startswith("direct-")] == [
+        f"direct-s{seed}-f{fold}" for seed in (0, 1) for fold in range(3)
+    ]
+    assert runs["adaptive-s1-f2"].needs == ("cardiomegaly-s1-f2",)
+    assert {(run.config.folds, run.config.fold) for run in runs.values()} == {
+        (3, fold) for fold in range(3)
+    }
+
+
+def test_a_stage_that_keeps_its_official_lists_is_shared_by_all_folds(study):
+    stage = {"notebook": "single.ipynb", "folds": 0}
+    runs = study(top={"folds": 3}, runs={"cardiomegaly": stage}).runs
+    assert {runs[f"adaptive-s0-f{fold}"].needs for fold in range(3)} == {("cardiomegaly-s0",)}
+    assert runs["cardiomegaly-s0"].config.folds == 0
+
+
+def test_without_folds_names_and_hashes_are_those_of_before(study):
+    run = study().runs["direct-s0"]
+    assert run.config.hash() == Config(**run.config.model_dump(exclude={"folds", "fold"})).hash()
+
+
+def test_the_plan_says_how_many_folds_there_are(study):
+    assert study(top={"folds": 3}).as_json()["folds"] == 3
+    assert study().as_json()["folds"] == 0
+
+
+def test_folds_may_be_set_on_the_command_line(study):
+    plan = study(yaml.safe_dump(yaml.safe_load(SEED.replace("5e-4", "0.0005"))), "folds=2")
+    assert plan.folds == 2 and "direct-s0-f1" in plan.runs
+
+
+@pytest.mark.parametrize("value", [1, -2, "five", 2.5])
+def test_impossible_folds_are_refused(study, value):
+    refused(study, "folds", "0 (official lists) or a whole number from 2 on", top={"folds": value})
+
+
+@pytest.mark.parametrize("name", ["fold", "folds"])
+def test_a_row_sets_no_fold(study, name):
+    row = {"changes": "adaptive", "set": {name: 2}}
+    refused(study, f"parameter '{name}' cannot be set here", runs={"odd": row})
+
+
+def test_another_data_root_leaves_the_phantoms_where_they_are(study):
+    data = yaml.safe_load(SEED.replace("5e-4", "0.0005").replace("1e-4", "0.0001"))
+    data["runs"]["cardiomegaly"]["set"] = {"data_root": "dataset_phantom"}
+    runs = study(yaml.safe_dump(data, sort_keys=False), "data_root=/elsewhere").runs
+    assert runs["cardiomegaly-s0"].config.data_root == "dataset_phantom"
+    assert runs["adaptive-s0"].config.data_root == "/elsewhere"

@@ -15,10 +15,10 @@ import safetensors.torch
 import torch
 from torch.nn.functional import affine_grid as torch_affine_grid
 
-from lib.config import REPO_ROOT, Config
+from lib.config import FINDINGS, REPO_ROOT, Config
 from lib.exceptions import CxrError
 from lib.metrics.scores import auroc, epoch_score
-from lib.models.batches import Loader, affine_grid, augment_batch, random_affine
+from lib.models.batches import Loader, affine_grid, augment_batch, make_loaders, random_affine
 from lib.models.classifier import build_model
 from lib.models.training import (
     CHECKPOINT,
@@ -343,6 +343,25 @@ def test_batches_made_ahead_are_the_same():
         torch.equal(a, b) and torch.equal(s.nan_to_num(9), t.nan_to_num(9))
         for (a, s), (b, t) in pairs
     )
+
+
+def test_a_longer_epoch_shows_every_image_about_equally_often():
+    store = np.zeros((10, 2, 2), np.uint8)
+    targets = np.arange(10, dtype=np.float32)[:, None]
+    loader = Loader(store, np.arange(10), targets, 8, shuffle=True, per_epoch=34)
+    sizes = [len(images) for images, _ in loader.epoch(0)]
+    seen = np.concatenate([labels.numpy()[:, 0] for _, labels in loader.epoch(0)])
+    assert len(loader) == len(sizes) == 5 and sum(sizes) == 34
+    assert set(np.bincount(seen.astype(int))) == {3, 4}
+    assert sorted(seen[:10]) == list(range(10))
+
+
+def test_less_data_is_not_less_training():
+    frame = pd.DataFrame({"image": [f"{i}.png" for i in range(60)], "patient": range(60)})
+    frame["split"] = ["train"] * 10 + ["unused"] * 30 + ["val"] * 10 + ["test"] * 10
+    frame[list(FINDINGS)] = 1.0
+    loader = make_loaders(frame, np.zeros((60, 16, 16), np.uint8), Config(batch_size=8))["train"]
+    assert len(loader.rows) == 10 and len(loader) == 5
 
 
 def test_an_epoch_is_the_same_for_the_same_seed_and_another_for_another():

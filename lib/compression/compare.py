@@ -20,17 +20,6 @@ from lib.inference.predictor import Predictor
 from lib.inference.session import latencies_ms
 from lib.metrics.scores import MACRO
 
-_ALONE = """
-import sys
-import numpy as np
-from lib.system import peak_memory_mb
-from lib.inference.predictor import Predictor
-predictor = Predictor(sys.argv[1], 2)
-for _ in range(5):
-    predictor.predict(np.zeros((1, predictor.image_size, predictor.image_size), np.uint8))
-print(peak_memory_mb())
-"""
-
 
 def compare_exports(
     models: Mapping[str, Path], run: RunPredictions, probs: Mapping[str, np.ndarray]
@@ -38,7 +27,7 @@ def compare_exports(
     """Return one row per model; the first model is the reference.
 
     - models: the file of each model by name.
-    - run: test targets, patients and thresholds (`comparisons.read_run_predictions`).
+    - run: test targets, patients and thresholds (`comparison.arms.read_run_predictions`).
     - probs: (N, F) predictions of each model for the images of `run`.
 
     Columns: megabytes, auroc, low, high (macro, 95 %, over patients), change, change_low,
@@ -82,7 +71,7 @@ def _macro(table: pd.DataFrame) -> pd.Series:
 
 
 def _peak_memory_mb(path: Path) -> float:
-    words = [sys.executable, "-c", _ALONE, str(path.resolve())]
+    words = [sys.executable, "-m", "lib.inference.session", str(path.resolve())]
     return float(
         subprocess.run(words, cwd=REPO_ROOT, capture_output=True, text=True, check=True).stdout
     )

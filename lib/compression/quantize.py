@@ -13,7 +13,7 @@ nothing.
 
 import contextlib
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -32,7 +32,7 @@ from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 from lib.compression.graph import light_nodes, weighted_nodes
 from lib.exceptions import ExportError
 from lib.inference.session import run_file
-from lib.metrics.scores import auroc
+from lib.metrics.scores import auroc, mean_defined
 
 LIMIT = 0.005
 """The largest change of validation macro AUROC, up or down: a gain by rounding is chance, and a
@@ -59,6 +59,9 @@ METHODS = {
 }
 _TYPES = ["Conv", "Gemm", "MatMul", "Sigmoid", "Mul", "Add"]
 _STRIDE = 4  # images whose activations are in memory at a time
+Recipe = tuple[str, str, list[str]]
+"""Calibration method, what is int8 in words, and the names of the int8 nodes."""
+
 _PARTS = 8  # of the network, quantized one by one to find the most sensitive ones
 
 
@@ -161,8 +164,7 @@ def macro_auroc(targets: np.ndarray, logits: np.ndarray) -> float:
         scores.append(
             auroc(y, ranks / max(1, ranks.max()))
         )  # in [0, 1], with exactly the ties of the logits
-    defined = [score for score in scores if not np.isnan(score)]
-    return float(np.mean(defined)) if defined else float("nan")
+    return float(mean_defined(np.array(scores)))
 
 
 def quantize(bench: QuantizationJob, log: Callable[[str], None] = print) -> list[Trial]:
@@ -183,13 +185,9 @@ def quantize(bench: QuantizationJob, log: Callable[[str], None] = print) -> list
             f"{len(bench.films)} training images are too few to calibrate int8: {_STRIDE} are needed; export fp32"
         )
     trials: list[Trial] = []
-    for method, what, nodes in _attempts(bench, trials):
-        path = bench.folder / f"int8-{len(trials)}.onnx"
-        _write_int8(bench, path, method, nodes)
-        trials.append(judged(bench.judge, method, what, path))
-        log(f"int8, {method}, {what}: {drift_text(trials[-1])}")
-        if trials[-1].fine:
-            break
+    if not _try_recipes(bench, _whole_recipes(bench), trials, log):
+        method = best_trial(trials).calibration
+        _try_recipes(bench, _partial_recipes(bench, method), trials, log)
     return trials
 
 
@@ -214,17 +212,35 @@ def halves(patients: Sequence[str]) -> np.ndarray:
     return np.isin(patients, shuffled[: (len(shuffled) + 1) // 2])
 
 
-def _attempts(bench: QuantizationJob, trials: list[Trial]) -> Iterator[tuple[str, str, list[str]]]:
-    """Yield (calibration, what is int8, nodes) of each recipe.
+def _try_recipes(
+    bench: QuantizationJob,
+    recipes: Iterable[Recipe],
+    trials: list[Trial],
+    log: Callable[[str], None],
+) -> bool:
+    """Append the trial of each recipe to `trials`; stop at the first that is fine, and return True."""
+    for method, what, nodes in recipes:
+        path = bench.folder / f"int8-{len(trials)}.onnx"
+        _write_int8(bench, path, method, nodes)
+        trials.append(judged(bench.judge, method, what, path))
+        log(f"int8, {method}, {what}: {drift_text(trials[-1])}")
+        if trials[-1].fine:
+            return True
+    return False
 
-    Later recipes depend on the results of earlier trials.
-    """
+
+def _whole_recipes(bench: QuantizationJob) -> Iterator[Recipe]:
+    """Yield the recipes with all layers in int8."""
     heavy, light = weighted_nodes(bench.model), light_nodes(bench.model)
     if light:
         yield "minmax", "layers and activations", heavy + light
     for method in METHODS:
         yield method, "layers", heavy
-    method = best_trial(trials).calibration
+
+
+def _partial_recipes(bench: QuantizationJob, method: str) -> Iterator[Recipe]:
+    """Yield the recipes with some layers in fp32, calibrated by `method`."""
+    heavy = weighted_nodes(bench.model)
     yield method, "layers, first and last in fp32", heavy[1:-1]
     parts = _by_harm(bench, method, heavy)
     for count, share in ((_PARTS // 4, "quarter"), (_PARTS // 2, "half")):

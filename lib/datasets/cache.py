@@ -1,8 +1,8 @@
 """In: a frame of images. Out: a uint8 memory map (N, S, S) on disk, in the frame's order, each
 image decoded once.
 
-A store is known by its content: the ids, paths, sizes and modification times of its files, the size
-S and the version of the decoder. Beside `<S>px-<key>.npy` stand `.index.npz` (what is in each row,
+A cache is identified by its content: the ids, paths, sizes and modification times of its files, the
+size S and the version of the decoder. Beside `<S>px-<key>.npy` stand `.index.npz` (what is in each row,
 and what could not be decoded), a `.lock`, and while it is built `.partial` (pixels) and `.done.npz`
 (which of its rows are safely on disk).
 """
@@ -33,7 +33,7 @@ from lib.images.pixels import DECODE_VERSION, Bad, decode_chunk
 from lib.system import available_cores, start_worker
 
 _CHUNK = 32  # images per task
-_WORTH_SECONDS = 4.0  # with less left to decode, starting processes takes longer than it saves
+_WORTH_SECONDS = 4.0  # with less work left, starting processes costs more than it saves
 _KIND = "undecodable image"
 _SAVE_SECONDS = 2.0  # how much work a kill can cost
 
@@ -46,13 +46,13 @@ def open_cache(
     workers: int | None = None,
     progress: bool = True,
 ) -> np.memmap:
-    """The store of `frame` (columns image, path, source) at `size` pixels per side, built first
-    where it is not there.
+    """The image cache of `frame` (columns image, path, source) at `size` pixels per side, built
+    first if it is missing.
 
     Returns a read-only np.memmap (N, size, size) uint8, rows in the frame's order. `folder` is by
     default what CXR_STORE in the environment names, else REPO_ROOT/.store; `workers` by default one
-    process a core. Building resumes after a kill, takes over what other stores in the folder hold
-    already, and waits where another process builds the same store. Raises DatasetError, listing
+    process per core. Building resumes after a kill, takes over what other caches in the folder hold
+    already, and waits where another process builds the same cache. Raises DatasetError, listing
     them all, when images cannot be decoded; `without_undecodable` leaves those out.
     """
     path, bad = _build(frame, size, folder, workers, progress)
@@ -77,7 +77,7 @@ def without_undecodable(
     progress: bool = True,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """What on_bad='skip' does with broken images: (the frame without them, the bad rows), building
-    the store.
+    the cache.
 
     The bad rows have the columns source, row (0), image, reason of `tables.Dataset.bad_rows`. What
     was decoded is then the cache of the frame that is returned, and only there. Raises DatasetError
@@ -145,9 +145,9 @@ def _bad_table(frame: pd.DataFrame, bad: Bad) -> pd.DataFrame:
 def _build(
     frame: pd.DataFrame, size: int, folder: Path | None, workers: int | None, progress: bool
 ) -> tuple[Path, Bad]:
-    """Make sure that the store is there; its path, and the rows that could not be decoded."""
+    """Make sure that the cache exists; its path, and the rows that could not be decoded."""
     if not len(frame):
-        raise ValueError("a store needs at least one image; the frame is empty")
+        raise ValueError("an image cache needs at least one image; the frame is empty")
     keys = _row_keys(frame, size)
     path = _path(keys, size, folder)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -193,14 +193,14 @@ def _fill(
         needed, free = len(keys) * size * size, shutil.disk_usage(path.parent).free
         if needed > free:
             gigabytes = f"needs {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free there"
-            raise DatasetError(f"{path.parent}: the store {gigabytes}")
+            raise DatasetError(f"{path.parent}: the image cache {gigabytes}")
         np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=(len(keys), size, size))
         journal = _Journal(
             path.with_suffix(".done.npz"), partial, np.zeros(len(keys), dtype=np.uint8)
         )
         _take_over(path, partial, keys, size, journal)
     with tqdm(
-        total=len(keys), initial=int(np.count_nonzero(journal.state)), desc=f"store {size} px", unit="image",
+        total=len(keys), initial=int(np.count_nonzero(journal.state)), desc=f"image cache {size} px", unit="image",
         disable=not progress, dynamic_ncols=True,
     ) as bar:  # fmt: skip
 
@@ -257,16 +257,17 @@ def _run(
             on_chunk(futures.pop(future), future.result())
     except BrokenProcessPool as error:
         raise DatasetError(
-            "a process that decoded images ended unexpectedly: killed, out of memory, or started by a script without "
-            "`if __name__ == '__main__':`. What was decoded is kept: run it again to go on."
+            "a process that decoded images ended unexpectedly: killed, out of memory, or started by a "
+            "script without `if __name__ == '__main__':`. What was decoded is kept: run it again to "
+            "continue."
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _take_over(path: Path, partial: Path, keys: np.ndarray, size: int, journal: "_Journal") -> None:
-    """Copy the rows that other complete stores of this folder hold already, and what they know to
-    be broken."""
+    """Copy the rows that other complete caches of this folder hold already, and what they list as
+    broken."""
     wanted = {key.tobytes(): row for row, key in enumerate(keys)}
     pixels = np.load(partial, mmap_mode="r+")
     for index in sorted(path.parent.glob(f"{size}px-*.index.npz")):
@@ -305,9 +306,9 @@ class _Journal:
     saved_at: float = field(default_factory=time.monotonic)
 
     @classmethod
-    def of(cls, store: Path) -> "_Journal | None":
+    def of(cls, cache: Path) -> "_Journal | None":
         """The journal that an interrupted build left."""
-        path, partial = store.with_suffix(".done.npz"), store.with_suffix(".partial")
+        path, partial = cache.with_suffix(".done.npz"), cache.with_suffix(".partial")
         if not path.is_file():
             return None
         with np.load(path) as saved:
@@ -335,7 +336,7 @@ class _Journal:
 
 
 def _write_npz(path: Path, **arrays: np.ndarray) -> None:
-    """Whole or not at all: written beside the file, then renamed."""
+    """Write completely or not at all: beside the file, then renamed."""
     temporary = path.with_suffix(".tmp")
     with temporary.open("wb") as file:
         np.savez(file, **arrays)

@@ -38,7 +38,7 @@ class FolderReport:
         return not self.failure and self.problems.empty
 
     def text(self) -> str:
-        """Everything, one problem a line."""
+        """Everything, one problem per line."""
         if self.failure:
             return self.failure
         lines = [

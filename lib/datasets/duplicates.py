@@ -15,7 +15,7 @@ from lib.exceptions import SplitError
 CHUNK = 1024  # images that are read at a time
 NEIGHBOURS = 4  # images of the same partial hash that each one is compared with
 LARGEST_DIFFERENCE = 1.5  # grey levels of 255, mean over the pixels
-LEAST_CONTRAST = 2.0  # standard deviation in grey levels; a blank image identifies nobody
+LEAST_CONTRAST = 2.0  # standard deviation in grey levels; blank images are not compared
 
 
 def duplicate_pairs(images: np.ndarray) -> np.ndarray:
@@ -38,7 +38,7 @@ def check_duplicates(frame: pd.DataFrame, images: np.ndarray) -> None:
     """
     pairs = duplicate_pairs(images)
     splits = frame["split"].replace("submit", "test").to_numpy(str)[pairs]  # (P, 2)
-    used = (splits != "excluded").all(axis=1)
+    used = ~np.isin(splits, ["excluded", "unused"]).any(axis=1)
     patients = frame["patient"].to_numpy(str)[pairs]
     leaks = (splits[:, 0] != splits[:, 1]) & (patients[:, 0] != patients[:, 1])
     across, within = pairs[used & leaks], pairs[used & ~leaks]

@@ -26,7 +26,7 @@ _CHUNK = 256  # files per task of a thread
 
 
 def check_heads(paths: Sequence[str], folder: Path) -> list[Wrong | None]:
-    """Per file, what is wrong, or None; what was found right is kept in `folder`/heads.npy."""
+    """Per file, what is wrong, or None; files without a fault are remembered in `folder`/heads.npy."""
     table = folder / "heads.npy"
     checked = _read_checked(table)
     keys, found = [], []
@@ -43,7 +43,7 @@ def check_heads(paths: Sequence[str], folder: Path) -> list[Wrong | None]:
 
 
 def _read_checked(table: Path) -> set[bytes]:
-    """The keys of files that were found right; a table that cannot be read is begun anew."""
+    """The keys of files without a fault; a table that cannot be read counts as empty."""
     try:
         return {key.tobytes() for key in np.load(table)}
     except (OSError, ValueError, EOFError):
@@ -58,7 +58,7 @@ def _check(paths: Sequence[str], checked: set[bytes]) -> tuple[list[bytes], list
 
 
 def _key(path: str) -> bytes:
-    """What changes with a file's path, size or modification time; empty where it cannot be asked."""
+    """A digest of a file's path, size and modification time; empty where it has none."""
     try:
         stat = os.stat(path)  # noqa: PTH116 - for every image: quick
     except OSError:

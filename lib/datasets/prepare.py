@@ -4,7 +4,7 @@ the pixels."""
 import hashlib
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,14 @@ import pandas as pd
 from lib.config import FINDINGS, PHANTOMS, Config, resolve
 from lib.datasets.cache import open_cache, without_undecodable
 from lib.datasets.duplicates import check_duplicates
-from lib.datasets.splits import SPLITS, assign_splits, check_inherited
+from lib.datasets.folds import divide_patients
+from lib.datasets.splits import (
+    SPLITS,
+    assign_splits,
+    check_inherited,
+    crossing_patients,
+    official_test,
+)
 from lib.datasets.tables import Dataset, read_dataset
 from lib.exceptions import RunError
 from lib.files import read_json, write_json, write_table
@@ -86,27 +93,38 @@ def read_rows(config: Config) -> tuple[Dataset, pd.DataFrame, pd.DataFrame]:
     return data, frame, bad_rows
 
 
-def split_rows(frame: pd.DataFrame, config: Config) -> pd.Series:
-    """`assign_splits` of a dataset's rows, with what `config.hold_out` names left out."""
+def split_rows(
+    frame: pd.DataFrame, config: Config, read: Callable[..., Dataset] = read_dataset
+) -> pd.Series:
+    """`assign_splits` of a dataset's rows, with what `config.hold_out` names left out.
+
+    With `config.folds`, the patients of this stage and of those that it holds out are divided
+    together, so that both stages have the same folds. `read` reads folders as `read_dataset` does.
+    """
+    folds = None
+    if config.folds:
+        folders = sorted({*config.data_folders, *config.held_out_folders})
+        folds = divide_patients(read(folders, on_bad="skip").frame, config.folds)
     if not config.hold_out:
-        return assign_splits(frame, config)
-    return assign_splits(
-        frame, config, held_out(read_dataset(config.held_out_folders, on_bad="skip").frame, config)
-    )
+        return assign_splits(frame, config, folds=folds)
+    later = held_out(read(config.held_out_folders, on_bad="skip").frame, config, folds)
+    return assign_splits(frame, config, later, folds)
 
 
-def held_out(frame: pd.DataFrame, config: Config) -> pd.DataFrame:
+def held_out(frame: pd.DataFrame, config: Config, folds: pd.Series | None = None) -> pd.DataFrame:
     """The rows of a later stage with their splits, which it chooses by this config's seed and
     fractions.
 
-    All findings count: a stage of some of them tests on these patients or on fewer.
+    All findings count: a stage of some of them tests on these patients or on fewer. All of its
+    training patients count too, whatever share of them it uses.
     """
-    later = config.model_copy(update={"findings": FINDINGS, "hold_out": ()})
+    changes = {"findings": FINDINGS, "hold_out": (), "train_fraction": 1.0}
+    later = config.model_copy(update=changes)
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore"
         )  # the later stage itself warns of what is odd about its splits
-        return frame.assign(split=assign_splits(frame, later))
+        return frame.assign(split=assign_splits(frame, later, folds=folds))
 
 
 def load_images(data: Dataset, images: Sequence[str], size: int) -> np.ndarray:
@@ -167,11 +185,20 @@ def describe_data(films: PreparedData, loaders: Mapping[str, Any] | None = None)
         "undecodable": len(films.bad_rows) - len(films.data.bad_rows),
         "images": {split: int((frame["split"] == split).sum()) for split in SPLITS},
         "patients": frame.groupby("split")["patient"].nunique().to_dict(),
+        "on_both_official_lists": _crossing(frame),
         "fingerprint": films.fingerprint,
         "test_fingerprint": films.test_fingerprint,
         "warnings": list(films.data.warnings),
         "split_warnings": list(films.split_warnings),
     }
+
+
+def _crossing(frame: pd.DataFrame) -> dict[str, int]:
+    """The patients, by their names, who are on both sides of the official division, with the number
+    of their images that are not on the test list."""
+    crossing = crossing_patients(frame)
+    images = int((crossing & ~official_test(frame)).sum())
+    return {"patients": frame.loc[crossing, "patient"].nunique(), "images": images}
 
 
 def data_text(facts: Mapping[str, Any]) -> str:

@@ -2,7 +2,7 @@
 checks for leaks."""
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 
 import pandas as pd
@@ -10,14 +10,17 @@ import pandas as pd
 from lib.config import FINDINGS, Config
 from lib.exceptions import SplitError
 
-SPLITS = ("train", "val", "test", "submit", "excluded")
-"""What a row can be for. submit: official test images without labels; excluded: other images of
-test patients."""
+SPLITS = ("train", "val", "test", "submit", "unused", "excluded")
+"""What a row can be for. submit: official test images without labels; unused: training images
+beyond `train_fraction`; excluded: other images of test patients."""
 TEST_SEED = 0  # of the test patients that no official list names: all runs are tested on the same
 
 
 def assign_splits(
-    frame: pd.DataFrame, config: Config, later: pd.DataFrame | None = None
+    frame: pd.DataFrame,
+    config: Config,
+    later: pd.DataFrame | None = None,
+    folds: Mapping[str, int] | None = None,
 ) -> pd.Series:
     """The split of each row: a Series named 'split' of SPLITS, with the frame's index.
 
@@ -29,29 +32,27 @@ def assign_splits(
     without the population, so that a patient who is validation in one stage is validation in every
     stage of that seed, whatever else the data hold. With config.split_by == 'image' validation is
     chosen by image, as the published method does: patients who train validate too, so that
-    validation flatters. The test stays by patient: nobody in it is ever trained on.
+    validation flatters. The test stays by patient: nobody in it is ever trained on. With
+    config.split_by == 'official' patients whom both official lists name stay in both.
 
-    later: image, patient and split of what `config.hold_out` names. What would leak into it is
-    'excluded' here.
+    folds: the test fold of each patient (`folds.divide_patients`). Where it is given, patients of
+    config.fold are 'test' in place of official lists. later: image, patient and split of what
+    `config.hold_out` names. What would leak into it is 'excluded' here. Of the training patients
+    `train_fraction` are used, chosen by the seed; the others are 'unused'.
 
     Raises SplitError when train or val would be empty; warns (UserWarning) of excluded rows, and of
     findings that have no positive image in a split.
     """
-    by = "patient" if config.split_by == "patient" else "image"
-    official = frame["official"].eq("test").fillna(False).astype(bool)
+    by = validation_unit(config.split_by)
+    official = official_test(frame)
     labelled = frame[list(FINDINGS)].notna().any(axis=1)
+    if folds is None:
+        tested = _tested(frame, official & labelled, config)
+    else:
+        tested = {patient for patient, fold in folds.items() if fold == config.fold}
+        official &= ~labelled
     reserved = set(frame.loc[official, "patient"])
-    whole = _covers(frame, official, config.findings)
-    listed = (
-        set(frame.loc[frame["official"].notna(), "patient"])
-        if (official & labelled).any()
-        else set()
-    )
-    test_fraction = 0.0 if whole else config.test_fraction
-    units = set(frame["patient"]) - listed
-    tested = {
-        unit for unit in units if unit_hash(TEST_SEED, "test", patient_id(unit)) < test_fraction
-    }
+    kept = frame["official"].notna() if config.split_by == "official" else official
     named = {
         unit: patient_id(unit) if by == "patient" else str(unit) for unit in frame[by].unique()
     }
@@ -62,12 +63,14 @@ def assign_splits(
     }
     split = frame[by].isin(val).map({True: "val", False: "train"}).astype("str").rename("split")
     split[frame["patient"].isin(tested)] = "test"
-    split[frame["patient"].isin(reserved)] = "excluded"
+    split[frame["patient"].isin(reserved) & ~kept] = "excluded"
     split[official & labelled] = "test"
     split[official & ~labelled] = "submit"
     if later is not None:
         split[leaking(frame.assign(split=split), later, by)] = "excluded"
-    check_leaks(frame.assign(split=split), by)
+    if config.train_fraction < 1:
+        split[(split == "train") & ~_drawn(frame["patient"], config)] = "unused"
+    check_leaks(frame.assign(split=split), "image" if config.split_by == "official" else by)
     for part in ("train", "val"):
         if not (split == part).any():
             fractions = (
@@ -77,9 +80,68 @@ def assign_splits(
                 f"no image is left for {part}: {len(frame):,} images, {frame[by].nunique():,} {by}s, "
                 f"seed {config.seed}, {fractions}. Use more data, another seed, or other fractions."
             )
-    for note in split_notes(frame, split, config.findings):
+    notes = split_notes(frame, split, config.findings)
+    for note in [*notes, *_crossing_notes(frame, config)]:
         warnings.warn(note, stacklevel=2)
     return split
+
+
+def validation_unit(split_by: str) -> str:
+    """The column whose values stand in one of train and val: patient or image."""
+    return "image" if split_by == "image" else "patient"
+
+
+def _tested(frame: pd.DataFrame, listed: pd.Series, config: Config) -> set[str]:
+    """The patients whom no official list names and who are tested all the same: where the labelled
+    images of official test lists, `listed`, do not cover the findings."""
+    test_fraction = 0.0 if _covers(frame, listed, config.findings) else config.test_fraction
+    named = set(frame.loc[frame["official"].notna(), "patient"]) if listed.any() else set()
+    return {
+        patient
+        for patient in set(frame["patient"]) - named
+        if unit_hash(TEST_SEED, "test", patient_id(patient)) < test_fraction
+    }
+
+
+def _drawn(patients: pd.Series, config: Config) -> pd.Series:
+    """Whether each row's patient is among the `train_fraction`; nested, since it cuts one order."""
+    drawn = {
+        patient: unit_hash(config.seed, "train", patient_id(patient)) < config.train_fraction
+        for patient in patients.unique()
+    }
+    return patients.map(drawn).astype(bool)
+
+
+def official_test(frame: pd.DataFrame) -> pd.Series:
+    """Whether each row is on an official test list."""
+    return frame["official"].eq("test").fillna(False).astype(bool)
+
+
+def crossing_patients(frame: pd.DataFrame) -> pd.Series:
+    """Whether each row's patient is on both sides of the official division."""
+    test = official_test(frame)
+    both = set(frame.loc[test, "patient"]) & set(
+        frame.loc[~test & frame["official"].notna(), "patient"]
+    )
+    return frame["patient"].isin(both)
+
+
+def _crossing_notes(frame: pd.DataFrame, config: Config) -> list[str]:
+    """What is done about patients whom the official lists put on both sides; nothing with folds."""
+    crossing = crossing_patients(frame)
+    images = int((crossing & ~official_test(frame)).sum())
+    if config.folds or not images:
+        return []
+    done = (
+        "they stay in training, so that the test may show patients that were trained on"
+        if config.split_by == "official"
+        else "those images are left out of training"
+    )
+    return [
+        f"{frame.loc[crossing, 'patient'].nunique():,} patients, by their names, are on both sides "
+        f"of the official division, with {images:,} images outside the test: {done} "
+        f"(split_by: {config.split_by})"
+    ]
 
 
 def _covers(frame: pd.DataFrame, official: pd.Series, findings: Sequence[str]) -> bool:
@@ -131,6 +193,8 @@ def split_notes(
         notes.append(
             f"{excluded:,} images of {patients:,} patients of an official test list or hold_out are left out"
         )
+    if unused := int((split == "unused").sum()):
+        notes.append(f"{unused:,} training images are not used: they are beyond train_fraction")
     counts = split_counts(frame, split, findings)
     positive = [name for name in findings if (frame[name] == 1).any()]
     for part in ("train", "val", "test"):
@@ -147,9 +211,9 @@ def check_leaks(frame: pd.DataFrame, by: str = "patient") -> None:
     """Raise SplitError when a `by` (patient or image) of `frame`, with its column 'split', stands
     in two splits.
 
-    Rows 'excluded' do not count; 'submit' counts as 'test'.
+    Rows 'excluded' and 'unused' do not count; 'submit' counts as 'test'.
     """
-    used = frame[frame["split"] != "excluded"]
+    used = frame[~frame["split"].isin(["excluded", "unused"])]
     strange = set(used["split"]) - set(SPLITS)
     if strange:
         raise SplitError(f"unknown splits {sorted(strange)}; they are {', '.join(SPLITS)}")
@@ -171,9 +235,10 @@ def leaking(earlier: pd.DataFrame, later: pd.DataFrame, by: str = "patient") -> 
 
     What the later stage tests on must not have trained the earlier one nor chosen its epoch; what
     validates the later stage must not have trained the earlier one. The test is by patient,
-    validation by `by`. Both frames have the columns image, patient and split. Patients of a file
-    without populations compare by their ids.
+    validation by `by`, a value of split_by. Both frames have the columns image, patient and split.
+    Patients of a file without populations compare by their ids.
     """
+    by = validation_unit(by)
     tested = _keys(later[later["split"].isin(["test", "submit"])], "patient", earlier)
     validated = _keys(later[later["split"] == "val"], by, earlier)
     patients, units = _keys(earlier, "patient", later), _keys(earlier, by, later)

@@ -26,7 +26,7 @@ BOX_COLUMNS = ["image", "finding", "x", "y", "w", "h"]
 _TEXT_COLUMNS = ["image", "path", "patient", "age", "sex", "view", "source", "official"]
 _OLDEST = 120  # years; a few ages of the NIH table are above 400
 _AGE = re.compile(r"^(-?\d+(?:\.\d+)?)\s*([YMWD]?)$", re.IGNORECASE)
-_UNITS_A_YEAR = {"": 1.0, "Y": 1.0, "M": 12.0, "W": 52.18, "D": 365.25}
+_UNITS_PER_YEAR = {"": 1.0, "Y": 1.0, "M": 12.0, "W": 52.18, "D": 365.25}
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,7 @@ def _age(text: str | None) -> float | None:
     match = _AGE.match(text)
     if match is None:
         return None
-    years = float(match[1]) / _UNITS_A_YEAR[match[2].upper()]
+    years = float(match[1]) / _UNITS_PER_YEAR[match[2].upper()]
     return years if 0 <= years <= _OLDEST else np.nan
 
 
@@ -247,7 +247,7 @@ def _targets(labels: Sequence[frozenset[str] | None], complete: bool) -> np.ndar
 
 
 def _read_boxes(listing: Listing, images: set[str]) -> tuple[pd.DataFrame, list[Problem]]:
-    boxes, problems, strangers = [], [], 0
+    boxes, problems, unlisted = [], [], 0
     for line, cells in listing.boxes:
         image, finding = cells[0].strip(), canonical_finding(cells[1]) if len(cells) > 1 else None
         try:
@@ -262,10 +262,10 @@ def _read_boxes(listing: Listing, images: set[str]) -> tuple[pd.DataFrame, list[
         elif image in images:
             boxes.append((image, finding, *numbers))
         else:
-            strangers += 1
-    if strangers:
+            unlisted += 1
+    if unlisted:
         listing.notes.append(
-            f"{strangers:,} boxes of BBox_List_2017.csv are of images that are not listed"
+            f"{unlisted:,} boxes of BBox_List_2017.csv are of images that are not listed"
         )
     return pd.DataFrame(boxes, columns=BOX_COLUMNS), problems
 
@@ -310,7 +310,7 @@ def read_dataset(
     findings wins.
 
     Checks that every listed file is there, is not empty and starts like an image; whether it
-    decodes to its end shows when the store is built (`lib.datasets.cache`). With on_bad='skip' rows
+    decodes to its end shows when the image cache is built (`lib.datasets.cache`). With on_bad='skip' rows
     that cannot be used are left out and returned as `bad_rows`. Raises DatasetError: with
     on_bad='raise' for any such row (one error for all), always for a folder without a known layout,
     a table that cannot be read, or when no row is left.
@@ -391,7 +391,9 @@ def _patient_notes(frame: pd.DataFrame, source: str) -> list[str]:
     names = frame["image"].str.rsplit("/").str[-1]
     stems = names.str.extract(NUMBERED.pattern, expand=False)
     shared = names[stems.notna() & stems.duplicated(keep=False)]
-    note = f"{source}: no patient is known, so each of {len(frame):,} images counts as a patient of its own"
+    note = (
+        f"{source}: no patient is known, so each of {len(frame):,} images counts as its own patient"
+    )
     if len(shared) < len(frame) / 4:
         return [f"{note}; several images of one person may stand in different splits"]
     example = f"{shared.iloc[0]!r} looks like patient {stems[shared.index[0]]!r}"

@@ -16,13 +16,13 @@ import torch
 from lib.exceptions import ExportError
 from lib.inference.predictor import OUTPUTS, parse_card
 from lib.inference.session import run_file
-from lib.models.heatmaps import ServingModule
+from lib.models.heatmaps import Served
 
 OPSET = 18
 TOLERANCE = 1e-4
 
 
-def write_onnx(served: ServingModule, path: Path) -> None:
+def write_onnx(served: Served, path: Path) -> None:
     """Write the graph for images (B, S, S), with B variable.
 
     Batch norms are folded into the convolutions before them. The exporter's notes about source
@@ -91,7 +91,7 @@ def golden_films(size: int, films: np.ndarray | None = None) -> np.ndarray:
 
 
 @torch.inference_mode()
-def check_parity(served: ServingModule, path: Path, images: np.ndarray) -> float:
+def check_parity(served: Served, path: Path, images: np.ndarray) -> float:
     """Return the largest difference of probabilities between torch and the file.
 
     `images` are (N, S, S) uint8. Logits, heat maps and embeddings are compared too, relative to the

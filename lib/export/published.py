@@ -10,8 +10,6 @@ module. Their training script for a single finding used ReLU, which differs by a
 negative value.
 """
 
-import pickle
-import re
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +17,9 @@ import torch
 from torch import Tensor
 
 from lib.config import FINDINGS
-from lib.exceptions import ExportError
+from lib.exceptions import ExportError, ModelError
 from lib.models.classifier import Classifier, build_backbone, build_head
+from lib.models.weights import few, origin, read_weights
 
 BACKBONE = "tf_efficientnet_b4.ns_jft_in1k"
 SIZE = 224
@@ -88,12 +87,14 @@ def load_published(path: Path) -> tuple[Classifier, dict[str, Any]]:
         )
     model.head = build_head("mlp", backbone.head_hidden_size, len(findings), DROPOUT)
     model.load_state_dict(state)
+    model.weights = origin(backbone, path)
     card = {
         "backbone": BACKBONE,
         "head": "mlp",
         "dropout": DROPOUT,
         "image_size": SIZE,
         "findings": list(findings),
+        "weights": model.weights,
     }
     return model.eval(), card | {"data": {"phantom": False, "about": _ABOUT}}
 
@@ -104,11 +105,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
     Raises ExportError when the file holds anything else.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a broken or hostile file raises a dozen exception types
-        raise ExportError(
-            f"{path} cannot be read as plain weights: {_unreadable(error)}"
-        ) from error
+        state = read_weights(path)
+    except ModelError as error:
+        raise ExportError(str(error)) from error
     if not isinstance(state, dict):
         raise ExportError(
             f"{path} holds a {type(state).__name__}; a state dict of tensors is needed"
@@ -124,7 +123,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     strange += [f"{key!r} (a key)" for key in state if not isinstance(key, str)]
     if strange:
         raise ExportError(
-            f"{path} holds more than tensors: {_few(strange)}; a plain state dict is needed"
+            f"{path} holds more than tensors: {few(strange)}; a plain state dict is needed"
         )
     broken = [
         key
@@ -133,21 +132,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
     ]
     if broken:
         raise ExportError(
-            f"{path}: values are not finite in {_few(broken)}; the file is broken, download it again"
+            f"{path}: values are not finite in {few(broken)}; the file is broken, download it again"
         )
     return state
-
-
-def _unreadable(error: Exception) -> str:
-    """Return why torch refused a file, without its advice to load the file unsafely."""
-    if found := re.search(r"Unsupported (?:global: GLOBAL|class) (\S+)", str(error)):
-        return (
-            f"it holds a Python object ({found[1]}), which could run code. Only weights are read: "
-            "save them alone with torch.save(model.state_dict(), FILE)"
-        )
-    if isinstance(error, pickle.UnpicklingError) or not str(error).strip():
-        return "it is damaged, or holds more than weights, and only weights are read; download it again"
-    return str(error).strip().splitlines()[0][:200]
 
 
 def _our_name(key: str) -> str:
@@ -177,9 +164,5 @@ def _check_fits(path: Path, given: dict[str, Tensor], wanted: dict[str, Tensor])
             wrong.append(f"{_their_name(key)} holds {given[key].dtype}")
     if wrong:
         raise ExportError(
-            f"{path} is not a published {BACKBONE} of this method: {_few(sorted(wrong))}"
+            f"{path} is not a published {BACKBONE} of this method: {few(sorted(wrong))}"
         )
-
-
-def _few(names: list[str]) -> str:
-    return "; ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -1,14 +1,13 @@
 """Export a model to `savefolder/`.
 
-In: a complete run, or the authors' published weights. Out: `savefolder/NAME.onnx` with its card
-inside, and NAME.md.
+In: a complete run, the runs of an arm, or the authors' published weights. Out:
+`savefolder/NAME.onnx` with its card inside, and NAME.md.
 """
 
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +16,6 @@ from typing import Any
 import numpy as np
 from timm.utils import reparameterize_model
 
-from lib.compression.images import CalibrationImages, read_run_films
 from lib.compression.quantize import (
     FLAG_LIMIT,
     LIMIT,
@@ -33,51 +31,38 @@ from lib.compression.quantize import (
     quantize,
 )
 from lib.compression.remeasure import remeasure, set_calibration
-from lib.config import REPO_ROOT, resolve
-from lib.exceptions import DatasetError, ExportError
+from lib.config import REPO_ROOT
+from lib.exceptions import ExportError
+from lib.export.ensemble import describe_members, read_ensemble
 from lib.export.onnx_file import check_parity, golden_films, write_card, write_onnx
-from lib.export.published import load_published
-from lib.files import atomic_write, read_json
+from lib.export.source import Source, read_source
+from lib.files import atomic_write
 from lib.inference.card import card_text, make_card, read_calibration
 from lib.inference.ood import fit_familiarity
 from lib.inference.session import latencies_ms, run_file
-from lib.models.classifier import Classifier, load_model
-from lib.models.heatmaps import ServingModule
-from lib.runs.run import is_complete
+from lib.models.classifier import Classifier
+from lib.models.heatmaps import EnsembleModule, Served, ServingModule
 from lib.system import package_versions
 
 CALIBRATION_FILMS = 64
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-@dataclass(frozen=True)
-class Source:
-    """What is exported: the model, its card, the record of its run, and the run's images.
-
-    `record` is empty without a run. Without images, `films` is None and `no_films` says why.
-    """
-
-    name: str
-    model: Classifier
-    card: dict[str, Any]
-    record: dict[str, Any]
-    films: CalibrationImages | None
-    no_films: str = ""
-
-
 def export_run(
-    source: Path | str,
+    source: Path | str | Sequence[Path],
     name: str | None = None,
     int8: bool = False,
     allow_drop: bool = False,
     out: Path = REPO_ROOT / "savefolder",
     log: Callable[[str], None] = print,
 ) -> Path:
-    """Export a run or published weights to ONNX, and return the path of NAME.onnx.
+    """Export a run, an ensemble of runs or published weights to ONNX, and return the path of
+    NAME.onnx.
 
-    - source: the folder of a run, or a state dict `all_14.pt` or `single_disease.pt`.
+    - source: the folder of a run, those of the runs of one arm, or a state dict `all_14.pt` or
+      `single_disease.pt`.
     - name: by default that of the study and the run, or of the file.
-    - int8: quantize. This needs the run's images.
+    - int8: quantize. This needs the run's images, and a single run.
     - allow_drop: keep int8 even over the limits of `compression.quantize`, or not judged.
     - out: the folder for the files.
     - log: called with size, drift and latency, line by line.
@@ -87,11 +72,16 @@ def export_run(
     thresholds, calibration and test scores of its own. Raises ExportError, DatasetError or
     ModelError; then no file is left behind.
     """
-    found = read_source(Path(source))
+    found = read_source(Path(source)) if isinstance(source, str | Path) else read_ensemble(source)
     name = name or found.name + ("-int8" if int8 else "")
     if not NAME.fullmatch(name):
         raise ExportError(
             f"{name!r} is not a valid model name: use letters, digits, '.', '_' and '-' (--name NAME)"
+        )
+    if int8 and found.members:
+        raise ExportError(
+            f"int8 is made for one network, and {found.name} is an ensemble of {len(found.members)}: "
+            "export the ensemble in fp32, or one of its runs in int8"
         )
     if int8 and found.films is None:
         raise ExportError(f"int8 needs the run's images, but {found.no_films}; export fp32 instead")
@@ -113,49 +103,34 @@ def export_run(
                 f"fp32: {plain.stat().st_size / 2**20:.1f} MB, {took:.1f} ms per image at 2 threads"
             )
         parts["familiarity"] = _familiarity(found, shipped, log)
+        parts["megabytes"] = round(shipped.stat().st_size / 2**20, 1)
+        if found.members:
+            parts["members"] = describe_members(found.members)
         card = make_card(name, run_card, metrics, **parts, **_made(found))
         write_card(shipped, card)
         return _keep(shipped, card, out / f"{name}.onnx")
 
 
-def read_source(source: Path) -> Source:
-    """Load the model to export from a complete run's folder or a published state dict."""
-    source = source.expanduser()
-    source = source if source.exists() else resolve(source)
-    if source.is_file():
-        model, card = load_published(source)
-        return Source(source.stem, model, card, {}, None, "published weights come without images")
-    if not is_complete(source):
-        raise ExportError(
-            f"{source} is not a complete run: it has no record.json; run it first, or name another run"
-        )
-    model, card = load_model(source)
-    name = f"{source.resolve().parent.name}-{source.resolve().name}"
-    record = read_json(source / "record.json") | {"study": source.resolve().parent.name}
-    try:
-        films = read_run_films(source, card)
-    except (DatasetError, OSError) as error:
-        return Source(
-            name, model, card, record, None, f"they cannot be read: {str(error).splitlines()[0]}"
-        )
-    return Source(name, model, card, record, films)
-
-
 def _write_plain(found: Source, path: Path) -> float:
     """Write the fp32 file; return the largest difference of its probabilities from torch's."""
-    calibration, size = read_calibration(found.card), found.card["image_size"]
-    reference = ServingModule(found.model, calibration["slope"], calibration["intercept"], size)
-    merged = Classifier(
-        reparameterize_model(
-            found.model.backbone
-        ),  # parallel branches become one convolution (RepVGG)
-        found.model.head,
-        found.model.mean.flatten().tolist(),
-        found.model.std.flatten().tolist(),
-    )
-    write_onnx(ServingModule(merged, calibration["slope"], calibration["intercept"], size), path)
+    write_onnx(_network(found, merged=True), path)
     films = found.films.val if found.films else None
-    return check_parity(reference, path, golden_films(size, films))
+    return check_parity(
+        _network(found, merged=False), path, golden_films(found.card["image_size"], films)
+    )
+
+
+def _network(found: Source, merged: bool) -> Served:
+    """Return the network to serve; `merged`: parallel branches are one convolution (RepVGG)."""
+    if found.members:
+        return EnsembleModule([_network(member, merged) for member in found.members])
+    model, calibration = found.model, read_calibration(found.card)
+    if merged:
+        mean, std = (values.flatten().tolist() for values in (model.mean, model.std))
+        model = Classifier(reparameterize_model(model.backbone), model.head, mean, std)
+    return ServingModule(
+        model, calibration["slope"], calibration["intercept"], found.card["image_size"]
+    )
 
 
 def _write_int8(

@@ -1,5 +1,5 @@
-"""In: the bytes of a DICOM file. Out: its film as it is meant to be seen, in 8-bit grey, or why it
-is none."""
+"""In: the bytes of a DICOM file. Out: its image in 8-bit grey, as it is meant to be displayed, or an
+`ImageError`."""
 
 import re
 from io import BytesIO
@@ -17,7 +17,7 @@ from lib.exceptions import ImageError
 from lib.images.dicom_display import displayed
 from lib.images.pixels import check_size
 
-MODALITIES = ("CR", "DX", "RG", "DR", "XR")  # the last two are no defined terms, but are met
+MODALITIES = ("CR", "DX", "RG", "DR", "XR")  # the last two are not in the standard, but in use
 RADIOGRAPHS = (
     uid.ComputedRadiographyImageStorage,
     uid.DigitalXRayImageStorageForPresentation,
@@ -99,7 +99,7 @@ def _check_syntax(syntax: uid.UID) -> None:
         return
     if syntax not in BY_GDCM:
         raise ImageError(
-            f"is DICOM stored as {syntax.name or 'nothing known'}; store it uncompressed, to be read"
+            f"is DICOM stored as {syntax.name or 'an unknown syntax'}, which is not read; save it uncompressed"
         )
     if "gdcm" not in get_decoder(syntax).available_plugins:
         raise ImageError(
@@ -142,7 +142,7 @@ def _meaning(header: Dataset, keyword: str) -> str:
 
 def _check_shape(header: Dataset) -> None:
     if int(header.get("NumberOfFrames") or 1) != 1:
-        raise ImageError(f"holds {header.NumberOfFrames} frames, and a film is one")
+        raise ImageError(f"holds {header.NumberOfFrames} frames; only single images are read")
     if header.get("Rows") is None or header.get("Columns") is None:
         raise ImageError("is DICOM without an image")
     check_size(int(header.Columns), int(header.Rows))
@@ -152,14 +152,14 @@ def _check_shape(header: Dataset) -> None:
         kind in COLOUR and samples == 3 and bits == 8
     ):
         raise ImageError(
-            f"stores {samples} x {bits} bits a pixel as {kind}; grey of 8 or 16 bits is read"
+            f"stores {samples} x {bits} bits per pixel as {kind}; only grey of 8 or 16 bits and RGB of 8 bits are read"
         )
 
 
 def _decode(dataset: Dataset) -> np.ndarray:
     """The stored values: (Rows, Columns) of 8 or 16 bits, or (Rows, Columns, 3) uint8 RGB."""
     syntax = dataset.file_meta.TransferSyntaxUID
-    # without another table, the frame that is checked is the one that is decoded
+    # without these tables, the frame that is checked is the frame that is decoded
     for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
         if keyword in dataset:
             delattr(dataset, keyword)
@@ -172,7 +172,7 @@ def _decode(dataset: Dataset) -> np.ndarray:
 
 
 def _check_codestream(frame: bytes, header: Dataset) -> None:
-    """Refuses a frame that is of another size than the header says: it may be a bomb."""
+    """Refuse a frame whose size differs from the header: it may be a decompression bomb."""
     width, height = _jpeg_size(frame) if frame[:2] == b"\xff\xd8" else _jpeg_2000_size(frame)
     if (width, height) != (header.Columns, header.Rows):
         raise ImageError(

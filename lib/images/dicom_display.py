@@ -41,7 +41,7 @@ def displayed(stored: np.ndarray, header: Dataset) -> tuple[np.ndarray, list[str
 
 
 def _blocks(codes: np.ndarray) -> list[slice]:
-    """Few rows at a time: looking values up takes eight bytes a pixel."""
+    """A few rows at a time: looking values up takes eight bytes per pixel."""
     return [slice(start, start + 64) for start in range(0, len(codes), 64)]
 
 

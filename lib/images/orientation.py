@@ -1,4 +1,4 @@
-"""In: a grey film. Out: whether it seems to lie on its side.
+"""In: a grey image. Out: whether it seems to lie on its side.
 
 An upright chest is nearly its own mirror image, left against right; top against bottom it is not.
 The symmetry of an image is the correlation with its mirror image, at the best of several axes near
@@ -11,13 +11,13 @@ from PIL import Image
 SIDE = 32  # px that are looked at
 SHIFT = 6  # px that an axis may lie from the middle, times two
 MARGIN = 0.15
-"""By how much the wrong symmetry must be larger. Measured with this margin: of 1,496 adults' films
-of the NIH 96 % are noticed when they are turned by 90 degrees and 0.7 % upright, of 681 others 98
-and 0 %, of 1,500 children's films 28 and 2.3 %."""
+"""How much larger the wrong symmetry must be. Measured with this margin: of 1,496 images of adults
+(NIH) 96 % are detected when turned by 90 degrees, and 0.7 % are false alarms; of 681 others 98 %
+and 0 %; of 1,500 images of children 28 % and 2.3 %."""
 
 
 def seems_sideways(pixels: np.ndarray) -> bool:
-    """Whether a film (H, W) uint8 looks turned by 90 degrees. By 180 degrees is not noticed."""
+    """Whether a film (H, W) uint8 looks turned by 90 degrees. A turn by 180 degrees is not detected."""
     small = Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BOX)
     grey = np.asarray(small, np.float64)
     return mirror_symmetry(grey.T) - mirror_symmetry(grey) > MARGIN

@@ -32,9 +32,9 @@ def check_size(width: int, height: int) -> None:
 
 
 def read_bytes(source: Path | str | bytes | BinaryIO, expect: Callable[[int], None]) -> bytes:
-    """The bytes of the file; `expect` is told the size of one on disk before it is read.
+    """The bytes of the file; `expect` is called with the size of a file on disk before it is read.
 
-    Pipes, devices and folders are refused unopened, for reading one could wait for ever.
+    Pipes, devices and folders are refused without opening them, because reading one could block forever.
     """
     if isinstance(source, Path | str):
         try:
@@ -59,7 +59,7 @@ def _check_bytes(count: int) -> None:
     if not count:
         raise ImageError("is empty")
     if count > MAX_BYTES:
-        raise ImageError(f"is larger than {MAX_BYTES >> 20} MiB, and no film is")
+        raise ImageError(f"is larger than {MAX_BYTES >> 20} MiB; larger files are not read")
 
 
 def _check_regular(status: os.stat_result) -> None:
@@ -69,9 +69,7 @@ def _check_regular(status: os.stat_result) -> None:
         raise ImageError("is a pipe, a socket or a device, not a file")
 
 
-DECODE_VERSION = (
-    3  # raise it when the same file would give other pixels: stores are then built anew
-)
+DECODE_VERSION = 3  # increase it when a file would give other pixels: caches are then built again
 
 Bad = list[tuple[int, str]]
 """(row, reason) of the images that cannot be decoded."""
@@ -85,7 +83,7 @@ def decode_grey(path: str, size: int) -> np.ndarray:
     ignored. Deeper than 8 bits: the range of the smallest power of two that holds the brightest
     pixel becomes 0..255, so that 12-bit films in 16-bit files keep their contrast; the range of a
     float image with no pixel over 1 is 0..1. Raises whatever Pillow raises on a file that is no
-    image, or not whole.
+    image, or incomplete.
     """
     with Image.open(path) as image:
         image.draft(

@@ -24,7 +24,7 @@ _BEGINNINGS = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0
 
 @dataclass(frozen=True)
 class Radiograph:
-    """One film: what the model sees, what a person sees, and what is to be said about it.
+    """One image: pixels for the model, a preview for display, and warnings.
 
     `pixels` (S, S) uint8 grey, squashed as in training; `preview` (h, w) uint8 grey in the film's
     own shape, or None; `width` and `height` of the film, upright, in px; `warnings` are phrases.
@@ -44,8 +44,8 @@ def read_radiograph(
     """Reads one film: a path, the bytes of a file, or an open binary file.
 
     The pixels are those of `pixels.decode_grey`, after the turn that EXIF may ask for. `preview` is
-    the longest side of the picture for display in px, 0 for none. `name` is how messages call the
-    file. Size and frames are judged by the header, before pixels are decoded. Raises ImageError
+    the longest side of the picture for display in px, 0 for none. `name` names the file in
+    messages. Size and frames are checked in the header, before pixels are decoded. Raises ImageError
     with the reason for what is refused.
     """
     subject = "".join(c if c.isprintable() else "?" for c in name)[:120] or "the file"
@@ -113,7 +113,7 @@ def _open(data: bytes) -> Image.Image:
         return Image.open(BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise ImageError(
-            f"claims more pixels than any film has; at most {MAX_SIDE} px per side are read"
+            f"has more pixels than any film, by its header; at most {MAX_SIDE} px per side are read"
         ) from error
     except UnidentifiedImageError as error:
         if data.startswith(_BEGINNINGS):
@@ -179,7 +179,7 @@ def _look(image: Image.Image) -> list[str]:
 
 
 def _remarks(pixels: np.ndarray, width: int, height: int) -> list[str]:
-    """Warnings that the pixels (S, S) and the full size give rise to."""
+    """Warnings about the pixels (S, S) and the full size."""
     size = len(pixels)
     remarks = [f"only {width} x {height} px, where the model looks at {size} px"] * (
         min(width, height) < size

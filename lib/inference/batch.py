@@ -268,7 +268,7 @@ def _jobs(
         row = empty | {"path": path_text(found.path), "model": model} | _stat(found.path)
         reused = journal is not None and journal.holds(row)
         waiting.append(
-            _Job(row["path"], None if reused else pool.submit(_answered, found, row, predictor))
+            _Job(row["path"], None if reused else pool.submit(_row, found, row, predictor))
         )
         if len(waiting) > ahead:
             yield waiting.popleft()
@@ -283,7 +283,7 @@ def _stat(path: str) -> Row:
     return {"bytes": status.st_size, "modified": status.st_mtime_ns}
 
 
-def _answered(found: Found, row: Row, predictor: Predictor) -> Row:
+def _row(found: Found, row: Row, predictor: Predictor) -> Row:
     """Return the full row of one file; runs in a thread.
 
     A file that cannot be read does not end the batch, but a bug does.
@@ -295,11 +295,11 @@ def _answered(found: Found, row: Row, predictor: Predictor) -> Row:
         except (ImageError, OSError) as error:
             reason = str(error)
         else:
-            return row | _told(film, predictor)
+            return row | _predicted(film, predictor)
     return row | {"status": "refused", "reason": escaped(reason)}
 
 
-def _told(film: Radiograph, predictor: Predictor) -> Row:
+def _predicted(film: Radiograph, predictor: Predictor) -> Row:
     """Return the model's predictions for one image, as columns of its row."""
     answer = predictor.predict(film.pixels[None])
     score = float(

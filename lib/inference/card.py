@@ -61,6 +61,7 @@ def make_card(
         ],
         "calibration": calibration,
         "data": _without_paths(card["data"]),
+        "weights": card.get("weights"),
         "metrics": [_of_probs(row) for row in metrics],
         "intended_use": INTENDED_USE,
         "notice": NOTICE,
@@ -130,6 +131,9 @@ def card_text(card: dict[str, Any]) -> str:
         f"predicts {len(card['findings'])} findings on grey images, resized to {size} x {size} pixels without "
         "keeping their aspect ratio.",
         _table(("", ""), [(key, value) for key, value in _made(card).items() if value]),
+        *(_members(card["members"]) if card.get("members") else []),
+        "## Where the weights came from",
+        _weights(card),
         "## How well it does",
         _reliability(card),
         *([_points(card)] if card["operating_points"] else []),
@@ -180,7 +184,8 @@ def _made(card: dict[str, Any]) -> dict[str, str]:
     )
     return {
         "run": " / ".join(str(run[key]) for key in ("study", "run") if run.get(key)),
-        "config": run.get("config_hash", ""),
+        "config": run.get("config_hash") or "",
+        "file size": f"{card['megabytes']} MB" if card.get("megabytes") else "",
         "commit": (run.get("git") or {}).get("commit") or "",
         "data": "; ".join(
             f"{folder}: {layout}" for folder, layout in data.get("layouts", {}).items()
@@ -193,6 +198,25 @@ def _made(card: dict[str, Any]) -> dict[str, str]:
             f"{name} {number}" for name, number in card["versions"].items() if number
         ),
     }
+
+
+def _members(members: Sequence[dict[str, Any]]) -> list[str]:
+    lines = [
+        (row["run"], row["seed"], row["config_hash"], _number(row.get("auroc"))) for row in members
+    ]
+    return [
+        "## Members",
+        f"An ensemble of {len(members)} runs, which differ in their seed: its probabilities are the mean of "
+        "their calibrated probabilities, its thresholds the mean of their calibrated thresholds, its heat maps the "
+        "mean of theirs. The numbers of images and patients above, the embedding, and with it the "
+        f"out-of-distribution score, are those of {members[0]['run']}.",
+        _table(("run", "seed", "config", "mean test AUROC"), lines),
+    ]
+
+
+def _weights(card: dict[str, Any]) -> str:
+    text = (card.get("weights") or {}).get("text")
+    return f"Its training started from {text}." if text else "Its card does not say."
 
 
 def _reliability(card: dict[str, Any]) -> str:

@@ -13,10 +13,10 @@ import onnxruntime
 
 from lib.exceptions import ExportError
 from lib.images.pixels import MAX_SIDE
+from lib.inference.card import CARD_FORMAT
 from lib.inference.ood import unlikeness
 from lib.system import available_cores
 
-CARD_FORMAT = 1
 OUTPUTS = ("logits", "probs", "heatmaps", "embedding")
 _REQUIRED = ("name", "findings", "image_size", "thresholds")
 _STATISTICS = (

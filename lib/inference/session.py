@@ -1,15 +1,18 @@
 """Run an ONNX file.
 
-In: an ONNX file. Out: its outputs, and its speed.
+In: an ONNX file. Out: its outputs, and its speed. `python -m lib.inference.session FILE` prints the
+peak memory in MiB of a process that only predicts with it.
 """
 
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from lib.inference.predictor import open_session
+from lib.inference.predictor import Predictor, open_session
+from lib.system import peak_memory_mb
 
 THREADS = 2  # as on a small laptop; latencies are reported for this number
 
@@ -48,3 +51,14 @@ def latencies_ms(paths: Mapping[str, Path], size: int, rounds: int = 20) -> dict
             session.run(None, {"images": film})
             seconds[name].append(time.perf_counter() - start)
     return {name: 1000 * float(np.median(times)) for name, times in seconds.items()}
+
+
+def _print_peak_memory(path: str) -> None:
+    predictor = Predictor(path, THREADS)
+    for _ in range(5):
+        predictor.warm_up()
+    print(peak_memory_mb())
+
+
+if __name__ == "__main__":
+    _print_peak_memory(sys.argv[1])

@@ -209,7 +209,9 @@ def _read_csv(path: Path) -> Iterator[Row]:
 def _parsed(text: str, kind: type) -> Any:
     if kind is str:
         return text
-    return None if text == "" else text == "True" if kind is bool else kind(text)
+    if text == "":
+        return None
+    return text == "True" if kind is bool else kind(text)
 
 
 def _read_parquet(path: Path) -> Iterator[Row]:

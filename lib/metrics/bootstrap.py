@@ -17,6 +17,7 @@ from lib.metrics.scores import (
     counted_findings,
     cuts,
     f1,
+    mean_defined,
     positive_patients,
     ratio,
 )
@@ -135,15 +136,6 @@ def point_scores(
         "average_precision": np.array([average_precision(y, p) for y, p, _ in columns]),
         "f1": np.array([f1(y, p, t) for y, p, t in columns]),
     }
-
-
-def mean_defined(values: np.ndarray, axis: int = -1) -> np.ndarray:
-    """The mean of what is not NaN; NaN where all is."""
-    defined = ~np.isnan(values)
-    count = defined.sum(axis=axis)
-    return np.where(
-        count > 0, np.where(defined, values, 0.0).sum(axis=axis) / np.maximum(count, 1), np.nan
-    )
 
 
 def spread(resampled: np.ndarray) -> np.ndarray:

@@ -33,11 +33,11 @@ _EPS = np.finfo(float).eps  # a log loss takes no probability nearer to 0 or 1, 
 def calibration_scores(
     targets: np.ndarray, probs: np.ndarray, findings: Sequence[str], bins: int = 15
 ) -> pd.DataFrame:
-    """How far probs (N, F) mean what they say on targets (N, F) with NaN: one row per finding, then
-    the row `macro`.
+    """How well probs (N, F) are calibrated on targets (N, F) with NaN: one row per finding, then the
+    row `macro`.
 
-    brier: mean squared error (Brier 1950); brier_reference: that of answering the share of
-    positives to every image; ece: expected calibration error over `reliability`'s bins of equal
+    brier: mean squared error (Brier 1950); brier_reference: that of predicting the share of
+    positives for every image; ece: expected calibration error over `reliability`'s bins of equal
     counts (Nixon et al. 2019), which chance alone raises where images are few, so compare it on the
     same images only; log_loss, and positives. NaN where nothing is annotated. The macro row holds
     means over the other findings, and all positives. Raises ValueError as `evaluate`.
@@ -142,7 +142,7 @@ class Calibration:
         """Calibrated probabilities of probs (..., F), as float64; ValueError on what is no
         probability.
 
-        Two probabilities that single precision tells apart stay apart, and in order, up to 0 and 1.
+        Two probabilities that differ in single precision still differ, in the same order.
         """
         probs = np.asarray(probs, dtype=float)
         if probs.ndim == 0 or probs.shape[-1] != len(self.findings):
@@ -171,7 +171,7 @@ class Calibration:
 
     @classmethod
     def from_card(cls, card: dict[str, Any]) -> "Calibration":
-        """The same from a card; raises ValueError that says what is wrong with it."""
+        """The calibration in a card; raises ExportError that says what is wrong with it."""
         try:
             findings, method = tuple(card["findings"]), tuple(card["method"])
             losses = [card["held_out_log_loss"][name] for name in METHODS]
@@ -230,11 +230,11 @@ def fit_calibration(
 
 
 def keeps_order(slope: float, intercept: float) -> bool:
-    """Whether the map keeps apart, and in order, all probabilities that single precision tells
-    apart.
+    """Whether all probabilities that differ in single precision still differ, in the same order, after
+    the map.
 
-    A slope <= 0 does not; nor does a map so steep (about 2) or so high that answers next to 1 round
-    to one number.
+    A slope <= 0 does not; nor does a map so steep (about 2) or so high that probabilities next to 1
+    round to one number.
     """
     if not np.isfinite([slope, intercept]).all():
         return False
@@ -321,7 +321,7 @@ def _fit(z: np.ndarray, y: np.ndarray, method: str) -> tuple[float, float]:
     )
     if not np.abs(gradient(found.x)).max() < 1e-6:
         raise ValueError(
-            f"the {method} map did not settle; look for probabilities that are almost all equal"
+            f"the fit of the {method} map did not converge; are almost all probabilities equal?"
         )
     slope, intercept = np.append(found.x, 0)[:2]
     return float(slope), float(intercept)

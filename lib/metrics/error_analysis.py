@@ -46,8 +46,7 @@ def confident_errors(
 def error_overlap(
     targets: np.ndarray, probs: np.ndarray, thresholds: np.ndarray | None, findings: Sequence[str]
 ) -> pd.DataFrame:
-    """What is called instead of a finding that is missed: percentages, findings missed x findings
-    called wrongly.
+    """What is predicted instead of a missed finding: percentages, missed findings x false alarms.
 
     targets (N, F) with NaN, probs (N, F), thresholds (F,). The cell (a, b) is the share of the
     films with a missed a (and an annotated b) that get b as a false alarm; the column `missed`
@@ -65,8 +64,8 @@ def error_overlap(
 
 
 def label_noise_candidates(predictions: pd.DataFrame, findings: Sequence[str]) -> pd.DataFrame:
-    """Films whose label a confident answer contradicts, the clearest first: labels to look at
-    again, not errors found.
+    """Films whose label a confident prediction contradicts, the clearest first: labels to check, not
+    known errors.
 
     Confident learning (Northcutt, Jiang and Chuang 2021): a negative film whose probability reaches
     the mean of the positive films, or a positive one that falls to the mean of the negative ones,
@@ -106,7 +105,7 @@ def label_noise_candidates(predictions: pd.DataFrame, findings: Sequence[str]) -
 
 
 MEASURES = ("pointing", "energy")
-BOX_PIXELS = 1024  # BBox_List_2017.csv counts in pixels of the originals, 1024 a side
+BOX_PIXELS = 1024  # BBox_List_2017.csv is in pixels of the originals, 1024 per side
 
 
 def box_scores(maps: np.ndarray, boxes: np.ndarray) -> pd.DataFrame:

@@ -40,8 +40,19 @@ def ranked_scores(ranking: Ranking, weights: np.ndarray) -> tuple[np.ndarray, np
     """AUROC (B,) and average precision (B,) for weights (B, columns): how often each image counts,
     as float32.
 
-    One row of weights is one resample, sorted once and for all. NaN where all images of a class
-    have weight 0.
+    One row of weights is one resample; images are sorted once for all. NaN where all images of a
+    class have weight 0. Example, six images from the highest probability to the lowest:
+
+        image           a     b     c     d     e     f
+        target          1     0     1     0     0     1
+        weight          1     2     1     0     1     1
+        images so far   1     3     4     4     5     6
+        positives       1     1     2     2     2     3
+        negatives lower 3           1                 0
+        precision       1/1         2/4               3/6
+
+    AUROC = (1 x 3 + 1 x 1 + 1 x 0) / (3 positives x 3 negatives) = 4/9; average precision =
+    (1/1 + 2/4 + 3/6) / 3 = 2/3.
     """
     inside = np.add.reduceat(
         np.take(weights, ranking.columns, axis=1), ranking.starts, axis=1

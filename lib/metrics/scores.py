@@ -17,6 +17,21 @@ MACRO = "macro"
 MIN_PATIENTS = 5
 """A finding counts in a macro mean from so many patients with a positive image on, and as many with
 a negative one."""
+_COLUMNS = [
+    "finding",
+    "auroc",
+    "average_precision",
+    "f1_at_half",
+    "threshold",
+    "threshold_from",
+    "f1",
+    "sensitivity",
+    "specificity",
+    "accuracy",
+    "accuracy_all_negative",
+    "positives",
+    "negatives",
+]
 _COUNTED = ("auroc", "average_precision", "f1", "specificity", "accuracy")
 
 
@@ -52,8 +67,8 @@ def f1(y: np.ndarray, p: np.ndarray, threshold: float = HALF) -> float:
 
 
 def epoch_score(row: Any, rule: str) -> Any:
-    """What the epoch that is kept has most of: `row` is one row of a history, or the whole table;
-    rule: see Config."""
+    """The score whose maximum chooses the epoch. row: one row of a history, or the whole table; rule:
+    `choose_epoch_by` of Config."""
     columns = {"auroc": "val_auroc", "loss": "val_loss", "last": "epoch"}
     values = row[columns.get(rule, f"val_{rule}")]
     return -values if rule == "loss" else values
@@ -169,35 +184,14 @@ def evaluate(
     """
     targets, probs = checked(targets, probs, findings)
     cut, given = cuts(thresholds, len(findings))
+    if sources is None:
+        sources = np.where(given, "validation", "default").tolist()
     rows = [
         {"finding": name, **_finding_row(targets[:, j], probs[:, j], cut[j])}
-        | {
-            "threshold_from": sources[j]
-            if sources is not None
-            else "validation"
-            if given[j]
-            else "default"
-        }
+        | {"threshold_from": sources[j]}
         for j, name in enumerate(findings)
     ]
-    columns = [
-        "finding",
-        "auroc",
-        "average_precision",
-        "f1_at_half",
-        "threshold",
-        "threshold_from",
-        "f1",
-    ]
-    columns += [
-        "sensitivity",
-        "specificity",
-        "accuracy",
-        "accuracy_all_negative",
-        "positives",
-        "negatives",
-    ]
-    table = pd.DataFrame(rows, columns=columns)
+    table = pd.DataFrame(rows, columns=_COLUMNS)
     counted = counted_findings(targets, patients)
     means = table.drop(
         columns=["finding", "threshold", "threshold_from", "positives", "negatives"]
@@ -207,7 +201,7 @@ def evaluate(
         "finding": MACRO,
         **table[["positives", "negatives"]].sum().to_dict(),
     }
-    table = pd.DataFrame([*rows, macro], columns=columns).astype(
+    table = pd.DataFrame([*rows, macro], columns=_COLUMNS).astype(
         {"positives": int, "negatives": int}
     )
     for name in _COUNTED:
@@ -240,9 +234,18 @@ def _finding_row(y: np.ndarray, p: np.ndarray, threshold: float) -> dict[str, fl
 def _scored(
     score: Callable[[np.ndarray, np.ndarray], float], y: np.ndarray, p: np.ndarray
 ) -> float:
-    """A score of scikit-learn's on the annotated images; NaN where a class is missing."""
+    """A score of scikit-learn on the annotated images; NaN where a class is missing."""
     y, p = _annotated(y, p)
     return float(score(y, p)) if len(np.unique(y)) == 2 else np.nan
+
+
+def mean_defined(values: np.ndarray, axis: int = -1) -> np.ndarray:
+    """The mean of what is not NaN; NaN where all is."""
+    defined = ~np.isnan(values)
+    count = defined.sum(axis=axis)
+    return np.where(
+        count > 0, np.where(defined, values, 0.0).sum(axis=axis) / np.maximum(count, 1), np.nan
+    )
 
 
 def ratio(part: np.ndarray, whole: np.ndarray, defined: np.ndarray) -> np.ndarray:

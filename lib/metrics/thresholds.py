@@ -91,7 +91,7 @@ def apply_thresholds(
 
     Its rows, and beside them positives, negatives, and sensitivity, specificity, precision and f1,
     each with _low and _high: 95 % percentile intervals over n resamples of patients, the same as
-    `bootstrap_interval` draws, for f1 those of `intervals.finding_interval`; none where fewer than
+    `bootstrap_interval` draws, for f1 those of `bootstrap.finding_interval`; none where fewer than
     MIN_PATIENTS patients have an image of the class. Thresholds are fixed, so the luck of choosing
     them on validation is not in the intervals. NaN where a number is not defined (precision:
     nothing called positive); such resamples are left out. Fewer than two patients: no interval. The

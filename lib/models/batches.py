@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,6 +33,7 @@ class Loader:
     - rows: (M,) the rows of the store that belong to this split.
     - targets: (M, F) label per image and finding.
     - images, patients: (M,) ids, by default the row numbers.
+    - per_epoch: how many images an epoch has, by default M; more repeat, each as often as others.
 
     Every batch depends only on (seed, epoch, batch number), so that training resumes exactly.
     """
@@ -45,6 +47,7 @@ class Loader:
     seed: int = 0
     images: np.ndarray | None = None
     patients: np.ndarray | None = None
+    per_epoch: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("images", "patients"):
@@ -56,7 +59,7 @@ class Loader:
             raise ValueError(f"{len(self.rows)} images but {len(self.targets)} rows of targets")
 
     def __len__(self) -> int:
-        return math.ceil(len(self.rows) / self.batch_size)
+        return math.ceil((self.per_epoch or len(self.rows)) / self.batch_size)
 
     def epoch(self, number: int = 0, *, ahead: bool = False) -> Iterator[Batch]:
         """Yield the batches of one epoch.
@@ -65,10 +68,7 @@ class Loader:
         this on accelerators only: on a CPU the thread takes cores away from training. Batch sizes
         differ by at most one image, so that no tiny last batch upsets batch norm.
         """
-        order = np.arange(len(self.rows))
-        if self.shuffle:
-            order = np.random.default_rng((self.seed, number)).permutation(order)
-        parts = np.array_split(order, len(self))
+        parts = np.array_split(self._order(number), len(self))
         if not ahead:
             yield from (self._batch(part, number, index) for index, part in enumerate(parts))
             return
@@ -78,6 +78,16 @@ class Loader:
                 ready, waiting = waiting, thread.submit(self._batch, parts[index], number, index)
                 yield ready.result()
             yield waiting.result()
+
+    def _order(self, number: int) -> np.ndarray:
+        """Return the places in `rows` of one epoch's images, in order."""
+        places = np.arange(len(self.rows))
+        count = self.per_epoch or len(places)
+        passes = math.ceil(count / len(places))
+        if not self.shuffle:
+            return np.tile(places, passes)[:count]
+        random = np.random.default_rng((self.seed, number))
+        return np.concatenate([random.permutation(places) for _ in range(passes)])[:count]
 
     def _batch(self, picked: np.ndarray, epoch: int, index: int) -> Batch:
         images = torch.from_numpy(
@@ -99,7 +109,8 @@ def make_loaders(
     - submission: ids of images to predict; `submit` returns them in this order.
 
     Images without an annotation for any of the config's findings are left out, except those to
-    submit. Raises DatasetError when train, val or test has no annotated image.
+    submit. With `train_fraction` an epoch still has as many images as with all training patients,
+    so that less data is not less training. Raises DatasetError when train, val or test has no annotated image.
     """
     targets = frame[list(config.findings)].to_numpy(np.float32)  # (N, F)
     annotated = ~np.isnan(targets).all(axis=1)
@@ -116,11 +127,11 @@ def make_loaders(
                 f"{len(lost)} images listed in the unlabelled test.csv have no usable image file, for example {lost[0]}"
             )
         if len(rows):
-            training = (
-                {"augment": config.augment, "shuffle": True, "seed": config.seed}
-                if split == "train"
-                else {}
-            )
+            training: dict[str, Any] = {}
+            if split == "train":
+                unused = int(((frame["split"] == "unused") & annotated).sum())
+                training = {"augment": config.augment, "shuffle": True, "seed": config.seed}
+                training["per_epoch"] = len(rows) + unused
             ids = {
                 "images": frame["image"].to_numpy(str)[rows],
                 "patients": frame["patient"].to_numpy(str)[rows],

@@ -14,6 +14,7 @@ import torch
 from lib.config import Config
 from lib.exceptions import ModelError
 from lib.models.classifier import build_backbone, build_head, check_freeze
+from lib.models.weights import weights_to_load
 
 
 def check_model(values: dict[str, Any]) -> str | None:
@@ -40,7 +41,7 @@ def _build(config: Config) -> torch.nn.Module:
     """Build the backbone: with weights if they are a local file, else without allocating any."""
     if isinstance(config.pretrained, str):
         return build_backbone(
-            config.backbone, config.image_size, config.drop_path, config.pretrained
+            config.backbone, config.image_size, config.drop_path, weights_to_load(config)
         )
     try:
         with torch.device("meta"):

@@ -21,6 +21,15 @@ from torch import Tensor, nn
 from lib.config import Config, resolve
 from lib.exceptions import ModelError
 from lib.files import atomic_write, read_json, write_json
+from lib.models.weights import (
+    few,
+    load_weights,
+    misfits,
+    normalisation,
+    origin,
+    origin_in_run,
+    weights_to_load,
+)
 
 MLP_WIDTHS = (625, 256)  # Ayushk4/MedImaging (2021)
 
@@ -28,15 +37,22 @@ MLP_WIDTHS = (625, 256)  # Ayushk4/MedImaging (2021)
 class Classifier(nn.Module):
     """A timm backbone and a head for grey images: (B, 1, H, W) in [0, 1] -> logits (B, F).
 
-    The grey channel is normalised with the backbone's own mean and std, which repeats it to three
-    channels. Modules whose weights are all frozen stay in evaluation mode, so that frozen batch
-    norm statistics do not change.
+    The grey channel is normalised with the mean and std that the backbone's weights need, which
+    repeats it to three channels. Modules whose weights are all frozen stay in evaluation mode, so
+    that frozen batch norm statistics do not change. `weights` says where the first weights came
+    from, see `lib.models.weights.origin`.
     """
 
     def __init__(
-        self, backbone: nn.Module, head: nn.Module, mean: Sequence[float], std: Sequence[float]
+        self,
+        backbone: nn.Module,
+        head: nn.Module,
+        mean: Sequence[float],
+        std: Sequence[float],
+        weights: dict[str, Any] | None = None,
     ):
         super().__init__()
+        self.weights = weights
         self.backbone = backbone
         self.head = head
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
@@ -66,31 +82,43 @@ class Classifier(nn.Module):
 def build_model(config: Config) -> Classifier:
     """Build the model of a config: backbone with weights, new head, frozen parts.
 
-    Weights come from `init_from` (the backbone of an earlier run), else from `pretrained`. Initial
-    weights depend on the seed only. Raises ModelError for an unknown backbone or a wrong option,
-    and when weights cannot be fetched or do not fit.
+    Weights come from `init_from` (the backbone of an earlier run, with its normalisation), else
+    from `pretrained`. Initial weights depend on the seed only. Raises ModelError for an unknown
+    backbone or a wrong option, when weights cannot be fetched or do not fit, and for an
+    `input_range` that contradicts the earlier run's.
     """
     torch.manual_seed(config.seed)
-    pretrained = False if config.init_from else config.pretrained
+    pretrained = False if config.init_from else weights_to_load(config)
     backbone = build_backbone(config.backbone, config.image_size, config.drop_path, pretrained)
     head = build_head(config.head, backbone.head_hidden_size, len(config.findings), config.dropout)
-    model = Classifier(
-        backbone, head, backbone.pretrained_cfg["mean"], backbone.pretrained_cfg["std"]
-    )
+    mean, std = normalisation(config.input_range, backbone)
+    model = Classifier(backbone, head, mean, std, origin(backbone, pretrained))
     if config.init_from:
         transfer_backbone(model, config.backbone, resolve(config.init_from))
+        _check_normalisation(model, mean, std, config)
     freeze(model, config.freeze)
     return model
 
 
+def _check_normalisation(
+    model: Classifier, mean: Sequence[float], std: Sequence[float], config: Config
+) -> None:
+    found = torch.stack([model.mean.flatten(), model.std.flatten()])
+    if config.input_range != "timm" and not torch.allclose(found, torch.tensor([mean, std])):
+        raise ModelError(
+            f"input_range is {config.input_range}, but {config.init_from} was trained with mean "
+            f"{found[0].tolist()} and std {found[1].tolist()}: use its input_range, or leave it at timm"
+        )
+
+
 def build_backbone(
-    name: str, image_size: int, drop_path: float = 0.0, pretrained: bool | str = False
+    name: str, image_size: int, drop_path: float = 0.0, pretrained: bool | Path = False
 ) -> nn.Module:
     """Build any timm backbone without its classifier: (B, 3, H, W) -> (B, head_hidden_size).
 
-    `pretrained` is True (timm's weights, downloaded once), False, or the path of a local file.
-    `drop_path` is the stochastic depth rate. Backbones with a fixed input size (vision
-    transformers) are built for `image_size`.
+    `pretrained` is True (timm's weights, downloaded once), False, or the path of a weight file, see
+    `lib.models.weights.load_weights`. `drop_path` is the stochastic depth rate. Backbones with a
+    fixed input size (vision transformers) are built for `image_size`.
     """
     if not timm.is_model(name):
         close = difflib.get_close_matches(name, timm.list_models() + timm.list_pretrained(), n=5)
@@ -101,18 +129,8 @@ def build_backbone(
     published = timm.get_pretrained_cfg(name)
     if published is not None and published.fixed_input_size:
         options["img_size"] = image_size
-    if isinstance(pretrained, str):
-        path = resolve(pretrained)
-        if not path.is_file():
-            raise ModelError(
-                f"pretrained: there is no file {path}; use a timm weight file, true or false"
-            )
-        options["pretrained_cfg_overlay"] = {"file": str(path)}
     try:
-        backbone = timm.create_model(name, pretrained=bool(pretrained), num_classes=0, **options)
-        if isinstance(pretrained, str):
-            _check_loaded(backbone, name, options)
-        return backbone
+        backbone = timm.create_model(name, pretrained=pretrained is True, num_classes=0, **options)
     except TypeError as error:
         raise ModelError(
             f"backbone {name!r} does not support {', '.join(options)}: {error}"
@@ -127,24 +145,9 @@ def build_backbone(
         raise ModelError(
             f"the weights do not fit {name!r} (pretrained={pretrained!r}): {' '.join(first)}"
         ) from error
-
-
-def _check_loaded(backbone: nn.Module, name: str, options: dict[str, Any]) -> None:
-    """Raise ModelError when a weight file lacks tensors of the backbone.
-
-    Without a classifier, timm silently loads only what fits. So a second backbone is built from the
-    same file with other random numbers: tensors that differ were not in the file.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(torch.initial_seed() ^ 1)
-        again = timm.create_model(name, pretrained=True, num_classes=0, **options).state_dict()
-    loaded = backbone.state_dict()
-    missing = [key for key, value in again.items() if not torch.equal(value, loaded[key])]
-    if missing:
-        raise ModelError(
-            f"the weights do not fit {name!r}: {options['pretrained_cfg_overlay']['file']} lacks"
-            f" {len(missing)} of {len(loaded)} tensors, the first is {missing[0]!r}; use a weight file of this backbone"
-        )
+    if isinstance(pretrained, Path):
+        load_weights(backbone, name, pretrained)
+    return backbone
 
 
 def build_head(kind: str, features: int, outputs: int, dropout: float) -> nn.Module:
@@ -202,7 +205,7 @@ def describe_model(model: Classifier, config: Config) -> pd.DataFrame:
     return pd.Series(
         {
             "backbone": config.backbone,
-            "starts from": config.init_from or config.pretrained or "random weights",
+            "starts from": (model.weights or {}).get("text", ""),
             "parameters": f"{parameters['all']:,}",
             "trained": f"{parameters['trained']:,}",
             "backbone stages": len(backbone_stages(model.backbone)),
@@ -223,10 +226,10 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
 
 
 def transfer_backbone(model: Classifier, name: str, folder: Path) -> None:
-    """Copy the backbone of the run in `folder` into `model`; the head stays new.
+    """Copy the backbone of the run in `folder`, with its normalisation, into `model`.
 
-    `name` is the backbone of `model`. Raises ModelError that names what does not fit: another
-    backbone, or missing, unknown or wrongly shaped weights.
+    The head stays new. `name` is the backbone of `model`. Raises ModelError that names what does
+    not fit: another backbone, or missing, unknown or wrongly shaped weights.
     """
     card = read_card(folder)
     if card["backbone"] != name:
@@ -238,33 +241,28 @@ def transfer_backbone(model: Classifier, name: str, folder: Path) -> None:
     given = {
         key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)
     }
-    wanted = model.backbone.state_dict()
-    shapes = [
-        f"{key} has {tuple(given[key].shape)} but needs {tuple(wanted[key].shape)}"
-        for key in given.keys() & wanted.keys()
-        if given[key].shape != wanted[key].shape
-    ]
-    wrong = [f"{key} is missing" for key in wanted.keys() - given.keys()]
-    wrong += [f"{key} is unknown" for key in given.keys() - wanted.keys()] + shapes
+    wrong = misfits(given, model.backbone.state_dict())
     if wrong:
-        raise ModelError(
-            f"init_from: {folder} does not fit {name}: {'; '.join(sorted(wrong)[:5])} ({len(wrong)} in total)"
-        )
+        raise ModelError(f"init_from: {folder} does not fit {name}: {few(wrong)}")
     model.backbone.load_state_dict(given)
+    for buffer, key in ((model.mean, "mean"), (model.std, "std")):
+        buffer.copy_(torch.tensor(card["normalisation"][key]).view(1, 3, 1, 1))
+    model.weights = origin_in_run(folder, card)
 
 
 def save_model(folder: Path, model: Classifier, card: dict[str, Any]) -> None:
     """Write `model.safetensors` and its `card.json`.
 
-    The card needs at least backbone, head, dropout, findings and image_size.
+    The card needs at least backbone, head, dropout, findings and image_size; the normalisation, and
+    where the first weights came from, are added.
     """
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     with atomic_write(folder / "model.safetensors") as partial:
         safetensors.torch.save_file(
             state, partial, metadata={"card": json.dumps({"backbone": card["backbone"]})}
         )
-    normalisation = {"mean": model.mean.flatten().tolist(), "std": model.std.flatten().tolist()}
-    write_json(folder / "card.json", {**card, "normalisation": normalisation})
+    stats = {"mean": model.mean.flatten().tolist(), "std": model.std.flatten().tolist()}
+    write_json(folder / "card.json", {"weights": model.weights, **card, "normalisation": stats})
 
 
 def read_card(folder: Path) -> dict[str, Any]:
@@ -282,6 +280,12 @@ def load_model(folder: Path) -> tuple[Classifier, dict[str, Any]]:
     head = build_head(
         card["head"], backbone.head_hidden_size, len(card["findings"]), card["dropout"]
     )
-    model = Classifier(backbone, head, card["normalisation"]["mean"], card["normalisation"]["std"])
+    model = Classifier(
+        backbone,
+        head,
+        card["normalisation"]["mean"],
+        card["normalisation"]["std"],
+        card.get("weights"),
+    )
     model.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"))
     return model.eval(), card

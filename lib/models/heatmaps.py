@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from timm.models import VGG, VisionTransformer
 from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
 
 from lib.exceptions import ExportError
 from lib.models.attention import TokenRelevance, check_transformer
@@ -48,6 +49,39 @@ class ServingModule(nn.Module):
         grey = images.unsqueeze(1).float() / 255  # (B, 1, S, S)
         logits, heatmaps, embedding = self.answer((grey - self.mean) / self.std)  # of (B, 3, S, S)
         return logits, (self.slope * logits + self.intercept).sigmoid(), heatmaps, embedding
+
+
+class EnsembleModule(nn.Module):
+    """The mean of several served networks: images uint8 (B, S, S) -> the outputs of one of them.
+
+    probs (B, F) are the mean of the members' calibrated probabilities, and logits (B, F) are theirs:
+    log(p / (1 - p)), computed from the logarithms, so that they stay exact where a probability
+    rounds to 0 or 1. heatmaps (B, F, h, w) are the mean of the members'. embedding (B, D) is the
+    first member's: means of embeddings of different networks have no meaning. The members answer
+    for the same findings, image size and backbone.
+    """
+
+    def __init__(self, members: Sequence[ServingModule]):
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.size = members[0].size
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        logits, probs, heatmaps, embeddings = zip(
+            *(member(images) for member in self.members), strict=True
+        )
+        lines = zip(self.members, logits, strict=True)
+        calibrated = torch.stack([m.slope * z + m.intercept for m, z in lines])  # (M, B, F)
+        present, absent = (logsigmoid(z).logsumexp(0) for z in (calibrated, -calibrated))
+        return (
+            present - absent,
+            torch.stack(probs).mean(0),
+            torch.stack(heatmaps).mean(0),
+            embeddings[0],
+        )
+
+
+Served = ServingModule | EnsembleModule
 
 
 def explainable_forward(model: Classifier, size: int) -> nn.Module:

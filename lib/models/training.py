@@ -30,7 +30,7 @@ from lib.config import Config
 from lib.exceptions import ModelError
 from lib.files import atomic_write
 from lib.metrics.predictions import Predictions
-from lib.metrics.scores import auroc, average_precision, epoch_score
+from lib.metrics.scores import auroc, average_precision, epoch_score, mean_defined
 from lib.models.batches import Loader
 from lib.models.classifier import Classifier, count_parameters
 
@@ -257,10 +257,14 @@ def predict_splits(
 
 
 def model_cost(model: Classifier, config: Config) -> dict[str, Any]:
-    """Return the model's cost for the record: parameters, CPU ms per image, and the device."""
-    device = describe_device(make_fabric(config, model))
-    latency = cpu_latency_ms(model, config.image_size)
-    return {"parameters": count_parameters(model), "cpu_latency_ms": latency, "device": device}
+    """Return what the record holds of the model: parameters, CPU ms per image, the device, and
+    where its first weights came from."""
+    return {
+        "parameters": count_parameters(model),
+        "cpu_latency_ms": cpu_latency_ms(model, config.image_size),
+        "device": describe_device(make_fabric(config, model)),
+        "weights": model.weights,
+    }
 
 
 @torch.inference_mode()
@@ -451,6 +455,4 @@ def _cardiomegaly_accuracy(targets: np.ndarray, probs: np.ndarray, config: Confi
 
 
 def _mean(values: list[float]) -> float:
-    """Return the mean of the defined values; NaN if there are none."""
-    defined = [value for value in values if not np.isnan(value)]
-    return float(np.mean(defined)) if defined else math.nan
+    return float(mean_defined(np.array(values)))

@@ -51,7 +51,7 @@ class Chest:
     heart: Array  # thickness of heart and great vessels
     tissue: Array  # the rest: wall, abdomen, spine, ribs, clavicles, shoulders
     vessels: Array
-    markings: Array  # what is left of the vessels, 1 everywhere in health
+    markings: Array  # what is left of the vessels; 1 everywhere in a healthy chest
     opacity: Array  # what findings add
     anatomy: Anatomy
 

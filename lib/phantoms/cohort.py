@@ -13,7 +13,7 @@ import numpy as np
 
 from lib.config import FINDINGS
 
-# How often a finding is a sick person's main one.
+# How often each is the main finding of a sick person.
 MAIN = {
     "Infiltration": 0.100,
     "Effusion": 0.062,
@@ -30,7 +30,7 @@ MAIN = {
     "Pneumonia": 0.078,
     "Hernia": 0.084,
 }
-# How often a second finding stands beside the main one.
+# How often a second finding accompanies the main one.
 WITH = {
     "Infiltration": {
         "Effusion": 0.12,
@@ -73,7 +73,7 @@ PORTABLE = {
     "Pneumonia": 0.55,
 }
 TEST_EVERY = 4  # one person in four
-FILMS = (1, 2, 1, 4, 2, 1, 5, 2, 3)  # films a person, dealt in turn
+FILMS = (1, 2, 1, 4, 2, 1, 5, 2, 3)  # films per person, dealt in turn
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def _deal(
     rng: np.random.Generator, patients: int, sick: float, main: dict[str, float]
 ) -> list[_Person]:
     """Main findings, numbers of films and test places in their exact shares, so that none is
-    missing by bad luck."""
+    missing by chance."""
     edges = np.cumsum(list(main.values())) / sum(main.values()) * sick * patients
     names = [*main, None]
     phase = int(rng.integers(0, 36))

@@ -2,7 +2,7 @@
 NIH's layouts.
 
 The film itself is drawn by `lib.phantoms.draw` (healthy chest: `lib.phantoms.anatomy`; findings:
-`lib.phantoms.signs`); who is filmed and what they have is decided by `lib.phantoms.cohort`.
+`lib.phantoms.signs`); `lib.phantoms.cohort` decides who is filmed and with which findings.
 """
 
 import csv
@@ -26,13 +26,13 @@ from lib.phantoms.draw import BOX_GRID, Box, draw_phantom
 from lib.system import available_cores, start_worker
 
 MARKER = "PHANTOM"
-_VERSION = 2  # raise it when a change makes other films out of the same parameters
+_VERSION = 2  # increase it when the same parameters give other films
 _PARTS = ("dataset_full", "dataset_cardiomegaly")
 _HEADER = (
     "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
     "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]"
 )
-_FEW = 200  # so few films are drawn without starting processes, which takes seconds
+_FEW = 200  # fewer films are drawn without starting processes, which takes seconds
 
 
 def write_phantoms(
@@ -47,11 +47,11 @@ def write_phantoms(
     """Writes `folder`/dataset_full (NIH release) and `folder`/dataset_cardiomegaly (train/, test/);
     returns `folder`.
 
-    About 2.3 films a person and a fifth more people known only to the Cardiomegaly set; `size` is
+    About 2.3 films per person, and a fifth more people who are only in the Cardiomegaly set; `size` is
     in pixels. The same parameters give the same bytes, whatever the number of `workers` (processes;
-    None: one a core). The folder appears whole or not at all. Phantoms of the same parameters are
+    None: one per core). The folder appears completely or not at all. Phantoms of the same parameters are
     left as they are, of other parameters replaced. Raises FileExistsError where `folder` holds
-    anything else, ValueError for parameters out of range.
+    anything else, DatasetError for parameters out of range.
     """
     if patients < 4 or size < 16 or seed < 0:
         raise DatasetError(
@@ -102,17 +102,17 @@ def _refuse_foreign(folder: Path) -> None:
         raise FileExistsError(f"{folder} is a file; name a folder for the phantoms")
     if not folder.is_dir() or not any(folder.iterdir()):
         return
-    strange = sorted(
+    foreign = sorted(
         entry.name for entry in folder.iterdir() if entry.name not in (*_PARTS, MARKER)
     )
-    strange += [
+    foreign += [
         name
         for name in _PARTS
         if (folder / name).exists() and not (folder / name / MARKER).is_file()
     ]
-    if strange or not (folder / MARKER).is_file():
+    if foreign or not (folder / MARKER).is_file():
         raise FileExistsError(
-            f"{folder} holds something that is not phantoms ({', '.join(strange) or f'no {MARKER} file'}) and is left "
+            f"{folder} holds something that is not phantoms ({', '.join(foreign) or f'no {MARKER} file'}) and is left "
             "as it is; choose another folder or move that one away"
         )
 
@@ -126,9 +126,7 @@ def _whole(folder: Path, marker: str) -> Iterator[Path]:
     try:
         yield draft
         draft.chmod(0o755)
-        if _stands(
-            folder, marker
-        ):  # somebody else wrote the same phantoms meanwhile: theirs will do
+        if _stands(folder, marker):  # another process wrote the same phantoms meanwhile
             return
         if folder.exists():
             old = draft.with_name(f"{draft.name}.old")
@@ -140,7 +138,7 @@ def _whole(folder: Path, marker: str) -> Iterator[Path]:
     except OSError:
         if not _stands(
             folder, marker
-        ):  # the other writer came between the question and the renaming
+        ):  # another process wrote them between the check and the renaming
             raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -191,7 +189,7 @@ def _draw_one(job: tuple[Film, str], size: int, seed: int) -> tuple[str, list[Bo
 
 
 def _write_full(folder: Path, films: list[Film], boxes: dict[str, list[Box]]) -> None:
-    size = (BOX_GRID, BOX_GRID, 0.39, 0.39)  # of the original, in pixels and mm a pixel
+    size = (BOX_GRID, BOX_GRID, 0.39, 0.39)  # of the original, in pixels and mm per pixel
     table = [(f.name, f.label, f.number, f.patient, f.age, f.sex, f.view, *size) for f in films]
     _write_csv(folder / "Data_Entry_2017_v2020.csv", _HEADER, table)
     lists = {"train_val_list.txt": False, "test_list.txt": True}

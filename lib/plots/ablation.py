@@ -19,15 +19,15 @@ PANELS = (("auroc", "AUROC"), ("average_precision", "average precision"), ("f1",
 
 @dataclass(frozen=True)
 class Look:
-    """How the ablation figure is set: lengths in inches, text and marks in points, `line` in
-    heights of a row."""
+    """The layout of the ablation figure: lengths in inches, text and marks in points, `line` in row
+    heights."""
 
     grid: tuple[int, int]
     width: float
     around: float  # of a panel: what is above and below its rows
     row: float
     line: float
-    letters: int  # of an arm's name on a line
+    letters: int  # of an arm's name per line
     text: float
     label: float
     dot: float
@@ -84,8 +84,8 @@ def ablation(
     every seed shows its own, from auroc_low and so on where `runs` has them. `changes` (arm,
     metric, finding, p_holm) gives the stars: p < 0.05 against the reference, of the study's primary
     metric. `name` says what was scored: macro, or one finding. The dashed line is the reference's
-    mean; the dotted one what says nothing scores: 0.5 for AUROC, `chance_average_precision`
-    (`metrics.random_average_precision` of this test set), F1 0 (all answers negative). With
+    mean; the dotted one the score of an uninformative model: 0.5 for AUROC, `chance_average_precision`
+    (`metrics.random_average_precision` of this test set), F1 0 (all-negative). With
     `column` the panels are stacked, for a column of a paper: 3.5 inches wide, no text below 7
     points. Raises ValueError where there is no run.
     """
@@ -103,22 +103,14 @@ def ablation(
     panels = figure.subplots(*look.grid, sharey=True)
     floors = {"auroc": 0.5, "average_precision": chance_average_precision, "f1": 0.0}
     for axes, (metric, title) in zip(panels, PANELS, strict=True):
-        intervals = (
-            None if scores is None else _rows(scores, metric, name).reindex(arms)[["low", "high"]]
-        )
-        stars = (
-            set()
-            if changes is None
-            else set(_rows(changes, metric, name).query(f"p_holm < {ALPHA}").index)
-        )
+        intervals, shown, stars = None, runs, set()
+        if scores is not None:
+            intervals = _rows(scores, metric, name).reindex(arms)[["low", "high"]]
+            shown = _with_intervals(runs, intervals, metric)
+        if changes is not None:
+            stars = set(_rows(changes, metric, name).query(f"p_holm < {ALPHA}").index)
         _panel(axes, runs, metric, middles, intervals, stars, look)
-        _limits(
-            axes,
-            runs if scores is None else _with_intervals(runs, intervals, metric),
-            metric,
-            floors[metric],
-            look,
-        )
+        _limits(axes, shown, metric, floors[metric], look)
         counts = runs[f"n_{metric}"].dropna().unique() if f"n_{metric}" in runs else []
         over = f", {counts[0]:.0f} findings" if name == MACRO and len(counts) == 1 else ""
         axes.set_xlabel(f"{name} {title}{over}", fontsize=look.label)
@@ -129,13 +121,9 @@ def ablation(
         ):  # a row of panels shows them once
             tick.set_fontweight("bold" if arm in reference else "normal")
     drawn = {f"{metric}_low" for metric, _ in PANELS} & set(runs.columns)
-    kind = (
-        "of the arm (patients and seeds)"
-        if scores is not None
-        else "of the seed (patients)"
-        if drawn
-        else ""
-    )
+    kind = "of the seed (patients)" if drawn else ""
+    if scores is not None:
+        kind = "of the arm (patients and seeds)"
     _ablation_legend(figure, runs, bool(reference), kind, changes is not None, look)
     return figure
 

@@ -87,7 +87,7 @@ def cost_quality(runs: pd.DataFrame, scores: pd.DataFrame, *, phantom: bool = Fa
 
     `runs` has a row per run with arm, backbone and the columns of COSTS (a column that is missing
     gets no panel); an arm's cost is the median of its runs, its latency the least. `scores` as for
-    `plots_ablation.ablation`.
+    `ablation.ablation`.
     """
     costs = [name for name in COSTS if name in runs and runs[name].notna().any()]
     macro = scores[(scores["metric"] == "auroc") & (scores["finding"] == MACRO)].set_index("arm")
@@ -132,7 +132,7 @@ def cost_quality(runs: pd.DataFrame, scores: pd.DataFrame, *, phantom: bool = Fa
 
 
 def subgroup_scores(table: pd.DataFrame, *, label: str = "AUROC", phantom: bool = False) -> Figure:
-    """A row per group, with its value and 95 % interval, from `subgroups.subgroup_table`; small
+    """A row per group, with its value and 95 % interval, from `comparison.subgroup_table`; small
     groups are hollow.
 
     Values compare within an attribute, where all groups are scored on the same findings, and not
@@ -163,7 +163,7 @@ def subgroup_scores(table: pd.DataFrame, *, label: str = "AUROC", phantom: bool 
 
 
 def error_overlap(table: pd.DataFrame, *, phantom: bool = False) -> Figure:
-    """A heat map of `errors.error_overlap`: of the films with a missed finding (row), how many got
+    """A heat map of `metrics.error_overlap`: of the films with a missed finding (row), how many got
     another (column)."""
     shares = table.drop(columns="missed")
     values = shares.to_numpy(float)
@@ -179,7 +179,7 @@ def error_overlap(table: pd.DataFrame, *, phantom: bool = False) -> Figure:
 
 
 def pointing_scores(table: pd.DataFrame, *, phantom: bool = False) -> Figure:
-    """Pointing game and energy in the box per finding, from `pointing.pointing_table`, beside a
+    """Pointing game and energy in the box per finding, from `metrics.pointing_table`, beside a
     guess at the centre."""
     figure = new_figure(9, 1.5 + 0.36 * len(table), phantom=phantom)
     panels = figure.subplots(1, 2, sharey=True)
@@ -248,7 +248,7 @@ def heat_grid(
             vmax=1,
             alpha=0.45,
             extent=extent,
-            interpolation="nearest",  # smooth, it would look finer than it is
+            interpolation="nearest",  # smoothing would make it look finer than it is
         )
         if boxes is not None:
             left, top, width, height = boxes[i]

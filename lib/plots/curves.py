@@ -148,7 +148,7 @@ def accuracy_vs_all_negative(metrics: pd.DataFrame, *, phantom: bool = False) ->
 def _panels(
     targets: np.ndarray, findings: Sequence[str], x: str, y: str, phantom: bool
 ) -> tuple[Figure, Sequence[Axes]]:
-    """One square panel a finding, titled with its name and number of positive images."""
+    """One square panel per finding, titled with its name and number of positive images."""
     columns = min(5, len(findings))
     rows = -(-len(findings) // columns)
     figure = new_figure(max(3.2, 2.1 * columns), 0.6 + 2.2 * rows, phantom=phantom)
@@ -174,7 +174,7 @@ def _note(axes: Axes, name: str, score: float, x: float, y: float) -> None:
     axes.text(x, y, text, ha="right", transform=axes.transAxes, fontsize=8.5, bbox=box)
 
 
-MOST_BINS, LEAST_BINS, POSITIVES_A_BIN = 15, 3, 5
+MOST_BINS, LEAST_BINS, POSITIVES_PER_BIN = 15, 3, 5
 LOWEST = 1e-4
 _Z = 1.959964  # 97.5 % of the normal distribution lie below
 _LOOKS = (("before", GREY, 3.2), ("after calibration", BLUE, 4.2))  # label, colour, marker size
@@ -191,7 +191,7 @@ def reliability_diagrams(
     """How many images of a given probability have the finding: probs (N, F) before, calibrated (N,
     F) after.
 
-    One small panel a finding of targets (N, F) with NaN. A point is a bin; bins hold equal counts
+    One small panel per finding of targets (N, F) with NaN. A point is a bin; bins hold equal counts
     of images, and are 3 to 15, so that they have about five positive images each. The bar is the
     Wilson 95 % interval, which takes images as independent. Both axes are logarithmic, so that rare
     findings can be read, and end at a power of ten, not below `LOWEST`: what is lower stands there,
@@ -202,7 +202,7 @@ def reliability_diagrams(
     both = (probs, checked(targets, calibrated, findings)[1])
     errors = [100 * calibration_scores(targets, values, findings)["ece"] for values in both]
     positives = (targets == 1).sum(axis=0)
-    numbers = np.clip(positives // POSITIVES_A_BIN, LEAST_BINS, MOST_BINS)
+    numbers = np.clip(positives // POSITIVES_PER_BIN, LEAST_BINS, MOST_BINS)
     bins = [
         [reliability(targets[:, j], values[:, j], number) for values in both]
         for j, number in enumerate(numbers)
@@ -313,8 +313,8 @@ def _legend(figure: Figure) -> None:
         "markerfacecolor": "white",
         "linewidth": 0,
     }
-    handles.append(Line2D([], [], **empty, label="no image has it"))
-    handles.append(Line2D([], [], color=INK, linestyle=":", label="as it should be"))
+    handles.append(Line2D([], [], **empty, label="no positive image"))
+    handles.append(Line2D([], [], color=INK, linestyle=":", label="perfect calibration"))
     columns = 4 if figure.get_figwidth() > 6 else 2
     figure.legend(
         handles=handles, loc="outside lower center", ncols=columns, fontsize=8, frameon=False

@@ -62,7 +62,7 @@ def cooccurrence(
     with np.errstate(invalid="ignore", divide="ignore"):
         share = (
             100 * (present.T @ present) / (present.T @ annotated)
-        )  # (F, F); NaN where no image tells
+        )  # (F, F); NaN where no image has the row's finding
     texts = [[f"{value:.0f}" if np.isfinite(value) else "-" for value in row] for row in share]
     for i, count in enumerate(present.sum(axis=0)):
         share[i, i], texts[i][i] = np.nan, f"n={count:.0f}"

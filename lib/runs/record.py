@@ -2,7 +2,7 @@
 read."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
@@ -17,7 +17,7 @@ class Part(BaseModel):
 
 
 class DataPart(Part):
-    """What a run was trained and tested on; see `films.describe_data`."""
+    """What a run was trained and tested on; see `datasets.describe_data`."""
 
     phantom: bool
     fingerprint: str
@@ -42,6 +42,19 @@ class GitPart(Part):
     dirty: bool | None = None
 
 
+class WeightsPart(Part):
+    """Where a run's first weights came from; see `lib.models.weights.origin`."""
+
+    source: Literal["timm", "file", "run", "none"]
+    name: str = ""
+    sha256: str | None = None
+    """Of the weight file, or of the earlier run's model."""
+    starts_from: "WeightsPart | None" = None
+    """Where the earlier run's weights came from."""
+    text: str = ""
+    """The whole chain in words."""
+
+
 class RunRecord(Part):
     """`record.json`: what one complete run was, found and cost; it is written last.
 
@@ -64,6 +77,7 @@ class RunRecord(Part):
     data: DataPart
     parameters: dict[str, int]
     device: DevicePart
+    weights: WeightsPart | None = None
     cpu_latency_ms: float | None = None
     files: tuple[str, ...] = ()
 

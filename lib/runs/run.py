@@ -59,8 +59,7 @@ def read_status(folder: Path) -> dict[str, Any]:
 
 @dataclass
 class Run:
-    """One run that is under way: its folder, its config, and the progress that its heartbeat writes
-    down."""
+    """A run in progress: its folder, its config, and the progress that its heartbeat records."""
 
     folder: Path
     config: Config
@@ -77,8 +76,8 @@ class Run:
 
 
 class Heartbeat(threading.Thread):
-    """Writes the run's status every HEARTBEAT_SECONDS; a full disk or a network drive that is away
-    is waited out."""
+    """Writes the run's status every HEARTBEAT_SECONDS; it waits while a disk is full or a network
+    drive is away."""
 
     def __init__(self, run: Run) -> None:
         super().__init__(name=f"heartbeat of {run.folder}", daemon=True)

@@ -17,8 +17,8 @@ from lib.runs.run import is_complete
 
 
 def read_runs(study_folder: Path) -> pd.DataFrame:
-    """One row a complete run of a study, in the plan's order: what it is, its macro test metrics,
-    what it cost.
+    """One row per complete run of a study, in the plan's order: what it is, its macro test metrics,
+    its cost.
 
     The macro metrics are those of `metrics.csv`, with intervals. A record that was made with other
     parameters than the plan's does not count. Raises RunError without a plan, or when no run is
@@ -82,7 +82,7 @@ def run_state(folder: Path, planned: dict[str, Any]) -> RunState:
     place that decides it.
 
     Where the data are does not count here: `data_root` may be mounted elsewhere (see
-    `runner.check_moved_data`).
+    `studies.states`).
     """
     complete = is_complete(folder)
     try:
@@ -176,7 +176,7 @@ def read_config_differences(study_folder: Path) -> pd.DataFrame:
 
 
 def _short(value: Any) -> str:
-    """A parameter in few letters: folders by their names, all findings by their number."""
+    """A parameter as short text: folders by their names, many findings by their number."""
     if value is None or value != value:
         return "none"
     if isinstance(value, list):

@@ -5,7 +5,7 @@ its own.
 Both are forked from a process that has imported what they need (`studies.fork_server`); without it
 `python -m lib.studies.execute SPEC PARENT` is started. When the runner dies its processes die with
 it, and their kernels with them. A run's numbers are the same bit for bit only with the same number
-of threads, which `process_environment` decides from the number of parallel jobs.
+of threads, which `process_environment` sets from the number of parallel jobs.
 """
 
 import contextlib
@@ -47,8 +47,8 @@ ERROR_LINES = 20
 
 
 def process_environment(jobs: int) -> dict[str, str]:
-    """Threads of one of `jobs` parallel runs (its share of the cores) and memory settings; the
-    user's own win."""
+    """Threads of one of `jobs` parallel runs (its share of the cores) and memory settings; values that
+    the user has set stay."""
     share = str(max(1, available_cores() // jobs))
     wanted = dict.fromkeys(THREAD_VARIABLES, share) | MALLOC_VARIABLES | WAITING_VARIABLES
     return {name: os.environ.get(name, value) for name, value in wanted.items()}
@@ -71,11 +71,10 @@ def execute_run(spec: dict[str, Any]) -> str | None:
         folder / "spec.json", folder / "papermill.log", environment, spec["environment"]
     )
     stopped = _wait(driver, Path(spec["stop"]))
-    reason = (
-        None if is_complete(folder) else INTERRUPTED if stopped else _reason(folder, driver.poll())
-    )
-    if reason:
-        write_status(folder, "failed", reason=reason)
+    if is_complete(folder):
+        return None
+    reason = INTERRUPTED if stopped else _reason(folder, driver.poll())
+    write_status(folder, "failed", reason=reason)
     return reason
 
 
@@ -155,8 +154,7 @@ def _hint(number: int) -> str:
     return "often that is out of memory: use fewer --jobs, a smaller batch_size or image_size; "
 
 
-# --- in the run's own process
-# ---------------------------------------------------------------------------------
+# --- in the run's own process ---
 
 
 def main(spec_path: str, parent: str, kernel: Any = None) -> int:
@@ -241,7 +239,7 @@ def run_notebook(
             cwd=REPO_ROOT,
             progress_bar=False,
             start_timeout=300,
-            iopub_timeout=60,  # with the default of 4 seconds per run can fail on a busy machine
+            iopub_timeout=60,  # a run can fail on a busy machine with the default, 4 s
             km=manager,
         )
         graceful = True
@@ -293,9 +291,13 @@ def _kernel_manager(scratch: Path, kernel: Any) -> Any:
 
     native = KernelSpecManager(
         kernel_dirs=[]
-    )  # no installed kernel: ipykernel's own, which runs sys.executable
-    os.environ["IPYTHONDIR"] = str(scratch)  # nobody's profile, history or start-up files
-    os.environ.pop("MPLBACKEND", None)  # figures belong into the notebook, whatever draws elsewhere
+    )  # ignores installed kernels: ipykernel's own runs sys.executable
+    os.environ["IPYTHONDIR"] = str(
+        scratch
+    )  # without the user's profile, history and start-up files
+    os.environ.pop(
+        "MPLBACKEND", None
+    )  # figures belong in the notebook, whatever backend the caller has
     manager = AsyncKernelManager(
         kernel_name="python3",
         kernel_spec_manager=native,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from lib.config import REPO_ROOT, Config, config_problems, resolve
 from lib.exceptions import StudyError
@@ -24,11 +24,14 @@ MUST_BE = {
     "reference": "true or false",
     "primary": f"one of {', '.join(METRICS)}",
     "study": "a name of letters, digits, '_', '.' and '-'",
+    "folds": "0 (official lists) or a whole number from 2 on",
 }
 """What a field must be, for the message where it is something else."""
 ELSEWHERE = {
     "run_dir": "the runner chooses the folder of a run",
     "seed": "write `seeds` beside `base`, or in the run",
+    "folds": "write `folds` beside `base`, or `folds: 0` in a stage that keeps its official lists",
+    "fold": "the runner trains every fold; write `folds` beside `base`",
     "init_from": "write `init_from` in the run, beside `set`",
 }
 
@@ -40,6 +43,15 @@ class _Fields(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
+def _no_single_fold(value: int) -> int:
+    if value < 0 or value == 1:
+        raise ValueError(MUST_BE["folds"])
+    return value
+
+
+Folds = Annotated[int, AfterValidator(_no_single_fold)]
+
+
 class _RowFields(_Fields):
     notebook: Any = None
     set: Any = {}
@@ -48,12 +60,14 @@ class _RowFields(_Fields):
     reference: bool = False
     about: str = ""
     seeds: Any = None
+    folds: Folds | None = None
 
 
 class _FileFields(_Fields):
     study: Annotated[str, Field(pattern=f"^(?:{NAME.pattern})$")]
     primary: Literal["auroc", "average_precision", "f1"] = "auroc"
     seeds: Any = None
+    folds: Folds = 0
     base: Any = {}
     notebooks: Any = {}
     runs: Any = None
@@ -73,12 +87,16 @@ class Row:
     reference: bool
     about: str | None
     seeds: tuple[int, ...] | None
+    folds: int | None = None
 
 
 @dataclass(frozen=True)
 class Study:
     """A checked study file; `base`, `notebooks` and `overrides` hold values as Config keeps
-    them."""
+    them.
+
+    folds: how many test sets all patients are divided into; 0: official lists.
+    """
 
     name: str
     file: Path
@@ -88,6 +106,7 @@ class Study:
     rows: dict[str, Row]
     overrides: dict[str, Any]
     primary: str = "auroc"
+    folds: int = 0
 
 
 def read_study(file: Path, settings: Iterable[str] = ()) -> Study:
@@ -119,10 +138,11 @@ def read_study(file: Path, settings: Iterable[str] = ()) -> Study:
     if "seeds" in overrides:
         seeds = overrides.pop("seeds")
         rows = {name: replace(row, seeds=None) for name, row in rows.items()}
+    folds = overrides.pop("folds", data.get("folds", 0))
     _check_rows(rows, problems)
     if problems:
         raise StudyError("\n".join(f"{file}: {problem}" for problem in problems))
-    return Study(name, file, seeds, base, notebooks, rows, overrides, primary)
+    return Study(name, file, seeds, base, notebooks, rows, overrides, primary, folds)
 
 
 # --- YAML
@@ -278,6 +298,11 @@ def _read_settings(settings: Iterable[str], problems: list[str]) -> dict[str, An
         if key == "seeds":
             overrides["seeds"] = _seeds([value] if type(value) is int else value, where, problems)
             continue
+        if key == "folds":
+            whole = type(value) is int and value >= 0 and value != 1
+            problems += [] if whole else [f"{where}: folds must be {MUST_BE['folds']}"]
+            overrides["folds"] = value
+            continue
         as_yaml: list[str] = []
         checked = check_parameters({key: value}, where, as_yaml) or check_parameters(
             {key: text}, where, []
@@ -314,6 +339,7 @@ def _read_row(name: str, fields: Any, problems: list[str]) -> Row:
         seeds=_seeds(fields["seeds"], f"{where}: field 'seeds'", problems)
         if "seeds" in fields
         else None,
+        folds=fields.get("folds"),
     )
 
 

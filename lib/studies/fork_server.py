@@ -55,9 +55,9 @@ _SERVED: list[
 def start_server(environment: Mapping[str, str]) -> None:
     """Starts the server of this process, on Linux, unless it runs.
 
-    It imports in the background: a run that is started before that waits. What libraries read once,
-    when they are loaded, is what `environment` said at the first call; runs with other values need
-    fresh processes.
+    It imports in the background: a run that is started earlier waits. Libraries read some variables
+    only once, when they are loaded: they have the values of `environment` at the first call, and
+    runs with other values need fresh processes.
     """
     if sys.platform != "linux":
         return
@@ -94,8 +94,7 @@ def start_driver(spec: Path, log: Path, environment: Mapping[str, str]) -> BaseP
 
 @contextlib.contextmanager
 def _blank_main() -> Iterator[None]:
-    """Keeps multiprocessing from importing the caller's script in the fork: a run needs nothing of
-    it."""
+    """Keeps multiprocessing from importing the caller's script in the fork, where it is not needed."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
     try:
@@ -110,7 +109,7 @@ def die_with_parent(number: int) -> None:
 
 
 def _set_name(name: str) -> None:
-    """How `ps` and `top` show this process: at most 15 letters."""
+    """Set the name that `ps` and `top` show for this process: at most 15 characters."""
     ctypes.CDLL(None).prctl(SET_NAME, name.encode())
 
 
@@ -127,8 +126,7 @@ def _become(name: str, environment: Mapping[str, str], folder: Path, death: int)
     )  # its default is a semaphore of all forks, reported as leaked at the end
 
 
-# --- in the driver, a fork of the server
-# ------------------------------------------------------------------------
+# --- in the driver, a fork of the server ---
 
 
 def _drive(spec: str, log: str, environment: dict[str, str]) -> None:
@@ -211,8 +209,7 @@ def forked_provisioner(manager: Any, kernel: ForkedKernel) -> ForkedProvisioner:
     return provisioner
 
 
-# --- in the kernel, a fork of the driver
-# --------------------------------------------------------------------------
+# --- in the kernel, a fork of the driver ---
 
 
 def _become_kernel(pipe: int) -> None:

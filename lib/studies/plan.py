@@ -10,11 +10,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lib.config import REPO_ROOT, Config
+from lib.config import PHANTOMS, REPO_ROOT, Config
 from lib.exceptions import StudyError
 from lib.studies.file import Study, read_study
 
-INHERITED = ("backbone", "pretrained", "head", "image_size")
+INHERITED = ("backbone", "pretrained", "input_range", "head", "image_size")
 # `choose_epoch_by` is not handed on: it may name a finding that the earlier stage does not have.
 RECIPE = (
     *("optimizer", "lr", "weight_decay", "layer_decay", "drop_path", "warmup", "schedule", "ema"),
@@ -41,6 +41,7 @@ class PlannedRun:
     name: str
     arm: str
     seed: int
+    fold: int | None
     notebook: str
     prerequisite: bool
     reference: bool
@@ -64,6 +65,7 @@ class Plan:
     seeds: tuple[int, ...]
     runs: dict[str, PlannedRun]
     primary: str = "auroc"
+    folds: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """What `plan.json` holds."""
@@ -73,6 +75,7 @@ class Plan:
             "file": below_root(self.file),
             "reference": self.reference,
             "primary": self.primary,
+            "folds": self.folds,
         }
         return {**head, "seeds": list(self.seeds), "runs": runs}
 
@@ -96,7 +99,9 @@ def plan_study(
     The value of a parameter comes from, later beats earlier: Config, `base`, the row (or the rows
     that it changes), the `notebooks` entry of a notebook where it is chosen, the rows that change
     that one in turn. An override beats all but a row's own `set`; one of EVERYWHERE beats that too,
-    yet never the one thing that a row changes. A prerequisite takes over INHERITED from the run
+    yet never the one thing that a row changes, nor the phantoms as a row's `data_root`. With
+    `folds` every arm and every stage is trained once per seed and fold, but stages that say
+    `folds: 0`, which all folds share. A prerequisite takes over INHERITED from the run
     that needs it, and of RECIPE what that run has otherwise than `base`; what the prerequisite's
     own row sets stays. Raises StudyError for everything `read_study` refuses, for cycles, for two
     arms that are the same experiment, and for a backbone that its prerequisite contradicts.
@@ -115,7 +120,8 @@ def plan_study(
                 )
             continue
         for seed in row.seeds or study.seeds:
-            builder.add(name, seed, builder.plain(name), frozenset(), arm=True)
+            for fold in range(max(builder.folds(name), 1)):
+                builder.add(name, (seed, fold), builder.plain(name), frozenset(), arm=True)
     if builder.problems:
         raise StudyError("\n".join(f"{file}: {problem}" for problem in builder.problems))
     return _finish(study, rows, builder.nodes, runs_dir / study.name)
@@ -219,6 +225,7 @@ class _Node:
 
     row: str
     seed: int
+    fold: int | None
     values: dict[str, Any]
     need: str | None
     arm: bool
@@ -246,22 +253,39 @@ class _Builder:
             | row.after_notebook
         )
         for key, value in study.overrides.items():
-            if key not in row.settings or (key in EVERYWHERE and key not in row.changed):
+            everywhere = key in EVERYWHERE and key not in row.changed
+            everywhere &= not (key == "data_root" and row.settings.get(key) == PHANTOMS)
+            if key not in row.settings or everywhere:
                 values[key] = value
-        return values
+        return values | {"folds": self.folds(name)}
+
+    def folds(self, name: str) -> int:
+        """How many folds a row's runs are tested in, itself or by the row that it changes."""
+        row = self.study.rows[name]
+        if row.folds is not None:
+            return row.folds
+        return self.folds(row.changes) if row.changes else self.study.folds
 
     def add(
-        self, name: str, seed: int, values: dict[str, Any], inherited: frozenset[str], *, arm: bool
+        self,
+        name: str,
+        part: tuple[int, int],
+        values: dict[str, Any],
+        inherited: frozenset[str],
+        *,
+        arm: bool,
     ) -> str:
-        """Adds a run after what it needs; returns its key."""
+        """Adds the run of a seed and fold, `part`, after what it needs; returns its key."""
         row = self.rows[name]
-        need = self._add_need(name, row.init_from, seed, values) if row.init_from else None
+        seed, fold = part
+        values = values | {"fold": fold if values["folds"] else 0}
+        need = self._add_need(name, row.init_from, part, values) if row.init_from else None
         key = _digest([row.notebook, Config(**values, seed=seed).hash(), need])
         node = self.nodes.get(key)
         if node is None:
-            self.nodes[key] = _Node(
-                name, seed, values, need, arm, {field: values[field] for field in sorted(inherited)}
-            )
+            tested = fold if values["folds"] else None
+            own = {field: values[field] for field in sorted(inherited)}
+            self.nodes[key] = _Node(name, seed, tested, values, need, arm, own)
         elif arm and node.arm:
             self.problems.append(
                 f"run {name!r}: with seed {seed} it is the same experiment as run {node.row!r}; remove one of them"
@@ -270,7 +294,9 @@ class _Builder:
             node.row, node.arm, node.inherited = name, True, {}
         return key
 
-    def _add_need(self, dependent: str, name: str, seed: int, wanted: dict[str, Any]) -> str:
+    def _add_need(
+        self, dependent: str, name: str, part: tuple[int, int], wanted: dict[str, Any]
+    ) -> str:
         values, settings = self.plain(name), self.rows[name].settings
         defaults = _defaults() | self.study.base | self.study.overrides
         inheriting = [key for key in INHERITED if key not in settings]
@@ -284,15 +310,14 @@ class _Builder:
             )
         inherited = frozenset(key for key in inheriting if values[key] != wanted[key])
         return self.add(
-            name, seed, values | {key: wanted[key] for key in inheriting}, inherited, arm=False
+            name, part, values | {key: wanted[key] for key in inheriting}, inherited, arm=False
         )
 
 
 def _defaults() -> dict[str, Any]:
     values = Config().model_dump()
-    return {
-        key: value for key, value in values.items() if key not in ("seed", "run_dir", "init_from")
-    }
+    chosen = ("seed", "fold", "run_dir", "init_from")
+    return {key: value for key, value in values.items() if key not in chosen}
 
 
 def _digest(parts: list[Any]) -> str:
@@ -317,6 +342,7 @@ def _finish(study: Study, rows: dict[str, _Row], nodes: dict[str, _Node], folder
             name=name,
             arm=node.row,
             seed=node.seed,
+            fold=node.fold,
             notebook=row.notebook,
             prerequisite=not node.arm,
             reference=node.row == reference and node.arm,
@@ -328,12 +354,14 @@ def _finish(study: Study, rows: dict[str, _Row], nodes: dict[str, _Node], folder
             lineage=_digest([row.notebook, config.hash(), runs[need].lineage if need else None]),
             folder=folder / name,
         )
-    return Plan(study.name, study.file, folder, reference, study.seeds, runs, study.primary)
+    return Plan(
+        study.name, study.file, folder, reference, study.seeds, runs, study.primary, study.folds
+    )
 
 
 def _names(nodes: dict[str, _Node]) -> dict[str, str]:
-    """`<row>-s<seed>`; a prerequisite says what it inherited: shortly, at length where two would
-    share a name."""
+    """`<row>-s<seed>`, with folds `<row>-s<seed>-f<fold>`; a prerequisite says what it inherited:
+    shortly, at length where two would share a name."""
     while True:
         names = {key: _name(key, node) for key, node in nodes.items()}
         uses = Counter(name.casefold() for name in names.values())
@@ -352,7 +380,8 @@ def _name(key: str, node: _Node) -> str:
         inherited = {"backbone": inherited["backbone"]}
     parts = [node.row, *(_slug(field, value) for field, value in inherited.items())]
     parts += [key[: 3 + node.level]] if node.level >= 2 else []
-    return "-".join([*parts, f"s{node.seed}"])
+    parts += [f"s{node.seed}", *([] if node.fold is None else [f"f{node.fold}"])]
+    return "-".join(parts)
 
 
 def _slug(field: str, value: Any) -> str:

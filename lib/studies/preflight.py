@@ -1,8 +1,8 @@
 """In: the runs of a plan that are about to start. Out: nothing, or one StudyError with all that
 would fail later.
 
-What can be known before training is known before training: notebooks that never finish a run,
-networks that timm does not know or that do not fit their options, weight files, devices. What needs
+Checked before training: notebooks that never finish a run, networks that timm does not know or that
+do not fit their options, weight files, devices. What needs
 torch is asked of `lib.models.check` in a process of its own, so that the command line stays quick.
 """
 
@@ -20,6 +20,7 @@ from lib.studies.plan import PlannedRun
 MODEL_PARAMETERS = (
     "backbone",
     "pretrained",
+    "input_range",
     "head",
     "dropout",
     "drop_path",
@@ -38,7 +39,7 @@ def check_runs(file: Path, runs: Iterable[PlannedRun]) -> None:
 
 
 def _check_notebooks(runs: list[PlannedRun]) -> list[str]:
-    """A notebook that nowhere calls finish_run would train for hours and leave no complete run."""
+    """A notebook that never calls finish_run would train for hours without a complete run."""
     problems = []
     for notebook in dict.fromkeys(run.notebook for run in runs):
         try:
@@ -61,7 +62,8 @@ def _check_models(runs: list[PlannedRun]) -> list[str]:
     that has it."""
     wanted: dict[str, str] = {}
     for run in runs:
-        values = run.config.model_dump(mode="json", include=set(MODEL_PARAMETERS))
+        names = {*MODEL_PARAMETERS, *(["data_root"] if run.config.weights_places else [])}
+        values = run.config.model_dump(mode="json", include=names)
         values["pretrained"] = False if run.config.init_from else values["pretrained"]
         wanted.setdefault(json.dumps(values, sort_keys=True), run.name)
     if not wanted:

@@ -1,5 +1,5 @@
-"""In: a study's runs, planned, under way and ended. Out: tables, and a live display (one line an
-event in a log)."""
+"""In: a study's runs, planned, running and ended. Out: tables, and a live display (in a log, one
+line per event)."""
 
 import time
 from pathlib import Path
@@ -118,12 +118,11 @@ def clock(seconds: float) -> str:
 
 
 def plan_table(plan: Plan, runs: list[tuple[PlannedRun, str]]) -> Table:
-    """The plan for a person: every run with what it changes, what it needs, and what its folder
-    holds."""
+    """The plan as a table: what each run changes, what it needs, and what its folder holds."""
     rows = []
     for run, state in runs:
-        role = "reference" if run.reference else "prerequisite" if run.prerequisite else ""
-        changes = f"{run.changes}: {run.what}" if run.changes else role
+        roles = ["reference"] * run.reference + ["prerequisite"] * run.prerequisite
+        changes = f"{run.changes}: {run.what}" if run.changes else "".join(roles[:1])
         rows.append((run.name, changes, run.notebook, ", ".join(run.needs), state))
     return _table(
         f"{plan.study}: {len(rows)} runs", ("run", "changes", "notebook", "needs", "state"), rows
@@ -162,7 +161,7 @@ def _table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) ->
 
 
 def state_text(folder: Path, planned: dict[str, Any] | None = None) -> str:
-    """The state of a run for a person: "running, epoch 2 of 5", "failed: ...", "done"; `planned`:
+    """The state of a run in words: "running, epoch 2 of 5", "failed: ...", "done"; `planned`:
     its plan's entry."""
     status = read_status(folder)
     if is_complete(folder):

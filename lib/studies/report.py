@@ -6,6 +6,7 @@ import re
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -48,6 +49,48 @@ def run_folder(name: str, runs_dir: Path = REPO_ROOT / "runs") -> Path:
     raise StudyError(
         f"{name} is no complete run: give its folder, for example runs/demo/adaptive-s0"
     )
+
+
+def run_or_arm_folders(name: str, runs_dir: Path = REPO_ROOT / "runs") -> Path | list[Path]:
+    """The folder of a complete run as `run_folder` finds it, or those of all runs of an arm, named
+    as STUDY/ARM, in a study with folds as STUDY/ARM-f0.
+
+    Raises StudyError when there is neither, when a run of the arm is not complete, and for an arm
+    whose fold is not named: every patient is in the training images of some other fold's runs.
+    """
+    try:
+        return run_folder(name, runs_dir)
+    except StudyError:
+        path = next((p for p in (Path(name), runs_dir / name) if _has_plan(p.parent)), None)
+        found = _runs_of_arm(path) if path else {}
+        if path is None or not found:
+            raise
+    folds = {entry.get("fold") for entry in found.values()}
+    if len(folds) > 1:
+        raise StudyError(
+            f"the runs of {name} were tested in {len(folds)} folds, and each trained on what others are tested on: "
+            f"name one fold, for example {name}-f0"
+        )
+    if broken := [run for run in found if not (path.parent / run / "record.json").exists()]:
+        raise StudyError(
+            f"{name} has runs that are not complete ({', '.join(broken)}): run the study again first"
+        )
+    return [(path.parent / run).resolve() for run in found]
+
+
+def _has_plan(folder: Path) -> bool:
+    return (folder / "plan.json").exists()
+
+
+def _runs_of_arm(path: Path) -> dict[str, dict[str, Any]]:
+    """The planned runs of the arm (or arm and fold) that `path`, STUDY/ARM, names."""
+    planned = read_plan(path.parent)["runs"]
+    runs = {run: entry for run, entry in planned.items() if not entry["prerequisite"]}
+    return {
+        run: entry
+        for run, entry in runs.items()
+        if path.name in (entry["arm"], f"{entry['arm']}-f{entry.get('fold')}")
+    }
 
 
 def run_or_study_folder(name: str, runs_dir: Path = REPO_ROOT / "runs") -> Path:
@@ -132,7 +175,10 @@ def table_text(folder: Path) -> str:
             "seconds": runs["train_seconds"].round().astype(int),
         }
     )
-    note = "macro means over `findings`, on the test films; * reference; all-negative: the accuracy of answering no"
+    note = (
+        "macro means over `findings`, on the test films; * reference; "
+        "all-negative: the accuracy of always predicting no"
+    )
     return f"{shown.to_string(index=False, float_format='{:.3f}'.format)}\n{note}"
 
 

@@ -24,7 +24,7 @@ from lib.studies.plan import Plan, PlannedRun
 from lib.studies.preflight import check_runs
 from lib.studies.progress import StudyProgress
 from lib.studies.stages import check_stages
-from lib.studies.states import _moved_from, _replacing, _take_back, planned_states
+from lib.studies.states import moved_from, planned_states, replaced_text, take_back
 from lib.studies.study_data import StudyData, is_drawn_later
 
 REPLACE_ADVICE = "Add --replace to do that, give the study another name, or undo the change; nothing was touched."
@@ -42,16 +42,18 @@ class Summary:
     @property
     def exit_code(self) -> int:
         """130 after Ctrl-C, 1 when a run failed, else 0."""
-        return 130 if self.interrupted else 1 if self.failed else 0
+        if self.interrupted:
+            return 130
+        return 1 if self.failed else 0
 
     def text(self) -> str:
-        """One sentence on how it ended and, where something is left, how to go on."""
+        """One sentence: how it ended and, if something is left, how to continue."""
         if not self.done and not self.failed and not self.interrupted:
             return f"everything is complete ({len(self.skipped)} runs); nothing to do"
         counts = f"{len(self.done)} done, {len(self.failed)} failed, {len(self.skipped)} were complete before"
         if self.interrupted:
-            return f"interrupted: {counts}; nothing is lost, the same command continues here"
-        return f"{counts}; the same command tries the failed ones again" if self.failed else counts
+            return f"interrupted: {counts}; nothing is lost, the same command continues"
+        return f"{counts}; the same command repeats the failed ones" if self.failed else counts
 
 
 def run_plan(
@@ -67,9 +69,9 @@ def run_plan(
 ) -> Summary:
     """Executes the runs of `plan` that are not complete, `jobs` at a time, and writes `plan.json`.
 
-    A complete run of other parameters is set aside and made again only with `replace`, or after
-    `confirm` said yes to the list of them; one that was set aside and is what is planned now is
-    taken back. A broken run continues in its folder. A failed run fails those that need it and
+    A complete run of other parameters is set aside and repeated only with `replace`, or when
+    `confirm`, called with the list of them, returns True. A run that was set aside and matches the
+    plan again is taken back. A broken run continues in its folder. A failed run fails those that need it and
     nothing else. `executor` submits `execute_run`: threads here by default, or Dask's
     `client.get_executor()` on a cluster with a shared disk. `on_end` is called with each run that
     ended, or was complete, and the reason of its failure; it must not raise. Raises StudyError for
@@ -126,9 +128,9 @@ def _check(
         for name, state in states.items()
         if state.name == "changed" and is_complete(plan.runs[name].folder)
     }
-    if replaced and not (replace or (confirm and confirm(_replacing(replaced)))):
+    if replaced and not (replace or (confirm and confirm(replaced_text(replaced)))):
         raise StudyError(
-            f"{plan.file}: nothing was started\n{_replacing(replaced)}\n{REPLACE_ADVICE}"
+            f"{plan.file}: nothing was started\n{replaced_text(replaced)}\n{REPLACE_ADVICE}"
         )
     incomplete = [run for run in chosen if states[run.name].name != "complete"]
     check_runs(plan.file, incomplete)
@@ -148,7 +150,7 @@ def _make_room(
                 f"{run.name}: {states[run.name].reason}; the old run is kept in {aside}",
                 highlight=False,
             )
-        if not run.folder.exists() and _take_back(plan, run, console):
+        if not run.folder.exists() and take_back(plan, run, console):
             states[run.name] = RunState("complete")
 
 
@@ -204,7 +206,7 @@ def _read_data(plan: Plan, runs: list[PlannedRun]) -> StudyData:
     problems: dict[str, str] = {}
     for run in runs:
         complete = run_state(run.folder, plan.entry(run)).name == "complete"
-        if is_drawn_later(run.config) or (complete and not _moved_from(run)):
+        if is_drawn_later(run.config) or (complete and not moved_from(run)):
             continue
         try:
             data.dataset(run.config)
@@ -312,7 +314,7 @@ class _Work:
                 self.on_end(run, None)
 
     def _mention_data(self, run: PlannedRun) -> None:
-        """Says what the run found that was not known before: images that cannot be decoded."""
+        """Prints what only the run could find: images that cannot be decoded."""
         path = run.folder / "data.json"
         data = read_json(path) if path.exists() else {}
         folders = ", ".join(run.config.data_dir)
@@ -326,7 +328,7 @@ class _Work:
             )
 
     def mention(self, folders: str, note: str) -> None:
-        """Says once what is odd about a dataset."""
+        """Prints a note about a dataset, once."""
         if (folders, note) not in self.mentioned:
             self.mentioned.add((folders, note))
             self.progress.say(f"{folders}: {note}")

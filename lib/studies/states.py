@@ -16,6 +16,9 @@ DATA_PARAMETERS = (
     "split_by",
     "val_fraction",
     "test_fraction",
+    "folds",
+    "fold",
+    "train_fraction",
     "seed",
     "on_bad",
 )
@@ -38,7 +41,7 @@ def _planned_state(plan: Plan, run: PlannedRun, fingerprints: dict[tuple, str]) 
         return RunState(
             "damaged", f"{run.folder} lacks {', '.join(gone)}, from which other runs start"
         )
-    if not _moved_from(run):
+    if not moved_from(run):
         return state
     config, recorded = run.config, read_record(run.folder).data.fingerprint
     key = tuple(getattr(config, name) for name in DATA_PARAMETERS)
@@ -47,31 +50,32 @@ def _planned_state(plan: Plan, run: PlannedRun, fingerprints: dict[tuple, str]) 
     if fingerprints[key] == recorded:
         return state
     return RunState(
-        "changed", f"the data below {config.data_root} are not those below {_moved_from(run)}"
+        "changed", f"the data below {config.data_root} are not those below {moved_from(run)}"
     )
 
 
-def _moved_from(run: PlannedRun) -> str:
+def moved_from(run: PlannedRun) -> str:
     """The data root that a complete run was made with, where the plan names another one; else
     nothing."""
     before = read_record(run.folder).config["data_root"]
     return before if before != run.config.data_root else ""
 
 
-def _replacing(replaced: dict[str, RunState]) -> str:
+def replaced_text(replaced: dict[str, RunState]) -> str:
+    """The complete runs that would be replaced, each with the reason, as lines."""
     lines = [f"  {name}: {state.reason}" for name, state in replaced.items()]
-    return "\n".join(["These complete runs would be set aside and made again:", *lines])
+    return "\n".join(["These complete runs would be set aside and repeated:", *lines])
 
 
-def _take_back(plan: Plan, run: PlannedRun, console: Console) -> bool:
-    """Renames a complete run that was set aside, and is what is planned now, back to its place;
-    whether one was."""
+def take_back(plan: Plan, run: PlannedRun, console: Console) -> bool:
+    """Renames a complete run that was set aside back to its place if it matches the plan; returns
+    whether one did."""
     for aside in sorted(run.folder.parent.glob(f"{run.folder.name}.replaced-*"), reverse=True):
         if run_state(aside, plan.entry(run)).name == "complete":
             aside.rename(run.folder)
             if planned_states(plan, [run])[run.name].name == "complete":
                 console.print(
-                    f"{run.name}: {aside.name} is what is planned, and was taken back",
+                    f"{run.name}: {aside.name} matches the plan and was taken back",
                     highlight=False,
                 )
                 return True

@@ -5,8 +5,9 @@ what is odd about a dataset, and which patients a run would hold out.
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
@@ -14,7 +15,7 @@ from lib.config import PHANTOMS, Config, resolve
 from lib.datasets.prepare import split_rows
 from lib.datasets.tables import Dataset, read_dataset
 
-SPLIT_FIELDS = ("seed", "split_by", "val_fraction", "test_fraction")
+SPLIT_FIELDS = ("seed", "split_by", "val_fraction", "test_fraction", "folds")
 
 
 class StudyData:
@@ -26,20 +27,24 @@ class StudyData:
 
     def dataset(self, config: Config) -> Dataset:
         """What `config` names. Raises DatasetError as `read_dataset`."""
-        key = (config.on_bad, tuple(config.data_folders))
+        return self._read(config.data_folders, config.on_bad)
+
+    def _read(self, folders: Sequence[Path], on_bad: Literal["raise", "skip"] = "raise") -> Dataset:
+        key = (on_bad, tuple(folders))
         if key not in self._datasets:
-            self._datasets[key] = read_dataset(config.data_folders, on_bad=config.on_bad)
+            self._datasets[key] = read_dataset(folders, on_bad=on_bad)
         return self._datasets[key]
 
     def splits(self, config: Config) -> pd.DataFrame:
         """image, patient, split. Raises DatasetError, and SplitError as `assign_splits`."""
         fields = {"data_root", "data_dir", "hold_out", "on_bad", "findings", *SPLIT_FIELDS}
+        fields |= {"fold", "train_fraction"}
         key = config.model_dump_json(include=fields)
         if key not in self._splits:
             frame = self.dataset(config).frame
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the run itself warns of what is odd
-                frame = frame.assign(split=split_rows(frame, config))
+                frame = frame.assign(split=split_rows(frame, config, self._read))
             self._splits[key] = frame[["image", "patient", "split"]]
         return self._splits[key]
 

@@ -31,7 +31,9 @@ def find(folder: Path) -> list[Path]:
 
 
 def read(folder: Path, table: Path) -> Listing:
-    """Patients come from NIH names or from Kaggle's pneumonia names: person1_bacteria_2.jpeg is
+    """Every image of the class folders.
+
+    Patients come from NIH names or from Kaggle's pneumonia names: person1_bacteria_2.jpeg is
     'person1', NORMAL2-IM-0001-0001.jpeg is 'NORMAL2-IM-0001'. An image with an NIH name is known by
     it, others by their place.
     """

@@ -194,6 +194,7 @@ def _may_be_file(entry: os.DirEntry) -> bool:
 
 
 def note_unlisted(listing: Listing, files: dict[str, str], rows: list[Row], table: str) -> None:
+    """Adds a note to `listing` about images that no row lists."""
     listed = {row.image for row in rows}
     unlisted = sorted(
         name for name in files if name not in listed and name.lower().endswith(IMAGE_SUFFIXES)
@@ -205,4 +206,5 @@ def note_unlisted(listing: Listing, files: dict[str, str], rows: list[Row], tabl
 
 
 def present(folder: Path, *names: str) -> list[Path]:
+    """The first of these files that exists in `folder`, as a list of one; empty where none does."""
     return [path for name in names if (path := folder / name).is_file()][:1]

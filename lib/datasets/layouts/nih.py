@@ -29,6 +29,7 @@ def find(folder: Path) -> list[Path]:
 
 
 def read(folder: Path, table: Path) -> Listing:
+    """Every row of the table, with the official lists and the boxes beside it."""
     listing = read_image_table(folder, table, COLUMNS)
     lists = {"trainval": "train_val_list.txt", "test": "test_list.txt"}
     members = {
@@ -48,10 +49,10 @@ def read(folder: Path, table: Path) -> Listing:
     images = {row.image for row in listing.rows}
     listed = set().union(*members.values())
     for part, name in lists.items():
-        if strangers := members.get(part, set()) - images:
+        if missing := members.get(part, set()) - images:
             _check_list(folder / name, members[part], images, listed)
             listing.notes.append(
-                f"{len(strangers):,} images of {name} are not in {table.name}, as {min(strangers)}"
+                f"{len(missing):,} images of {name} are not in {table.name}, as {min(missing)}"
             )
     if members and (unlisted := images - listed):
         listing.notes.append(

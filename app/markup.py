@@ -7,8 +7,8 @@ from html import escape
 from math import isfinite
 from typing import Any
 
-from answering import FilmAnswer, by_probability
 from pictures import data_uri, legend_gradient
+from predict import FilmAnswer, by_probability
 
 from lib.inference import NOTICE
 
