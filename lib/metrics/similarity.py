@@ -1,4 +1,4 @@
-"""In: two networks' activations for the same films. Out: how alike they are, from 0 to 1."""
+"""In: two networks' activations for the same images. Out: how alike they are, from 0 to 1."""
 
 import numpy as np
 

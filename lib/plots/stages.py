@@ -148,7 +148,7 @@ def stage_drift(
     whose first depths are frozen.
 
     table: `stages.Drift.table`; bars are the ends over trainings, the dotted line what unrelated
-    films reach. sweep: of `stages.freeze_sweep`; where it is empty there is one panel. Raises
+    images reach. sweep: of `stages.freeze_sweep`; where it is empty there is one panel. Raises
     ValueError where nothing is known of any depth.
     """
     if table.empty:
@@ -166,7 +166,7 @@ def stage_drift(
         axes.plot(x, rows["cka"], **look, label=wrap(name, 34))
         axes.vlines(x, rows["least"], rows["most"], color=look["color"], linewidth=1)
     chance = table.groupby("depth")["chance"].mean()
-    axes.plot(chance.index, chance, color=GREY, linestyle=":", label="unrelated films")
+    axes.plot(chance.index, chance, color=GREY, linestyle=":", label="unrelated images")
     axes.set(ylim=(0, 1.03), ylabel="linear CKA, before against after\n(1: the same but rotated)")
     axes.set_xlabel("depth of the backbone (1: the stem)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

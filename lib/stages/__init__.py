@@ -10,6 +10,7 @@ from lib.stages.matrix import (
     stage_matrix,
 )
 from lib.stages.sweeps import (
+    curve_sentences,
     freeze_sweep,
     learning_curves,
 )
@@ -17,6 +18,7 @@ from lib.stages.sweeps import (
 __all__ = [
     "Drift",
     "StageMatrix",
+    "curve_sentences",
     "freeze_sweep",
     "learning_curves",
     "stage_drift",

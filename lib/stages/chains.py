@@ -38,6 +38,11 @@ class Stages:
     incomplete: int
     planned: dict[str, dict[str, Any]]
 
+    @property
+    def runs(self) -> list[str]:
+        """Every run of the chains, once."""
+        return list(dict.fromkeys(run for chain in self.chains for run in chain.runs))
+
     def config(self, run: str) -> dict[str, Any]:
         """The planned config of a run, as JSON values."""
         return self.planned[run]["config"]

@@ -1,14 +1,15 @@
-"""In: a classifier and films. Out: its backbone's activations after each depth that can be frozen.
+"""In: a classifier and images. Out: its backbone's activations after each depth that can be frozen.
 
 The depths are those of `backbone_stages`, in whose order `freeze: k` freezes: the stem, then each
 stage or block. What is compared is the output of the last module of a depth. It is averaged over at
-most 4 x 4 fields of the image, and each field of each film is one example. Averaged over the whole
+most 4 x 4 fields of the image, and each field of each image is one example. Averaged over the whole
 image, early activations, which answer to small patterns anywhere, would say little more than how
-bright a film is; and with one example per film, fewer than channels, unrelated networks would look
+bright an image is; and with one example per image, fewer than channels, unrelated networks would look
 alike.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from lib.models.classifier import Classifier, backbone_stages
 
 FIELDS = 4
-"""Fields per side into which the activations of a film are averaged."""
+"""Fields per side into which the activations of an image are averaged."""
 BATCH = 32
 
 
@@ -31,54 +32,64 @@ def depth_names(model: Classifier) -> list[str]:
 def depth_activations(
     model: Classifier, pixels: np.ndarray, device: torch.device | str = "cpu"
 ) -> list[np.ndarray]:
-    """The activations of films (N, S, S) uint8 after each depth: (N * fields, C) float32 each.
+    """The activations of images (N, S, S) uint8 after each depth: (N * fields, C) float32 each.
 
-    Each field is centred over the films: what all films have in common there, such as dark edges,
+    Each field is centred over the images: what all images have in common there, such as dark edges,
     says nothing of how the network tells them apart. The model is left in evaluation mode.
     """
     model.to(device).eval()
-    last: dict[int, Tensor] = {}
-    hooks = [
-        module.register_forward_hook(_keeper(last, depth))
-        for module, depth in _modules(model.backbone)
-    ]
+    batches = [
+        torch.from_numpy(np.array(pixels[start : start + BATCH])).to(device).unsqueeze(1)
+        for start in range(0, len(pixels), BATCH)
+    ]  # (B, 1, S, S) uint8 each
+    modules = _last_modules(model, batches[0][:1].float() / 255)
     channels_last = getattr(model.backbone, "output_fmt", "NCHW") == "NHWC"
-    parts: list[list[Tensor]] = [[] for _ in backbone_stages(model.backbone)]
-    try:
-        for start in range(0, len(pixels), BATCH):
-            images = torch.from_numpy(np.array(pixels[start : start + BATCH])).to(device)
-            model(images.unsqueeze(1).float() / 255)  # of (B, 1, S, S)
-            for depth, collected in enumerate(parts):
-                collected.append(_fields(last[depth], channels_last).cpu())
-    finally:
-        for hook in hooks:
-            hook.remove()
+    parts: list[list[Tensor]] = [[] for _ in modules]
+
+    def keep(depth: int) -> Callable[..., None]:
+        # Averaged at once: a later module may change its input in place.
+        return lambda _, __, output: parts[depth].append(_fields(output, channels_last).cpu())
+
+    with _hooks(modules, keep):
+        for batch in batches:
+            model(batch.float() / 255)
     return [_centred(torch.cat(collected)) for collected in parts]
 
 
-def _modules(backbone: nn.Module) -> list[tuple[nn.Module, int]]:
-    """The modules whose weights all belong to one depth, with that depth."""
-    stages = backbone_stages(backbone)
+def _last_modules(model: Classifier, image: Tensor) -> list[nn.Module]:
+    """Of each depth the module that ends last, of those whose weights all belong to it; image: (1,
+    1, S, S)."""
+    stages = backbone_stages(model.backbone)
     depths = {name: depth for depth, names in enumerate(stages) for name in names}
-    found = []
-    for name, module in backbone.named_modules():
-        inside = {depths[f"{name}.{own}"] for own, _ in module.named_parameters() if name}
-        if len(inside) == 1:
-            found.append((module, inside.pop()))
-    return found
+    inside: list[tuple[nn.Module, int]] = []
+    for name, module in model.backbone.named_modules():
+        found = {depths[f"{name}.{own}"] for own, _ in module.named_parameters() if name}
+        inside += [(module, depth) for depth in found if len(found) == 1]
+    last: dict[int, nn.Module] = {}
+
+    def note(index: int) -> Callable[..., None]:
+        return lambda module, _, __: last.update({inside[index][1]: module})
+
+    with _hooks([module for module, _ in inside], note):
+        model(image)
+    return [last[depth] for depth in range(len(stages))]
 
 
-def _keeper(last: dict[int, Tensor], depth: int) -> Callable[..., None]:
-    """A hook that notes a module's output; the last to run within a depth is that depth's."""
+@contextmanager
+def _hooks(modules: Sequence[nn.Module], made: Callable[[int], Callable]) -> Iterator[None]:
+    """Calls made(i)(module, inputs, output) whenever the i-th module has run."""
+    handles = [module.register_forward_hook(made(i)) for i, module in enumerate(modules)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
-    def note(_: nn.Module, __: tuple, output: Tensor | tuple) -> None:
-        last[depth] = output[0] if isinstance(output, tuple | list) else output
 
-    return note
-
-
-def _fields(output: Tensor, channels_last: bool) -> Tensor:
-    """(B, C, h, w), tokens (B, T, C) or vectors (B, C) -> (B, fields, C)."""
+def _fields(output: Tensor | tuple, channels_last: bool) -> Tensor:
+    """(B, C, h, w), tokens (B, T, C) or vectors (B, C) -> (B, fields, C); of several outputs the
+    first."""
+    output = output[0] if isinstance(output, tuple | list) else output
     if output.ndim == 2:
         return output.float().unsqueeze(1)
     if output.ndim == 3:
@@ -91,7 +102,7 @@ def _fields(output: Tensor, channels_last: bool) -> Tensor:
 
 
 def _centred(fields: Tensor) -> np.ndarray:
-    """(N, fields, C) -> (N * fields, C), each field centred over the films."""
+    """(N, fields, C) -> (N * fields, C), each field centred over the images."""
     return (fields - fields.mean(dim=0)).flatten(0, 1).numpy()
 
 

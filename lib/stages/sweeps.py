@@ -73,6 +73,22 @@ def learning_curves(folder: Path, scores: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def curve_sentences(table: pd.DataFrame) -> list[str]:
+    """One per family of `learning_curves`; one that says so where there is none."""
+    if table.empty:
+        return ["No arm of this study changes train_fraction alone: it has no learning curve."]
+    return [
+        f"Learning curve of {family}: macro AUROC "
+        + ", ".join(
+            f"{row.value:.3f} ({row.low:.3f} to {row.high:.3f}) with "
+            f"{100 * row.train_fraction:g} % of the training patients"
+            for row in rows.itertuples()
+        )
+        + "."
+        for family, rows in table.groupby("family", sort=False)
+    ]
+
+
 def _arms(plan: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """arm -> the plan's entry of its first run, in the plan's order."""
     arms: dict[str, dict[str, Any]] = {}
