@@ -12,6 +12,12 @@ that seeds that agree by chance cannot narrow the interval. With two or three se
 poorly estimated, so it is pooled over the arms of the study (`training_noise`), and the larger of
 the pooled and the arms' own is used. With one training on each side and no study nothing is known
 of the second part: there is no p-value, and no verdict.
+
+With folds, a seed's runs over all folds are one run (`lib.comparison.folds`): its score is the mean
+over folds, its resamples are drawn within folds, and the variance over patients is multiplied by
+what overlapping training sets add. The spread over seeds is then that of these means. Arms of one
+seed each have K trainings: what they differ by from fold to fold beyond patients stands in for the
+spread over seeds.
 """
 
 import contextlib
@@ -27,6 +33,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from lib.comparison.folds import FoldedRun, fold_noise, overlap_factor
 from lib.comparison.significance import LEVEL, satterthwaite
 from lib.exceptions import ComparisonError
 from lib.files import atomic_write, read_json, read_table
@@ -53,7 +60,8 @@ class RunPredictions(Predictions):
     """One run's predictions for its test images, sorted by image, with its thresholds (F,).
 
     fingerprint: of the test images and labels, from the record. scored: metric -> (F,) where
-    metrics.csv has them. folder: where resamples are kept; None keeps nothing.
+    metrics.csv has them. folder: where resamples are kept; None keeps nothing. folds, fold: how
+    many folds the patients are divided into (0: not at all), and the one that is tested here.
     """
 
     run: str
@@ -62,6 +70,13 @@ class RunPredictions(Predictions):
     fingerprint: str = ""
     scored: dict[str, np.ndarray] | None = None
     folder: Path | None = None
+    folds: int = 0
+    fold: int = 0
+
+    @property
+    def parts(self) -> tuple["RunPredictions", ...]:
+        """The runs that it consists of: itself. Those of a `FoldedRun` are its folds."""
+        return (self,)
 
     def on(self, findings: Sequence[str]) -> "RunPredictions":
         """The same for some findings, and the images that are annotated for at least one of
@@ -114,7 +129,7 @@ class RunPredictions(Predictions):
             ):
                 return {metric: kept[metric] for metric in INTERVAL_METRICS}
         scores = bootstrap_scores(
-            self.targets, self.probs, self.patients, self.thresholds, n=RESAMPLES
+            self.targets, self.probs, self.patients, self.thresholds, n=RESAMPLES, seed=self.fold
         )
         if path is not None:
             with (
@@ -126,7 +141,8 @@ class RunPredictions(Predictions):
 
     def _digest(self) -> str:
         """Changes with anything that resamples depend on."""
-        digest = blake2b(f"{RESAMPLES} {self.findings}".encode(), digest_size=12)
+        drawn = f"{RESAMPLES} {self.findings}" + (f" fold {self.fold}" if self.fold else "")
+        digest = blake2b(drawn.encode(), digest_size=12)
         digest.update("\0".join(map(str, self.patients)).encode())
         for array in (self.targets, self.probs, self.thresholds):
             digest.update(np.ascontiguousarray(array).tobytes())
@@ -146,22 +162,24 @@ def read_run_predictions(folder: Path) -> RunPredictions:
     scored = (
         {metric: metrics[metric].to_numpy(float) for metric in INTERVAL_METRICS} if whole else None
     )
-    about = {
-        "run": folder.name,
-        "seed": read_json(folder / "config.json")["seed"],
-        "folder": folder,
-    }
+    config = read_json(folder / "config.json")
+    about = {"run": folder.name, "seed": config["seed"], "folder": folder}
+    about |= {name: config.get(name, 0) for name in ("folds", "fold")}
     about["fingerprint"] = read_record(folder).data.test_fingerprint
     return RunPredictions(**vars(test), thresholds=thresholds, scored=scored, **about)
 
 
-def resample_all(runs: Sequence[RunPredictions]) -> None:
+Scored = RunPredictions | FoldedRun
+"""One run on one test set, or the runs of one seed over all folds."""
+
+
+def resample_all(runs: Sequence[Scored]) -> None:
     """Resamples runs side by side, on all cores: NumPy does most of it without Python's lock."""
     with ThreadPoolExecutor(available_cores()) as threads:
-        list(threads.map(lambda run: run.resampled, runs))
+        list(threads.map(lambda run: run.resampled, [part for run in runs for part in run.parts]))
 
 
-def common_findings(runs: Sequence[RunPredictions]) -> tuple[str, ...]:
+def common_findings(runs: Sequence[Scored]) -> tuple[str, ...]:
     """The findings that all runs answer for; raises ComparisonError where there is none, or test
     images differ."""
     first = runs[0]
@@ -179,6 +197,11 @@ def common_findings(runs: Sequence[RunPredictions]) -> tuple[str, ...]:
                 f"{ours.run} and {theirs.run} were tested on different images ({len(ours.images)} and "
                 f"{len(theirs.images)}, {len(both)} of them shared; test fingerprints {ours.fingerprint} and "
                 f"{theirs.fingerprint}): scores on different test sets do not compare"
+            )
+        if not np.array_equal(ours.images, theirs.images):
+            raise ComparisonError(
+                f"{ours.run} and {theirs.run} divide the test patients into different folds: scores "
+                "of different divisions do not compare"
             )
         if not np.array_equal(ours.targets, theirs.targets, equal_nan=True):
             changed = int((~_same(ours.targets, theirs.targets)).any(axis=1).sum())
@@ -203,11 +226,18 @@ class Noise:
     df: int
 
 
-def training_noise(arms: Sequence[Sequence[RunPredictions]]) -> Noise:
-    """The spread over seeds, pooled over arms (each its runs) that answer for the same findings."""
+def training_noise(arms: Sequence[Sequence[Scored]]) -> Noise:
+    """The spread over seeds, pooled over arms (each its runs) that answer for the same findings;
+    with folds and one seed an arm, what they show from fold to fold (`folds.fold_noise`)."""
     findings = arms[0][0].findings
     groups = [arm for arm in arms if arm[0].findings == findings]
     df = sum(len(group) - 1 for group in groups)
+    folded = [run for group in groups for run in group if isinstance(run, FoldedRun)]
+    if folded and df == 0:
+        between = {metric: fold_noise(folded, metric) for metric in INTERVAL_METRICS}
+        none = {metric: np.zeros(len(findings) + 1) for metric in INTERVAL_METRICS}
+        df = max(len(folded) - 1, 1) * (len(folded[0].parts) - 1)
+        return Noise(findings, between, none, df)
     variance, interaction = {}, {}
     for metric in INTERVAL_METRICS:
         scores = [
@@ -220,12 +250,13 @@ def training_noise(arms: Sequence[Sequence[RunPredictions]]) -> Noise:
     return Noise(findings, variance, interaction, df)
 
 
-def arm_scores(runs: Sequence[RunPredictions], noise: Noise | None = None) -> pd.DataFrame:
+def arm_scores(runs: Sequence[Scored], noise: Noise | None = None) -> pd.DataFrame:
     """The scores of one arm, its `runs` of different seeds: one row per metric and finding, macro
     last.
 
-    Columns: metric, finding, value, low, high (95 %), se_patients, se_seeds, df, patients, images,
-    positives, positive_patients, in_macro, seeds. Findings with too few positive patients have no
+    Columns: metric, finding, value, low, high (95 %), se_patients (with folds, with what the overlap
+    of training sets adds), se_seeds, df, patients, images, positives, positive_patients, in_macro,
+    folds (0 without), seeds. Findings with too few positive patients have no
     interval (`intervals.finding_interval`); that of macro average precision is corrected for the
     bootstrap's bias.
     """
@@ -244,27 +275,29 @@ def arm_scores(runs: Sequence[RunPredictions], noise: Noise | None = None) -> pd
 
 
 def differences(
-    runs: Sequence[RunPredictions], reference: Sequence[RunPredictions], noise: Noise | None = None
+    runs: Sequence[Scored], reference: Sequence[Scored], noise: Noise | None = None
 ) -> pd.DataFrame:
     """How much better one arm is than another on the same test images: one row per metric and
     finding, macro last.
 
     Columns: metric, finding, difference, low, high (95 %), p (two-sided, not corrected),
-    se_patients, se_seeds, df, patients, images, positives, positive_patients, in_macro, seeds,
-    reference_seeds, one_training. A finding with fewer than MIN_PATIENTS positive patients has
+    se_patients, se_seeds, df, patients, images, positives, positive_patients, in_macro, folds,
+    seeds, reference_seeds, one_training. A finding with fewer than MIN_PATIENTS positive patients has
     neither interval nor p. With one training on each side and no other arm that shows how trainings
     differ (one_training) there is an interval over patients, but no p: the difference may be chance
     in training. Raises ComparisonError where they do not compare.
     """
     findings = common_findings([*reference, *runs])
     runs, reference = ([run.on(findings) for run in group] for group in (runs, reference))
+    if isinstance(runs[0], FoldedRun) and (noise is None or noise.findings != findings):
+        noise = training_noise([reference, runs])
     tables = [_estimate([(1, runs), (-1, reference)], noise, metric) for metric in INTERVAL_METRICS]
     return pd.concat(tables, ignore_index=True).assign(
         seeds=len(runs), reference_seeds=len(reference)
     )
 
 
-Groups = Sequence[tuple[int, list[RunPredictions]]]
+Groups = Sequence[tuple[int, list[Scored]]]
 """(sign, runs) of one arm, or of two that are subtracted."""
 
 
@@ -284,8 +317,15 @@ def _estimate(groups: Groups, noise: Noise | None, metric: str) -> pd.DataFrame:
     low, high = _student_interval(value, error, freedom)
     people, others = positive_patients(first.targets, first.patients)
     if level:
+        less = len(first.parts) - 1  # degrees of freedom that the folds' own means take
         ends = finding_interval(
-            metric, value[:-1], resampled[:, :-1], people, others, error[:-1], freedom[:-1]
+            metric,
+            value[:-1],
+            resampled[:, :-1],
+            people - less,
+            others - less,
+            error[:-1],
+            freedom[:-1],
         )
         low[:-1], high[:-1] = ends
         if len(first.findings) == 1:
@@ -314,6 +354,7 @@ def _estimate(groups: Groups, noise: Noise | None, metric: str) -> pd.DataFrame:
         | {"patients": len(np.unique(first.patients)), "images": len(first.images)}
         | {"positives": [*positives, positives.sum()], "positive_patients": [*people, people.sum()]}
         | {"in_macro": [*first.counted, True], "one_training": one_training}
+        | {"folds": len(first.parts) if isinstance(first, FoldedRun) else 0}
     )
 
 
@@ -343,6 +384,7 @@ def _variance_components(
             both += noise.interaction[metric]
     finite = ~np.isnan(patients)
     patients[finite] = np.fmax(patients[finite] - np.fmin(both, seeds)[finite], 0.0)
+    patients *= overlap_factor(len(groups[0][1][0].parts))
     freedom = np.array([satterthwaite(a, b, df) for a, b in zip(patients, seeds, strict=True)])
     freedom[seeds < both] = np.inf
     return patients, seeds, freedom, df
@@ -363,12 +405,12 @@ def _p_values(value: np.ndarray, error: np.ndarray, freedom: np.ndarray) -> np.n
     return np.where(error > 0, p, np.where(value == 0, 1.0, np.nan))
 
 
-def _points(runs: list[RunPredictions], metric: str) -> np.ndarray:
+def _points(runs: list[Scored], metric: str) -> np.ndarray:
     """The scores of the runs: (S, F + 1)."""
     return np.array([run.points[metric] for run in runs])
 
 
-def _resampled(runs: list[RunPredictions], metric: str) -> np.ndarray:
+def _resampled(runs: list[Scored], metric: str) -> np.ndarray:
     """The mean of the runs in each resample: (RESAMPLES, F + 1)."""
     return mean_defined(np.array([run.resampled[metric] for run in runs]), axis=0)
 
@@ -378,7 +420,7 @@ def _squares(scores: np.ndarray) -> np.ndarray:
     return ((scores - scores.mean(axis=0)) ** 2).sum(axis=0)
 
 
-def _interaction(runs: list[RunPredictions], metric: str) -> np.ndarray:
+def _interaction(runs: list[Scored], metric: str) -> np.ndarray:
     """Variance over patients of a run's deviation from the mean of the runs of its arm: (F +
     1,)."""
     each = np.array([run.resampled[metric] for run in runs])  # (S, RESAMPLES, F + 1)
