@@ -141,8 +141,8 @@ def clean(
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Deletes without a question.")] = False,
 ) -> None:
-    """Lists image caches and what was set aside; asks, then deletes the caches, with --set-aside the
-    rest too."""
+    """Lists image caches and what was set aside; asks, then deletes the caches, with --set-aside
+    the rest too."""
     with _errors_as_sentences():
         from lib.studies import find_removable, remove, study_folder
 
@@ -284,8 +284,8 @@ def predict(
         int | None, typer.Option(min=1, help="Cores to use; by default all.")
     ] = None,
 ) -> None:
-    """Predicts findings for PNG, JPEG, TIFF and DICOM files; a file that cannot be used is a row with
-    the reason. Not for diagnosis."""
+    """Predicts findings for PNG, JPEG, TIFF and DICOM files; a file that cannot be used is a row
+    with the reason. Not for diagnosis."""
     with _errors_as_sentences():
         _need("compress", "onnxruntime")
         from lib.inference import predict_command
@@ -303,8 +303,8 @@ def check(
         typer.Option(help="skip: problems are listed, but do not fail the check."),
     ] = "raise",
 ) -> None:
-    """Prints layout, images, patients, findings and every problem of dataset folders; exit code 1 if
-    there is any problem.
+    """Prints layout, images, patients, findings and every problem of dataset folders; exit code 1
+    if there is any problem.
 
     Of several folders it also prints how many images, patients and labels each adds beyond the
     others.

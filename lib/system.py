@@ -101,8 +101,8 @@ def package_versions() -> dict[str, str | None]:
 
 
 def start_worker() -> None:
-    """Start of a worker process: it leaves Ctrl-C to its parent, and ends when the parent ends, even
-    when that was killed."""
+    """Start of a worker process: it leaves Ctrl-C to its parent, and ends when the parent ends,
+    even when that was killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = parent_process()
     if parent is not None:

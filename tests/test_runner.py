@@ -460,7 +460,7 @@ def test_what_is_odd_about_a_dataset_is_said_once_and_before_the_first_run(study
     assert text.index("1 images are not listed") < text.index("a-s0")
 
 
-# --- nothing complete is lost, hidden or made again
+# --- nothing complete is lost, hidden or repeated
 
 
 def test_a_typo_in_the_data_root_leaves_the_plan_as_it_was(study, tmp_path):
@@ -497,7 +497,7 @@ def test_a_run_that_was_set_aside_is_taken_back_when_it_is_planned_again(
     plan.runs["arm-s0"].folder.rename(plan.folder / "arm-s0.replaced-20260101T000000")
     summary, text = run(plan)
     assert nothing_executed == [] and summary.skipped == ["first-s0", "arm-s0"]
-    assert "arm-s0.replaced-20260101T000000 is what is planned, and was taken back" in text
+    assert "arm-s0.replaced-20260101T000000 matches the plan and was taken back" in text
 
 
 def test_runs_that_are_not_chosen_keep_the_plan_that_they_were_made_by(

@@ -49,8 +49,8 @@ reading changes."""
 
 MIN_POSITIVES = 20
 """The fewest positive labels in each half of the validation images, over all findings with both
-classes. With 20 positives and 20 negatives, one pair that changes its order is 0.0025 of AUROC, half
-of LIMIT. With fewer, LIMIT means nothing."""
+classes. With 20 positives and 20 negatives, one pair that changes its order is 0.0025 of AUROC,
+half of LIMIT. With fewer, LIMIT means nothing."""
 
 METHODS = {
     "minmax": CalibrationMethod.MinMax,
@@ -218,7 +218,8 @@ def _try_recipes(
     trials: list[Trial],
     log: Callable[[str], None],
 ) -> bool:
-    """Append the trial of each recipe to `trials`; stop at the first that is fine, and return True."""
+    """Append the trial of each recipe to `trials`; stop at the first that is fine, and return
+    True."""
     for method, what, nodes in recipes:
         path = bench.folder / f"int8-{len(trials)}.onnx"
         _write_int8(bench, path, method, nodes)

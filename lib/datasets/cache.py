@@ -2,9 +2,9 @@
 image decoded once.
 
 A cache is identified by its content: the ids, paths, sizes and modification times of its files, the
-size S and the version of the decoder. Beside `<S>px-<key>.npy` stand `.index.npz` (what is in each row,
-and what could not be decoded), a `.lock`, and while it is built `.partial` (pixels) and `.done.npz`
-(which of its rows are safely on disk).
+size S and the version of the decoder. Beside `<S>px-<key>.npy` stand `.index.npz` (what is in each
+row, and what could not be decoded), a `.lock`, and while it is built `.partial` (pixels) and
+`.done.npz` (which of its rows are safely on disk).
 """
 
 import os

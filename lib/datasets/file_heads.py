@@ -26,7 +26,8 @@ _CHUNK = 256  # files per task of a thread
 
 
 def check_heads(paths: Sequence[str], folder: Path) -> list[Wrong | None]:
-    """Per file, what is wrong, or None; files without a fault are remembered in `folder`/heads.npy."""
+    """Per file, what is wrong, or None; files without a fault are remembered in
+    `folder`/heads.npy."""
     table = folder / "heads.npy"
     checked = _read_checked(table)
     keys, found = [], []

@@ -310,10 +310,10 @@ def read_dataset(
     findings wins.
 
     Checks that every listed file is there, is not empty and starts like an image; whether it
-    decodes to its end shows when the image cache is built (`lib.datasets.cache`). With on_bad='skip' rows
-    that cannot be used are left out and returned as `bad_rows`. Raises DatasetError: with
-    on_bad='raise' for any such row (one error for all), always for a folder without a known layout,
-    a table that cannot be read, or when no row is left.
+    decodes to its end shows when the image cache is built (`lib.datasets.cache`). With
+    on_bad='skip' rows that cannot be used are left out and returned as `bad_rows`. Raises
+    DatasetError: with on_bad='raise' for any such row (one error for all), always for a folder
+    without a known layout, a table that cannot be read, or when no row is left.
     """
     if on_bad not in ("raise", "skip"):
         raise ValueError(f"on_bad must be 'raise' or 'skip', got {on_bad!r}")

@@ -1,5 +1,5 @@
-"""In: the bytes of a DICOM file. Out: its image in 8-bit grey, as it is meant to be displayed, or an
-`ImageError`."""
+"""In: the bytes of a DICOM file. Out: its image in 8-bit grey, as it is meant to be displayed, or
+an `ImageError`."""
 
 import re
 from io import BytesIO

@@ -17,7 +17,8 @@ and 0 %; of 1,500 images of children 28 % and 2.3 %."""
 
 
 def seems_sideways(pixels: np.ndarray) -> bool:
-    """Whether a film (H, W) uint8 looks turned by 90 degrees. A turn by 180 degrees is not detected."""
+    """Whether a film (H, W) uint8 looks turned by 90 degrees. A turn by 180 degrees is not
+    detected."""
     small = Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BOX)
     grey = np.asarray(small, np.float64)
     return mirror_symmetry(grey.T) - mirror_symmetry(grey) > MARGIN

@@ -34,7 +34,8 @@ def check_size(width: int, height: int) -> None:
 def read_bytes(source: Path | str | bytes | BinaryIO, expect: Callable[[int], None]) -> bytes:
     """The bytes of the file; `expect` is called with the size of a file on disk before it is read.
 
-    Pipes, devices and folders are refused without opening them, because reading one could block forever.
+    Pipes, devices and folders are refused without opening them, because reading one could block
+    forever.
     """
     if isinstance(source, Path | str):
         try:

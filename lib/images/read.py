@@ -45,8 +45,8 @@ def read_radiograph(
 
     The pixels are those of `pixels.decode_grey`, after the turn that EXIF may ask for. `preview` is
     the longest side of the picture for display in px, 0 for none. `name` names the file in
-    messages. Size and frames are checked in the header, before pixels are decoded. Raises ImageError
-    with the reason for what is refused.
+    messages. Size and frames are checked in the header, before pixels are decoded. Raises
+    ImageError with the reason for what is refused.
     """
     subject = "".join(c if c.isprintable() else "?" for c in name)[:120] or "the file"
     try:

@@ -33,8 +33,8 @@ _EPS = np.finfo(float).eps  # a log loss takes no probability nearer to 0 or 1, 
 def calibration_scores(
     targets: np.ndarray, probs: np.ndarray, findings: Sequence[str], bins: int = 15
 ) -> pd.DataFrame:
-    """How well probs (N, F) are calibrated on targets (N, F) with NaN: one row per finding, then the
-    row `macro`.
+    """How well probs (N, F) are calibrated on targets (N, F) with NaN: one row per finding, then
+    the row `macro`.
 
     brier: mean squared error (Brier 1950); brier_reference: that of predicting the share of
     positives for every image; ece: expected calibration error over `reliability`'s bins of equal
@@ -230,8 +230,8 @@ def fit_calibration(
 
 
 def keeps_order(slope: float, intercept: float) -> bool:
-    """Whether all probabilities that differ in single precision still differ, in the same order, after
-    the map.
+    """Whether all probabilities that differ in single precision still differ, in the same order,
+    after the map.
 
     A slope <= 0 does not; nor does a map so steep (about 2) or so high that probabilities next to 1
     round to one number.

@@ -64,8 +64,8 @@ def error_overlap(
 
 
 def label_noise_candidates(predictions: pd.DataFrame, findings: Sequence[str]) -> pd.DataFrame:
-    """Films whose label a confident prediction contradicts, the clearest first: labels to check, not
-    known errors.
+    """Films whose label a confident prediction contradicts, the clearest first: labels to check,
+    not known errors.
 
     Confident learning (Northcutt, Jiang and Chuang 2021): a negative film whose probability reaches
     the mean of the positive films, or a positive one that falls to the mean of the negative ones,

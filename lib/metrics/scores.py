@@ -67,8 +67,8 @@ def f1(y: np.ndarray, p: np.ndarray, threshold: float = HALF) -> float:
 
 
 def epoch_score(row: Any, rule: str) -> Any:
-    """The score whose maximum chooses the epoch. row: one row of a history, or the whole table; rule:
-    `choose_epoch_by` of Config."""
+    """The score whose maximum chooses the epoch. row: one row of a history, or the whole table;
+    rule: `choose_epoch_by` of Config."""
     columns = {"auroc": "val_auroc", "loss": "val_loss", "last": "epoch"}
     values = row[columns.get(rule, f"val_{rule}")]
     return -values if rule == "loss" else values

@@ -47,11 +47,11 @@ def write_phantoms(
     """Writes `folder`/dataset_full (NIH release) and `folder`/dataset_cardiomegaly (train/, test/);
     returns `folder`.
 
-    About 2.3 films per person, and a fifth more people who are only in the Cardiomegaly set; `size` is
-    in pixels. The same parameters give the same bytes, whatever the number of `workers` (processes;
-    None: one per core). The folder appears completely or not at all. Phantoms of the same parameters are
-    left as they are, of other parameters replaced. Raises FileExistsError where `folder` holds
-    anything else, DatasetError for parameters out of range.
+    About 2.3 films per person, and a fifth more people who are only in the Cardiomegaly set; `size`
+    is in pixels. The same parameters give the same bytes, whatever the number of `workers`
+    (processes; None: one per core). The folder appears completely or not at all. Phantoms of the
+    same parameters are left as they are, of other parameters replaced. Raises FileExistsError where
+    `folder` holds anything else, DatasetError for parameters out of range.
     """
     if patients < 4 or size < 16 or seed < 0:
         raise DatasetError(

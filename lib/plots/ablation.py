@@ -84,10 +84,10 @@ def ablation(
     every seed shows its own, from auroc_low and so on where `runs` has them. `changes` (arm,
     metric, finding, p_holm) gives the stars: p < 0.05 against the reference, of the study's primary
     metric. `name` says what was scored: macro, or one finding. The dashed line is the reference's
-    mean; the dotted one the score of an uninformative model: 0.5 for AUROC, `chance_average_precision`
-    (`metrics.random_average_precision` of this test set), F1 0 (all-negative). With
-    `column` the panels are stacked, for a column of a paper: 3.5 inches wide, no text below 7
-    points. Raises ValueError where there is no run.
+    mean; the dotted one the score of an uninformative model: 0.5 for AUROC,
+    `chance_average_precision` (`metrics.random_average_precision` of this test set), F1 0
+    (all-negative). With `column` the panels are stacked, for a column of a paper: 3.5 inches wide,
+    no text below 7 points. Raises ValueError where there is no run.
     """
     if runs.empty:
         raise ValueError("the ablation figure needs at least one run; got none")

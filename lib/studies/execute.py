@@ -47,8 +47,8 @@ ERROR_LINES = 20
 
 
 def process_environment(jobs: int) -> dict[str, str]:
-    """Threads of one of `jobs` parallel runs (its share of the cores) and memory settings; values that
-    the user has set stay."""
+    """Threads of one of `jobs` parallel runs (its share of the cores) and memory settings; values
+    that the user has set stay."""
     share = str(max(1, available_cores() // jobs))
     wanted = dict.fromkeys(THREAD_VARIABLES, share) | MALLOC_VARIABLES | WAITING_VARIABLES
     return {name: os.environ.get(name, value) for name, value in wanted.items()}

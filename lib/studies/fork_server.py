@@ -94,7 +94,8 @@ def start_driver(spec: Path, log: Path, environment: Mapping[str, str]) -> BaseP
 
 @contextlib.contextmanager
 def _blank_main() -> Iterator[None]:
-    """Keeps multiprocessing from importing the caller's script in the fork, where it is not needed."""
+    """Keeps multiprocessing from importing the caller's script in the fork, where it is not
+    needed."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
     try:

@@ -71,8 +71,8 @@ def run_plan(
 
     A complete run of other parameters is set aside and repeated only with `replace`, or when
     `confirm`, called with the list of them, returns True. A run that was set aside and matches the
-    plan again is taken back. A broken run continues in its folder. A failed run fails those that need it and
-    nothing else. `executor` submits `execute_run`: threads here by default, or Dask's
+    plan again is taken back. A broken run continues in its folder. A failed run fails those that
+    need it and nothing else. `executor` submits `execute_run`: threads here by default, or Dask's
     `client.get_executor()` on a cluster with a shared disk. `on_end` is called with each run that
     ended, or was complete, and the reason of its failure; it must not raise. Raises StudyError for
     an unknown name in `only`, RunError when another process runs this study.

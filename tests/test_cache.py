@@ -1,4 +1,4 @@
-"""The store: right pixels, never stale, resumable after a kill, safe for two builders."""
+"""The image cache: right pixels, never stale, resumable after a kill, safe for two builders."""
 
 import os
 import shutil
