@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 
 from lib.config import Config
 from lib.datasets import describe_data, prepare_data
@@ -50,6 +52,33 @@ def entry(config: Config, arm: str, **changes) -> dict:
     about = {"arm": arm, "seed": config.seed, "prerequisite": False, "reference": False}
     about |= {"changes": None, "what": None, "needs": [], "lineage": "", "fold": None}
     return {**about, "config": config.model_dump(mode="json"), **changes}
+
+
+def make_folded(root: Path, phantoms: Path) -> Path:
+    """The folder of a study in two folds, one seed: `children`, which both folds share and whose
+    images are another population's, -> `many`."""
+    rng = np.random.default_rng(0)
+    for i in range(60):
+        place = root / "data" / "children" / ("PNEUMONIA" if i % 2 else "NORMAL")
+        place.mkdir(parents=True, exist_ok=True)
+        grey = rng.integers(0, 255, (32, 32), dtype=np.uint8) // (1 + i % 2)
+        Image.fromarray(grey).save(place / f"child{i:02d}.png")
+    folder = root / "runs" / "folded"
+    base = {**TINY, "data_root": str(phantoms)}
+    children = {"data_dir": (str(root / "data" / "children"),), "findings": ("Pneumonia",)}
+    zero = Config(**base, **children, run_dir=str(folder / "children-s0"))
+    make_run(zero, moved=0.5)
+    runs = {"children-s0": entry(zero, "children", prerequisite=True)}
+    for fold in (0, 1):
+        name = f"many-s0-f{fold}"
+        parts = {"data_dir": LAST["data_dir"], "findings": ("Effusion", "Pneumonia")}
+        parts |= {"init_from": str(folder / "children-s0"), "run_dir": str(folder / name)}
+        config = Config(**base, **parts, folds=2, fold=fold)
+        make_run(config, moved=0.5)
+        runs[name] = entry(config, "many", reference=True, needs=["children-s0"], fold=fold)
+    head = {"study": "folded", "reference": "many", "primary": "auroc", "seeds": [0], "folds": 2}
+    write_json(folder / "plan.json", {**head, "runs": runs})
+    return folder
 
 
 def make_two_stages(root: Path, phantoms: Path, seeds: tuple[int, ...] = (0, 1)) -> Path:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from made_stages import make_two_stages
+from made_stages import make_folded, make_two_stages
 from sklearn.metrics import roc_auc_score
 
 import lib.stages.answers
@@ -177,6 +177,44 @@ def test_an_arm_without_stages_has_no_matrix(made):
 def test_a_folder_without_a_study_says_what_to_do(tmp_path):
     with pytest.raises(RunError, match="contains no study"):
         stage_matrix(tmp_path)
+
+
+# --- folds
+
+
+@pytest.fixture(scope="module")
+def folded(tmp_path_factory, tiny_phantoms) -> Path:
+    return make_folded(tmp_path_factory.mktemp("folded"), tiny_phantoms)
+
+
+def test_with_folds_a_score_is_the_mean_over_folds_and_every_patient_counts_once(folded):
+    matrix = stage_matrix(folded)
+    rows = matrix.scores.set_index(["test_set", "stage", "finding"])
+    tests = [folded / f"many-s0-f{fold}" for fold in (0, 1)]
+    frame = read_dataset(Config(**read_json(tests[0] / "config.json")).data_folders).frame
+    everybody = frame.loc[frame["Pneumonia"].notna(), "patient"].nunique()
+    for stage, models in (
+        ("Pneumonia stage", [folded / "children-s0"] * 2),
+        ("2-finding stage", tests),
+    ):
+        row = rows.loc[("2-finding stage", stage, "Pneumonia")]
+        scores = [aurocs(m, "Pneumonia", t) for m, t in zip(models, tests, strict=True)]
+        assert row["value"] == pytest.approx(np.mean(scores), abs=1e-6)
+        assert row["patients"] == everybody and row["runs"] == 2 and row["left_out"] == 0
+
+
+def test_a_test_set_that_all_folds_share_counts_its_patients_once(folded):
+    matrix = stage_matrix(folded)
+    rows = matrix.scores.set_index(["test_set", "stage"]).loc["Pneumonia stage"]
+    own, later = rows.loc["Pneumonia stage"], rows.loc["2-finding stage"]
+    assert own["patients"] == later["patients"] and (own["runs"], later["runs"]) == (1, 2)
+    scores = [
+        aurocs(folded / f"many-s0-f{fold}", "Pneumonia", folded / "children-s0") for fold in (0, 1)
+    ]
+    assert later["value"] == pytest.approx(np.mean(scores), abs=1e-6)
+    change = matrix.changes.set_index("test_set").loc["Pneumonia stage"]
+    assert change["difference"] == pytest.approx(later["value"] - own["value"])
+    assert (folded / "children-s0/evaluations/many-s0-f1/predictions.parquet").exists()
 
 
 ROW = {

@@ -84,7 +84,7 @@ def test_nothing_is_cut_off(make):
     texts = [text for axes in figure.axes for text in axes.texts] + figure.texts
     texts += [text for legend in figure.legends for text in legend.get_texts()]
     texts += [label for axes in figure.axes for label in (axes.xaxis.label, axes.yaxis.label)]
-    for text in texts:
+    for text in filter(lambda text: text.get_text(), texts):
         box = text.get_window_extent()
         inside = box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.x1
         assert inside and box.y1 <= figure.bbox.y1, text.get_text()

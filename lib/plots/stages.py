@@ -105,7 +105,7 @@ def _at(table: pd.DataFrame, key: tuple[str, str]) -> pd.DataFrame:
 
 
 def _offsets(count: int) -> np.ndarray:
-    return np.linspace(-0.22, 0.22, count) if count > 1 else np.zeros(1)
+    return np.linspace(-0.22, 0.22, count) if count > 1 else np.zeros(count)
 
 
 def _dots(

@@ -47,10 +47,12 @@ class Stages:
         """The planned config of a run, as JSON values."""
         return self.planned[run]["config"]
 
-    def test_fold(self, chain: Chain, stage: int) -> int:
-        """The fold whose patients a stage of a chain is tested on; 0 where all folds share them."""
+    def test_fold(self, chain: Chain, stage: int) -> tuple[int, int]:
+        """The number of folds, and the one whose patients a stage of a chain is tested on; (0, 0)
+        where all chains share them."""
         config = self.config(chain.runs[stage])
-        return config.get("fold", 0) if config.get("folds", 0) else 0
+        folds = config.get("folds", 0)
+        return (folds, config.get("fold", 0)) if folds else (0, 0)
 
     def notes(self) -> list[str]:
         """Whether chains are missing, in a sentence."""

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from lib.comparison.arms import RunPredictions, arm_scores, differences
+from lib.comparison.arms import RunPredictions, Scored, arm_scores, differences
+from lib.comparison.folds import fold_seeds
 from lib.exceptions import CxrError
 from lib.metrics.scores import MACRO, MIN_PATIENTS
 from lib.stages.answers import Answerer, Films, patients_seen, patients_tested
@@ -74,18 +74,18 @@ def stage_matrix(folder: Path, arm: str | None = None) -> StageMatrix:
     for tested in range(len(stages.names)) if several else ():
         try:
             answers = _answers(stages, tested, films, answerers)
+            answers, left_out, note = _unseen(stages, tested, answers)
+            arms = {stage: _whole_seeds(runs) for stage, runs in answers.items()}
         except CxrError as error:
             notes.append(f"The test set of the {stages.names[tested]} is left out: {error}")
             continue
-        answers, left_out, note = _unseen(stages, tested, answers)
         notes += note
         where = {"test_set": stages.names[tested], "folders": stages.sets[tested]}
         about = {**where, "left_out": left_out}
         scores += [
-            _scores(runs).assign(stage=stages.names[stage], **about)
-            for stage, runs in answers.items()
+            _scores(runs).assign(stage=stages.names[stage], **about) for stage, runs in arms.items()
         ]
-        changes += [table.assign(**about) for table in _changes(answers, stages.names)]
+        changes += [table.assign(**about) for table in _changes(arms, stages.names)]
     computed = sum(one.computed for one in answerers.values())
     return StageMatrix(
         stages, _table(scores, SCORES), _table(changes, CHANGES), tuple(notes), computed
@@ -114,18 +114,8 @@ def _answers(stages: Stages, tested: int, films: Films, answerers: dict[str, Ans
         answerer = answerers.setdefault(run, Answerer(stages.folder / run, films))
         found = answerer.answers(stages.folder / test)
         if found is not None:
-            answers.setdefault(stage, []).append(_in_fold(found, fold))
+            answers.setdefault(stage, []).append(replace(found, folds=fold[0], fold=fold[1]))
     return dict(sorted(answers.items()))
-
-
-def _in_fold(run: RunPredictions, fold: int) -> RunPredictions:
-    """The same, resampled and averaged as a run that was tested on the patients of `fold`."""
-    changes: dict[str, Any] = {"fold": fold} if hasattr(run, "fold") else {}
-    return replace(run, **changes)
-
-
-def _fold(run: RunPredictions) -> int:
-    return getattr(run, "fold", 0)
 
 
 def _unseen(stages: Stages, tested: int, answers: Answers) -> tuple[Answers, int, list[str]]:
@@ -138,8 +128,8 @@ def _unseen(stages: Stages, tested: int, answers: Answers) -> tuple[Answers, int
     last = max(answers, default=tested)
     seen: dict[int, set[str]] = {}
     people: dict[int, set[str]] = {}
-    for fold in {stages.test_fold(chain, tested) for chain in stages.chains}:
-        chains = [chain for chain in stages.chains if stages.test_fold(chain, tested) == fold]
+    for fold in {stages.test_fold(chain, tested)[1] for chain in stages.chains}:
+        chains = [chain for chain in stages.chains if stages.test_fold(chain, tested)[1] == fold]
         runs = dict.fromkeys(run for chain in chains for run in chain.runs[: last + 1])
         seen[fold] = patients_seen(stages.folder / run for run in runs)
         tests = {chain.runs[tested] for chain in chains}
@@ -151,23 +141,31 @@ def _unseen(stages: Stages, tested: int, answers: Answers) -> tuple[Answers, int
         name = stages.names[tested]
         return {}, left_out, [f"Every test patient of the {name} trained another stage."]
     kept = {
-        stage: [run.rows(~np.isin(run.patients, list(seen[_fold(run)]))) for run in runs]
+        stage: [run.rows(~np.isin(run.patients, list(seen[run.fold]))) for run in runs]
         for stage, runs in answers.items()
     }
     return kept, left_out, []
 
 
-def _scores(runs: Sequence[RunPredictions]) -> pd.DataFrame:
+def _whole_seeds(runs: list[RunPredictions]) -> list[Scored]:
+    """With folds, one `FoldedRun` per seed; else the runs as they are.
+
+    Where all folds share a test set, its models are trainings like those of other seeds.
+    """
+    return list(fold_seeds(runs)[0]) if runs[0].folds else list(runs)
+
+
+def _scores(runs: Sequence[Scored]) -> pd.DataFrame:
     """AUROC of one stage's runs on one test set, a row per finding that is annotated there."""
     annotated = _annotated(runs)
     if not annotated:
         return pd.DataFrame(columns=SCORES)
     table = arm_scores([run.on(annotated) for run in runs])
     table = table[(table["metric"] == METRIC) & _shown(table, annotated)]
-    return table.assign(runs=len(runs))
+    return table.assign(runs=_trainings(runs))
 
 
-def _changes(answers: Answers, names: Sequence[str]) -> list[pd.DataFrame]:
+def _changes(answers: dict[int, list[Scored]], names: Sequence[str]) -> list[pd.DataFrame]:
     """Later minus earlier stage, one table per pair that shares a finding."""
     tables = []
     for earlier, later in combinations(answers, 2):
@@ -187,19 +185,23 @@ def _changes(answers: Answers, names: Sequence[str]) -> list[pd.DataFrame]:
                 later=names[later],
                 earlier_value=table["finding"].map(values[0]),
                 later_value=table["finding"].map(values[1]),
-                runs=len(new),
-                earlier_runs=len(old),
+                runs=_trainings(new),
+                earlier_runs=_trainings(old),
             )
         )
     return tables
 
 
-def _annotated(runs: Sequence[RunPredictions]) -> list[str]:
+def _annotated(runs: Sequence[Scored]) -> list[str]:
     """The findings of these runs that all of their test sets annotate."""
     known = [~np.isnan(run.targets).all(axis=0) for run in runs]
     return [
         name for name, here in zip(runs[0].findings, np.all(known, axis=0), strict=True) if here
     ]
+
+
+def _trainings(runs: Sequence[Scored]) -> int:
+    return sum(len(run.parts) for run in runs)
 
 
 def _shown(table: pd.DataFrame, findings: Sequence[str]) -> pd.Series:
