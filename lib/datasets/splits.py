@@ -214,9 +214,9 @@ def check_leaks(frame: pd.DataFrame, by: str = "patient") -> None:
     Rows 'excluded' and 'unused' do not count; 'submit' counts as 'test'.
     """
     used = frame[~frame["split"].isin(["excluded", "unused"])]
-    strange = set(used["split"]) - set(SPLITS)
-    if strange:
-        raise SplitError(f"unknown splits {sorted(strange)}; they are {', '.join(SPLITS)}")
+    unknown = set(used["split"]) - set(SPLITS)
+    if unknown:
+        raise SplitError(f"unknown splits {sorted(unknown)}; they are {', '.join(SPLITS)}")
     parts = (
         used["split"]
         .replace("submit", "test")
