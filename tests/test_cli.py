@@ -176,6 +176,34 @@ def test_a_report_has_table_figures_and_a_page_that_loads_nothing(file, tmp_path
     assert "`tiny`: 2 runs" in (tmp_path / "results/LOG.md").read_text()
 
 
+def test_a_reference_that_starts_from_a_stage_gets_a_second_page(file, tmp_path, monkeypatch):
+    stages = [
+        "study = ''\nout = ''",
+        "import pathlib\nfor name in ('stages.md', 'stage_matrix.csv', 'stage_differences.csv', "
+        "'drift.csv', 'stage_drift.png'):\n    (pathlib.Path(out) / name).write_text('made')",
+        "print('BETWEEN')",
+    ]
+    for name, cells in (("ablations", ABLATIONS), ("stages", stages)):
+        notebook = nbformat.v4.new_notebook(cells=list(map(nbformat.v4.new_code_cell, cells)))
+        notebook.cells[0].metadata["tags"] = ["parameters"]
+        nbformat.write(notebook, tmp_path / f"{name}.ipynb")
+    monkeypatch.setattr("lib.studies.report.NOTEBOOK", tmp_path / "ablations.ipynb")
+    monkeypatch.setattr("lib.studies.report.STAGES", tmp_path / "stages.ipynb")
+    monkeypatch.setattr(
+        "lib.studies.report.publish.__defaults__", (tmp_path / "results",), raising=False
+    )
+    cxr("run", file)
+    plan = read_json(tmp_path / "runs/tiny/plan.json")
+    plan["runs"]["good-s0"]["needs"] = ["first-s0"]
+    write_json(tmp_path / "runs/tiny/plan.json", plan)
+    code, text = cxr("report", tmp_path / "runs/tiny", "--publish")
+    report = tmp_path / "runs/tiny/report"
+    assert code == 0 and str(report / "stages.html") in text
+    assert "BETWEEN" in (report / "stages.html").read_text()
+    published = {path.name for path in (tmp_path / "results/tiny").iterdir()}
+    assert {"stages.md", "stage_matrix.csv", "drift.csv", "stage_drift.png"} <= published
+
+
 def test_a_report_whose_notebook_fails_names_the_cell(file, tmp_path, monkeypatch):
     notebook = nbformat.v4.new_notebook(
         cells=[nbformat.v4.new_code_cell("raise ValueError('no runs')")]

@@ -35,7 +35,7 @@ OTHERS = (
     "notebooks/ablations.ipynb",
     "notebooks/errors_and_heatmaps.ipynb",
 )
-OTHERS += ("notebooks/compress_and_export.ipynb",)
+OTHERS += ("notebooks/compress_and_export.ipynb", "notebooks/stages.ipynb")
 SECTIONS = ["Setup", "Data", "Model", "Training", "Evaluation", "Record", "Notes"]
 TINY = {
     "image_size": 64,
@@ -237,6 +237,7 @@ def test_the_report_has_table_figures_and_a_page_without_outside_links(studied):
         report / "ablation.svg"
     ).read_text()
     figures = {"ablation", "ablation_cardiomegaly", "ablation_column"}
+    figures |= {"stage_matrix", "stage_drift"}
     assert (
         {path.stem for path in report.glob("*.png")}
         == {path.stem for path in report.glob("*.svg")}
@@ -246,6 +247,21 @@ def test_the_report_has_table_figures_and_a_page_without_outside_links(studied):
     assert (
         "data:image/png;base64" in page and "<script src=" not in page and "<link rel" not in page
     )
+
+
+def test_the_report_has_a_page_between_the_stages(studied):
+    report = studied / "report"
+    matrix = pd.read_csv(report / "stage_matrix.csv")
+    both = matrix[matrix["finding"] == "Cardiomegaly"]
+    stages = ["Cardiomegaly stage", "14-finding stage"]
+    assert list(both["stage"]) == stages * 2 and list(dict.fromkeys(both["test_set"])) == stages
+    assert len(pd.read_csv(report / "stage_differences.csv")) == 2
+    assert set(pd.read_csv(report / "drift.csv")["depth"]) == {1, 2, 3, 4, 5}
+    told = (report / "stages.md").read_text()
+    page = (report / "stages.html").read_text()
+    assert "after the 14-finding stage" in told and "no learning curve" in told
+    assert "Synthetic phantoms" in page and "data:image/png;base64" in page
+    assert "<script src=" not in page
 
 
 def test_errors_and_heatmaps_runs_on_a_run(tmp_path, studied):
@@ -298,7 +314,7 @@ def test_compress_and_export_runs_on_a_run(tmp_path, studied):
 
 @pytest.mark.parametrize("path", OTHERS[1:])
 def test_a_notebook_that_finds_no_run_says_in_its_last_line_what_to_do(tmp_path, path):
-    name = "study" if "ablations" in path else "run"
+    name = "study" if "ablations" in path or "stages" in path else "run"
     out = tmp_path / "out.ipynb"
     with pytest.raises(
         NotebookError,
@@ -346,6 +362,8 @@ def test_a_report_of_the_reference_alone_says_that_nothing_compares(tmp_path, st
     assert (
         page.count("No other arm compares with the reference yet.") == 3
     )  # answers, power, differences
+    told = (alone / "report" / "stages.md").read_text()
+    assert "no complete chain of stages" in told or "miss a run" in told
 
 
 @pytest.fixture

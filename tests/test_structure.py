@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "datasets": TOOLS | {"phantoms"},
     "comparison": TOOLS | {"runs"},
     "compression": TOOLS | {"inference", "models", "datasets", "runs", "comparison"},
+    "stages": TOOLS | {"models", "datasets", "runs", "comparison"},
     "export": TOOLS | {"inference", "models", "datasets", "runs", "comparison", "compression"},
     "studies": TOOLS | {"phantoms", "runs", "datasets", "comparison", "plots"},
 }

@@ -36,6 +36,9 @@ from lib.metrics.scores import (
     prevalence,
     random_average_precision,
 )
+from lib.metrics.similarity import (
+    linear_cka,
+)
 from lib.metrics.thresholds import (
     apply_thresholds,
     choose_thresholds,
@@ -62,6 +65,7 @@ __all__ = [
     "f1",
     "fit_calibration",
     "label_noise_candidates",
+    "linear_cka",
     "pointing_table",
     "prevalence",
     "random_average_precision",

@@ -24,6 +24,11 @@ from lib.plots.data import (
     image_grid,
     label_counts,
 )
+from lib.plots.stages import (
+    learning_curves,
+    stage_drift,
+    stage_matrix,
+)
 from lib.plots.style import (
     backbone_colour,
 )
@@ -40,10 +45,13 @@ __all__ = [
     "heat_grid",
     "image_grid",
     "label_counts",
+    "learning_curves",
     "pointing_scores",
     "precision_recall_curves",
     "reliability_diagrams",
     "roc_curves",
+    "stage_drift",
+    "stage_matrix",
     "subgroup_scores",
     "training_curves",
 ]

@@ -4,6 +4,7 @@ texts."""
 import os
 import re
 import shutil
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,19 @@ from lib.config import REPO_ROOT
 from lib.exceptions import RunError, StudyError
 from lib.files import atomic_write
 from lib.runs.study import read_plan
-from lib.studies.execute import run_notebook
+from lib.studies.execute import process_environment, run_notebook
 from lib.studies.file import read_study
 
 NOTEBOOK = REPO_ROOT / "notebooks" / "ablations.ipynb"
+STAGES = REPO_ROOT / "notebooks" / "stages.ipynb"
 WRITTEN = ("table.csv", "ablation.png", "ablation.svg")
-PUBLISHED = ("table.csv", "scores.csv", "differences.csv", "summary.md", "answers.md")
+STAGES_WRITTEN = ("stages.md", "stage_matrix.csv", "stage_differences.csv", "drift.csv")
+PUBLISHED = (
+    *("table.csv", "scores.csv", "differences.csv", "summary.md", "answers.md"),
+    *STAGES_WRITTEN,
+    "learning_curves.csv",
+)
+FIGURES = ("ablation*", "stage_*", "learning_curves")
 
 
 def study_folder(study: str, runs_dir: Path = REPO_ROOT / "runs") -> Path:
@@ -103,27 +111,46 @@ def run_or_study_folder(name: str, runs_dir: Path = REPO_ROOT / "runs") -> Path:
 
 
 def make_report(folder: Path) -> list[Path]:
-    """Executes `notebooks/ablations.ipynb` on a study's folder; returns the paths of table, figures
-    and page.
+    """Executes `notebooks/ablations.ipynb` on a study's folder, and `notebooks/stages.ipynb` where
+    its reference arm starts from an earlier stage; returns the paths of table, figures and pages.
 
-    Raises NotebookError with the cell and its error when the notebook fails, RunError when it did
+    Raises NotebookError with the cell and its error when a notebook fails, RunError when it did
     not write what it has to.
     """
     report = folder / "report"
     report.mkdir(exist_ok=True)
-    executed = report / "ablations.ipynb"
-    run_notebook(NOTEBOOK, executed, {"study": str(folder), "out": str(report)})
+    plan = read_plan(folder)
     page = report / "report.html"
+    _execute(folder, NOTEBOOK, page, f"{plan['study']}: ablation report", WRITTEN)
+    pages = [page]
+    if any(run["reference"] and run["needs"] for run in plan["runs"].values()):
+        pages.insert(0, report / "stages.html")
+        _execute(folder, STAGES, pages[0], f"{plan['study']}: between the stages", STAGES_WRITTEN)
+    return [report / "table.csv", *_figures(report), *pages]
+
+
+def _execute(folder: Path, notebook: Path, page: Path, title: str, written: Sequence[str]) -> None:
+    """Executes a notebook on a study's folder and makes its page beside what it wrote."""
+    executed = page.parent / notebook.name
+    parameters = {"study": str(folder), "out": str(page.parent)}
+    before = dict(os.environ)
+    os.environ.update(process_environment(1))
+    try:
+        run_notebook(notebook, executed, parameters)
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
     with atomic_write(page) as partial:
-        partial.write_text(_page(executed, title=f"{read_plan(folder)['study']}: ablation report"))
-    if missing := [name for name in WRITTEN if not (report / name).exists()]:
-        raise RunError(f"{NOTEBOOK} ran, but did not write {', '.join(missing)} to {report}")
-    return [report / "table.csv", *_figures(report), page]
+        partial.write_text(_page(executed, title=title))
+    if missing := [name for name in written if not (page.parent / name).exists()]:
+        raise RunError(f"{notebook} ran, but did not write {', '.join(missing)} to {page.parent}")
 
 
 def _figures(report: Path) -> list[Path]:
-    """ablation.png and .svg, and the others beside them: in a column, and of one finding."""
-    return sorted(path for kind in ("png", "svg") for path in report.glob(f"ablation*.{kind}"))
+    """The figures as .png and .svg: ablation, in a column and of one finding too, and the
+    stages'."""
+    names = [f"{name}.{kind}" for name in FIGURES for kind in ("png", "svg")]
+    return sorted(path for name in names for path in report.glob(name))
 
 
 DARK = """<style>@media (prefers-color-scheme: dark) { :root {
