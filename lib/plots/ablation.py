@@ -123,7 +123,7 @@ def ablation(
         counts = runs[f"n_{metric}"].dropna().unique() if f"n_{metric}" in runs else []
         over = f", {counts[0]:.0f} findings" if name == MACRO and len(counts) == 1 else ""
         axes.set_xlabel(f"{name} {title}{over}", fontsize=look.label)
-        axes.set_ylim(heights.sum(), 0)
+        axes.set_ylim(heights.sum() + (0.0 if several.empty else 0.1), 0)
         axes.set_yticks(list(middles.values()), labels)
         for arm, tick in zip(
             arms, axes.get_yticklabels(), strict=False

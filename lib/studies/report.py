@@ -23,7 +23,7 @@ STAGES = REPO_ROOT / "notebooks" / "stages.ipynb"
 WRITTEN = ("table.csv", "ablation.png", "ablation.svg")
 STAGES_WRITTEN = ("stages.md", "stage_matrix.csv", "stage_differences.csv", "drift.csv")
 PUBLISHED = (
-    *("table.csv", "scores.csv", "differences.csv", "summary.md", "answers.md"),
+    *("table.csv", "scores.csv", "differences.csv", "ensembles.csv", "summary.md", "answers.md"),
     *STAGES_WRITTEN,
     "learning_curves.csv",
 )
