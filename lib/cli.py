@@ -32,7 +32,7 @@ SET_HELP = (
     "Overrides a parameter for all runs; may be given again. A value is read as YAML where the parameter's type allows "
     "it, else as text. It beats `base` and `notebooks`; what a run sets itself stays, except data_root, on_bad, "
     "accelerator and epochs: these hold everywhere but in a run that changes just them. "
-    "`seeds` may be set too: 0 or [0, 1]."
+    "`seeds` and `folds` may be set too: seeds=0, seeds=[0, 1], folds=5."
 )
 TrackingUri = Annotated[
     str | None,
@@ -67,6 +67,10 @@ def run(
         list[str] | None,
         typer.Option(help="An arm or a run; brings what it needs. May be given again."),
     ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(help="Runs the study under another name, in runs/NAME, beside what it has."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Shows the plan and starts nothing.")
     ] = False,
@@ -100,7 +104,7 @@ def run(
             track_as_they_end,
         )
 
-        plan = plan_study(study, settings or ())
+        plan = plan_study(study, settings or (), name=name)
         if dry_run:
             chosen = select(plan, only or ())
             states = planned_states(plan, chosen)

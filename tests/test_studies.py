@@ -504,3 +504,11 @@ def test_another_data_root_leaves_the_phantoms_where_they_are(study):
     runs = study(yaml.safe_dump(data, sort_keys=False), "data_root=/elsewhere").runs
     assert runs["cardiomegaly-s0"].config.data_root == "dataset_phantom"
     assert runs["adaptive-s0"].config.data_root == "/elsewhere"
+
+
+def test_a_study_may_run_under_another_name(study, tmp_path):
+    study()
+    plan = plan_study(tmp_path / "study.yaml", name="again", runs_dir=tmp_path / "runs")
+    assert plan.study == "again" and plan.folder == tmp_path / "runs" / "again"
+    with pytest.raises(StudyError, match="a name of letters"):
+        plan_study(tmp_path / "study.yaml", name="a/b")

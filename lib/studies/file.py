@@ -109,17 +109,19 @@ class Study:
     folds: int = 0
 
 
-def read_study(file: Path, settings: Iterable[str] = ()) -> Study:
-    """The study in `file`, with `settings` ("KEY=VALUE" each) laid over it.
+def read_study(file: Path, settings: Iterable[str] = (), name: str | None = None) -> Study:
+    """The study in `file`, with `settings` ("KEY=VALUE" each) laid over it, under another `name`.
 
     Raises StudyError that lists every problem found in the file's own fields: unknown or doubled
     keys, unknown parameters, wrong types, unknown runs, missing notebooks, rows that change none or
     two things, and a missing or second reference.
     """
     data = _read_yaml(file)
+    if name is not None:
+        data["study"] = name
     problems: list[str] = []
     problems += _field_problems(_FileFields, data, "the file", "")
-    name, primary = data.get("study"), data.get("primary", METRICS[0])
+    study, primary = data.get("study"), data.get("primary", METRICS[0])
     base = check_parameters(data.get("base", {}), "base", problems)
     notebooks = {
         _notebook(path, "notebooks", problems): check_parameters(
@@ -142,7 +144,7 @@ def read_study(file: Path, settings: Iterable[str] = ()) -> Study:
     _check_rows(rows, problems)
     if problems:
         raise StudyError("\n".join(f"{file}: {problem}" for problem in problems))
-    return Study(name, file, seeds, base, notebooks, rows, overrides, primary, folds)
+    return Study(study, file, seeds, base, notebooks, rows, overrides, primary, folds)
 
 
 # --- YAML

@@ -92,9 +92,14 @@ class Plan:
 
 
 def plan_study(
-    file: Path, settings: Iterable[str] = (), *, runs_dir: Path = REPO_ROOT / "runs"
+    file: Path,
+    settings: Iterable[str] = (),
+    *,
+    name: str | None = None,
+    runs_dir: Path = REPO_ROOT / "runs",
 ) -> Plan:
-    """The plan of the study in `file`; `settings` are "KEY=VALUE" overrides.
+    """The plan of the study in `file`; `settings` are "KEY=VALUE" overrides, `name` is another than
+    the file's.
 
     The value of a parameter comes from, later beats earlier: Config, `base`, the row (or the rows
     that it changes), the `notebooks` entry of a notebook where it is chosen, the rows that change
@@ -107,7 +112,7 @@ def plan_study(
     own row sets stays. Raises StudyError for everything `read_study` refuses, for cycles, for two
     arms that are the same experiment, and for a backbone that its prerequisite contradicts.
     """
-    study = read_study(file, settings)
+    study = read_study(file, settings, name)
     rows = _resolve_rows(study)
     builder = _Builder(study, rows)
     needed = {row.init_from for row in rows.values()}
