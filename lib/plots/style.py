@@ -102,11 +102,11 @@ FAMILIES = (
     ("resnet", "#E69F00"),
     ("vgg", "#009E73"),
     ("darknet", "#000000"),
-    ("mobilenet", "#999933"),
+    ("mobilenet", "#4477EE"),
     ("densenet", "#882255"),
     ("convnext", "#117733"),
 )
-OTHERS = ("#44AA99", "#AA4499", "#DDCC77", "#777777", "#CC6677", "#6699CC")  # by a hash of the name
+OTHERS = ("#44AA99", "#AA4499", "#999933", "#777777", "#CC6677", "#6699CC")  # by a hash of the name
 
 
 def backbone_colour(backbone: str) -> str:
