@@ -1,6 +1,7 @@
 """In: text, tables, figures and JSON values. Out: files that appear whole or not at all."""
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -69,6 +70,12 @@ def read_json(path: Path) -> Any:
         raise RunError(f"{path} is missing; run the study again to make it") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise RunError(f"{path} is damaged ({error}); delete it and run the study again") from error
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def json_values(value: Any) -> Any:

@@ -142,3 +142,34 @@ def test_a_group_of_patients_is_scored_within_folds():
     parts = [replace(part).rows(np.arange(60) < 40) for part in run.parts]
     expected = np.mean([part.points["auroc"][:-1] for part in parts])
     assert run.rows(mask).points["auroc"][-1] == pytest.approx(expected)
+
+
+def with_positives(masses: int, nodules: int, fold: int = 0) -> RunPredictions:
+    """The films of a fold, of which so many patients have a mass and a nodule."""
+    targets = np.zeros((60, 2))
+    targets[:masses, 0], targets[:nodules, 1] = 1, 1
+    return replace(fold_run(fold), targets=targets)
+
+
+@pytest.mark.parametrize("nodules, counts", [(4, False), (5, True)])
+def test_a_finding_counts_where_every_fold_has_enough_patients(nodules, counts):
+    run = FoldedRun((with_positives(20, 20), with_positives(20, nodules, fold=1)))
+    assert run.counted.tolist() == [True, counts]
+
+
+def test_a_fold_in_which_no_finding_has_enough_patients_lets_none_in():
+    """A run of that fold alone counts all findings; here masses have enough in one fold only, so
+    that no finding has enough in every fold."""
+    run = FoldedRun((with_positives(20, 3), with_positives(3, 3, fold=1)))
+    assert run.parts[1].counted.all() and run.counted.all()
+
+
+def test_a_fold_without_a_class_does_not_hide_what_the_others_show():
+    """A finding that one fold lacks has the noise of the other folds, not none."""
+    shifts = [(3.0, 0.2, 3.0), (0.2, 3.0, 0.2)]  # of three folds, for each of two arms
+    runs = [[fold_run(k, shift=s, count=4) for k, s in enumerate(arm)] for arm in shifts]
+    lacking = [replace(arm[0], targets=arm[0].targets * [1, 0], fold=3) for arm in runs]
+    three = fold_noise([FoldedRun(tuple(arm)) for arm in runs], "auroc")[1]
+    four = [FoldedRun((*arm, last)) for arm, last in zip(runs, lacking, strict=True)]
+    assert np.isnan(four[0].by_fold["auroc"][3, 1]) and three > 0.001
+    assert fold_noise(four, "auroc")[1] == pytest.approx(three)

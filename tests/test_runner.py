@@ -23,7 +23,7 @@ from rich.console import Console
 from lib.config import REPO_ROOT
 from lib.datasets.prepare import data_fingerprint
 from lib.exceptions import CxrError, StudyError
-from lib.files import read_json, write_json
+from lib.files import read_json, sha256, write_json
 from lib.runs.run import is_complete, read_status, write_status
 from lib.runs.study import read_plan
 from lib.studies.execute import process_environment, remove_stale
@@ -588,6 +588,34 @@ def test_moved_data_are_known_by_their_fingerprint(
     listed.write_text("\n".join(listed.read_text().splitlines()[:-1]) + "\n")
     found = planned_states(plan(tmp_path / "moved"), plan(tmp_path / "moved").runs.values())["a-s0"]
     assert found.name == "changed" and "are not those below" in found.reason
+
+
+def test_another_weight_file_of_the_same_name_is_another_experiment(study, tmp_path):
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes(b"first")
+    file = {"source": "file", "sha256": sha256(weights)}
+    first = row("good", set={"pretrained": str(weights)})
+    made = study(first=first, arm=row("good", init_from="first", reference=True))
+    starts = {"first-s0": file, "arm-s0": {"source": "run", "starts_from": file}}
+    for one in made.runs.values():
+        about = {"config": one.config.model_dump(mode="json"), "config_hash": one.config.hash()}
+        record = full_record(run=one.name, **about) | {"weights": starts[one.name]}
+        write_json(one.folder / "spec.json", {"lineage": one.lineage})
+        write_json(one.folder / "config.json", about["config"])
+        write_json(one.folder / "record.json", record)
+        for name in ("model.safetensors", "card.json"):
+            (one.folder / name).touch()
+
+    def states() -> list[str]:
+        return [one.name for one in planned_states(made, made.runs.values()).values()]
+
+    assert states() == ["complete", "complete"]
+    weights.write_bytes(b"second")
+    assert states() == ["changed", "changed"]
+    found = planned_states(made, made.runs.values())["arm-s0"]
+    assert f"weight file {weights} is not the one" in found.reason
+    weights.unlink()
+    assert states() == ["complete", "complete"]  # nothing needs it again
 
 
 def test_scratch_folders_of_dead_processes_are_removed_and_others_stay(tmp_path):

@@ -11,13 +11,14 @@ from made_stages import make_folded, make_two_stages
 from sklearn.metrics import roc_auc_score
 
 import lib.stages.answers
+from lib.comparison.arms import RunPredictions, arm_scores
 from lib.config import Config
 from lib.datasets import load_images, read_dataset
 from lib.exceptions import RunError
 from lib.files import read_json, write_json
 from lib.models import load_model
 from lib.stages import stage_matrix
-from lib.stages.matrix import change_sentence
+from lib.stages.matrix import _whole_seeds, change_sentence
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -215,6 +216,29 @@ def test_a_test_set_that_all_folds_share_counts_its_patients_once(folded):
     change = matrix.changes.set_index("test_set").loc["Pneumonia stage"]
     assert change["difference"] == pytest.approx(later["value"] - own["value"])
     assert (folded / "children-s0/evaluations/many-s0-f1/predictions.parquet").exists()
+    assert change["one_training"]  # two trainings, but one seed: that is no spread over seeds
+
+
+def shared_run(seed: int, fold: int, spread: float) -> RunPredictions:
+    """What the model of a seed and fold answers for a test set that all folds share; seeds differ by
+    `spread`, folds hardly."""
+    world, own = np.random.default_rng(0), np.random.default_rng([seed, fold])
+    y = (world.random((80, 1)) < 0.4).astype(float)
+    z = y * (1 + spread * (-1) ** seed) + world.normal(size=y.shape)
+    z = z + 0.01 * own.normal(size=y.shape)
+    names, probs = np.array([f"{i:03d}" for i in range(80)]), 1 / (1 + np.exp(-z))
+    return RunPredictions(("Pneumonia",), names, names, y, probs, "run", seed, np.full(1, 0.5))
+
+
+def test_folds_that_share_a_test_set_are_no_further_seeds():
+    runs = [shared_run(seed, fold, 0.5) for seed in (0, 1, 2) for fold in range(5)]
+    seeds = _whole_seeds(runs)
+    one = arm_scores([shared_run(seed, 0, 0.5) for seed in (0, 1, 2)]).iloc[0]
+    all_folds = arm_scores(seeds).iloc[0]
+    assert len(seeds) == 3 and all_folds["seeds"] == 3
+    assert all_folds["value"] == pytest.approx(np.mean([r.points["auroc"][0] for r in runs]))
+    assert all_folds["se_seeds"] == pytest.approx(one["se_seeds"], rel=0.1)
+    assert all_folds["se_patients"] == pytest.approx(one["se_patients"], rel=0.1)
 
 
 ROW = {
@@ -240,7 +264,7 @@ ROW = {
         ({}, "on the same 120 patients: -0.040 (-0.070 to -0.010): a loss."),
         ({"difference": 0.04, "low": 0.01, "high": 0.07}, "(+0.010 to +0.070): a gain."),
         ({"high": 0.01}, "(-0.070 to +0.010): may be chance."),
-        ({"one_training": True}, "from one training each: it may be chance."),
+        ({"one_training": True}, "from one seed each: it may be chance."),
         ({"low": np.nan, "high": np.nan}, "so no interval."),
         ({"difference": np.nan}, "a class is missing"),
     ],

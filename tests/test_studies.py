@@ -498,6 +498,15 @@ def test_a_row_sets_no_fold(study, name):
     refused(study, f"parameter '{name}' cannot be set here", runs={"odd": row})
 
 
+@pytest.mark.parametrize(("stage", "arm"), [(3, 5), (5, 3), (5, 0)])
+def test_a_stage_of_other_folds_than_the_run_that_needs_it_is_refused(study, stage, arm):
+    """It would train on patients whom that run tests, or leave out some for nothing."""
+    data = yaml.safe_load(SEED.replace("5e-4", "0.0005").replace("1e-4", "0.0001"))
+    data["runs"]["cardiomegaly"]["folds"] = stage
+    words = f"tested in {arm} folds, but run 'cardiomegaly', from which it starts, in {stage}"
+    refused(study, words, text=yaml.safe_dump(data, sort_keys=False), top={"folds": arm})
+
+
 def test_another_data_root_leaves_the_phantoms_where_they_are(study):
     data = yaml.safe_load(SEED.replace("5e-4", "0.0005").replace("1e-4", "0.0001"))
     data["runs"]["cardiomegaly"]["set"] = {"data_root": "dataset_phantom"}

@@ -34,11 +34,12 @@ import pandas as pd
 from scipy import stats
 
 from lib.comparison.folds import FoldedRun, fold_noise, overlap_factor
-from lib.comparison.significance import LEVEL, satterthwaite
+from lib.comparison.significance import satterthwaite
 from lib.exceptions import ComparisonError
 from lib.files import atomic_write, read_json, read_table
 from lib.metrics.bootstrap import (
     INTERVAL_METRICS,
+    LEVEL,
     bias,
     bootstrap_scores,
     finding_interval,
@@ -257,11 +258,13 @@ def arm_scores(runs: Sequence[Scored], noise: Noise | None = None) -> pd.DataFra
     Columns: metric, finding, value, low, high (95 %), se_patients (with folds, with what the overlap
     of training sets adds), se_seeds, df, patients, images, positives, positive_patients, in_macro,
     folds (0 without), seeds. Findings with too few positive patients have no
-    interval (`intervals.finding_interval`); that of macro average precision is corrected for the
+    interval (`bootstrap.finding_interval`); that of macro average precision is corrected for the
     bootstrap's bias.
     """
     findings = common_findings(runs)
     runs = [run.on(findings) for run in runs]
+    if isinstance(runs[0], FoldedRun) and (noise is None or noise.findings != findings):
+        noise = training_noise([runs])
     tables = [_estimate([(1, runs)], noise, metric) for metric in INTERVAL_METRICS]
     table = (
         pd.concat(tables, ignore_index=True)

@@ -1,16 +1,12 @@
-"""In: the runs of an arm's seeds. Out: their ensemble, scored as one run is.
+"""In: the runs of an arm's seeds. Out: their ensemble (`metrics.ensemble`), scored as one run is.
 
-An ensemble answers with the mean of its members' calibrated probabilities (a linear opinion pool;
-Lakshminarayanan et al. 2017 for networks that differ by their seed). Calibration comes first, so
-that a member whose probabilities are far too high or low does not rule the mean. With folds there
-is an ensemble in each, of the models that did not train on its patients.
+With folds there is an ensemble in each, of the models that did not train on its patients.
 """
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-import numpy as np
 import pandas as pd
 
 from lib.comparison.arms import (
@@ -25,7 +21,7 @@ from lib.comparison.folds import FoldedRun
 from lib.exceptions import ComparisonError, CxrError
 from lib.files import read_json
 from lib.metrics.calibration import Calibration
-from lib.metrics.scores import HALF
+from lib.metrics.ensemble import ensemble_probs, ensemble_thresholds
 from lib.system import available_cores
 
 
@@ -74,19 +70,13 @@ def ensemble(runs: Sequence[Scored]) -> Scored:
 
 
 def _ensemble(runs: Sequence[RunPredictions]) -> RunPredictions:
-    """The mean of the runs' calibrated probabilities, at the mean of their calibrated thresholds.
-
-    A calibration map keeps the order, so that a member's calibrated threshold calls positive what
-    its threshold does.
-    """
+    """One run that answers as the ensemble of `runs`, on the same test images."""
     maps = [_calibration(run) for run in runs]
-    probs = [one.apply(run.probs) for one, run in zip(maps, runs, strict=True)]
-    cuts = [
-        one.apply(np.where(np.isnan(run.thresholds), HALF, run.thresholds))
-        for one, run in zip(maps, runs, strict=True)
-    ]
+    values = {
+        "probs": ensemble_probs([run.probs for run in runs], maps),
+        "thresholds": ensemble_thresholds([run.thresholds for run in runs], maps),
+    }
     name = f"ensemble of {', '.join(run.run for run in runs)}"
-    values = {"probs": np.mean(probs, axis=0), "thresholds": np.mean(cuts, axis=0)}
     return replace(runs[0], run=name, scored=None, **values)
 
 
@@ -99,15 +89,4 @@ def _calibration(run: RunPredictions) -> Calibration:
             f"{run.folder or run.run} has no card.json with a calibration, which an ensemble needs: "
             "run it again"
         )
-    whole = Calibration.from_card(card["calibration"])
-    if missing := [name for name in run.findings if name not in whole.findings]:
-        raise ComparisonError(f"{path}: the calibration lacks {', '.join(missing)}")
-    index = [whole.findings.index(name) for name in run.findings]
-    return Calibration(
-        run.findings,
-        tuple(whole.method[j] for j in index),
-        *(
-            values[index]
-            for values in (whole.slope, whole.intercept, whole.log_loss, whole.positives)
-        ),
-    )
+    return Calibration.from_card(card["calibration"]).on(run.findings)

@@ -26,7 +26,7 @@ import numpy as np
 
 from lib.exceptions import ComparisonError
 from lib.metrics.bootstrap import INTERVAL_METRICS, mean_defined, spread
-from lib.metrics.scores import counted_findings
+from lib.metrics.scores import enough_patients, some_or_all
 
 if TYPE_CHECKING:
     from lib.comparison.arms import RunPredictions
@@ -46,7 +46,7 @@ class FoldedRun:
 
     A score is the mean over folds. Images, patients and targets are those of all folds, one after
     the other. A finding counts in the macro mean where every fold has enough positive and negative
-    patients (`scores.counted_findings`): the same findings for all arms.
+    patients (`scores.enough_patients`): the same findings for all arms.
     """
 
     parts: tuple["RunPredictions", ...]
@@ -100,10 +100,8 @@ class FoldedRun:
     def counted(self) -> np.ndarray:
         """Which findings count in the macro mean (F,): those with enough patients in every fold; all
         where none has."""
-        counted = np.all(
-            [counted_findings(part.targets, part.patients) for part in self.parts], axis=0
-        )
-        return counted if counted.any() else np.ones(len(counted), dtype=bool)
+        enough = [enough_patients(part.targets, part.patients) for part in self.parts]
+        return some_or_all(np.all(enough, axis=0))
 
     @cached_property
     def by_fold(self) -> dict[str, np.ndarray]:
@@ -178,17 +176,17 @@ def fold_noise(arms: Sequence[FoldedRun], metric: str) -> np.ndarray:
 
     What arms differ by from fold to fold, beyond what resampling patients explains; of a single
     arm, its own spread over folds. With (A - 1)(K - 1) degrees of freedom for A arms, K - 1 for
-    one. Never below 0.
+    one. Never below 0. A fold that lacks a class of a finding does not count for it.
     """
     scores = np.array([arm.by_fold[metric] for arm in arms])  # (A, K, F + 1)
     arms_less, common = 1, np.zeros(1)
     if len(arms) > 1:
-        scores = scores - scores.mean(axis=0)
+        scores = scores - scores.mean(axis=0)  # a class that a fold lacks, all arms lack
         common = np.mean([arm.resampled_by_fold(metric) for arm in arms], axis=0)
         arms_less = len(arms) - 1
-    folds = scores.shape[1]
-    apart = scores - scores.mean(axis=1, keepdims=True)
-    shown = (apart**2).sum(axis=(0, 1)) / (arms_less * (folds - 1))
+    folds = (~np.isnan(scores[0])).sum(axis=0)  # (F + 1,) that have a score
+    apart = scores - mean_defined(scores, axis=1)[:, None]
+    shown = np.nansum(apart**2, axis=(0, 1)) / (arms_less * np.maximum(folds - 1, 1))
     explained = np.array([arm.fold_variances(metric, common) for arm in arms])  # (A, K, F + 1)
-    patients = explained.sum(axis=0).mean(axis=0) / arms_less
-    return np.fmax(shown - patients, 0.0) / folds
+    patients = mean_defined(explained.sum(axis=0), axis=0) / arms_less
+    return np.fmax(shown - patients, 0.0) / np.maximum(folds, 1)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
-LEVEL, ALPHA, POWER = 0.95, 0.05, 0.8
+from lib.metrics.bootstrap import ALPHA, POWER
 
 
 def holm(p: Sequence[float]) -> np.ndarray:

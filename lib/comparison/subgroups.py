@@ -106,13 +106,9 @@ def _people(run: Scored) -> pd.DataFrame:
 
 
 def _band(low: int, high: int) -> str:
-    return (
-        f"{low} years and over"
-        if high >= 200
-        else f"under {high} years"
-        if low == 0
-        else f"{low} to {high - 1} years"
-    )
+    if high >= 200:
+        return f"{low} years and over"
+    return f"under {high} years" if low == 0 else f"{low} to {high - 1} years"
 
 
 def _enough(run: Scored, groups: Sequence[np.ndarray]) -> list[str]:

@@ -34,7 +34,7 @@ class Comparison:
     """Arms compared with `reference`: `scores` and `changes` have a row per arm, metric and
     finding, macro included.
 
-    `changes` are those of `comparisons.differences` with p_holm (corrected over the arms, per
+    `changes` are those of `arms.differences` with p_holm (corrected over the arms, per
     metric and finding) and detectable (the smallest true difference found with 80 % power when it
     is the first to be corrected, the hardest step of Holm's). Only the `primary` metric has
     p-values and verdicts: of three metrics that are each tested, one differs by chance in 7 to 15 %

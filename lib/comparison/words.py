@@ -16,13 +16,13 @@ NAMES = {"auroc": "AUROC", "average_precision": "average precision", "f1": "F1"}
 
 def tested_on(row: pd.Series) -> str:
     """Which patients the scores of `row`, of an arm, are on, and whether folds or one list."""
-    patients = _count(row["patients"], "patient")
+    patients = count_text(row["patients"], "patient")
     if row["folds"]:
         return (
             f"Scores are means over {row['folds']} folds: each of the {patients} is tested once, by a "
             "model that did not train on them."
         )
-    images = _count(row["images"], "image")
+    images = count_text(row["images"], "image")
     return f"Scores are on one test list, the same for every arm: {images} of {patients}."
 
 
@@ -34,17 +34,17 @@ def sentence(row: pd.Series, reference: str) -> str:
         if row["findings"] > 1
         else f"{NAMES[row['metric']]} of one shared finding"
     )
-    seeds = _count(row["seeds"], "seed")
+    seeds = count_text(row["seeds"], "seed")
     if row["seeds"] != row["reference_seeds"]:
-        seeds = f"{row['seeds']} against {_count(row['reference_seeds'], 'seed')}"
+        seeds = f"{row['seeds']} against {count_text(row['reference_seeds'], 'seed')}"
     if row["folds"]:
         seeds += f" in {row['folds']} folds"
-    counts = f"{seeds}, {_count(row['patients'], 'patient')}"
+    counts = f"{seeds}, {count_text(row['patients'], 'patient')}"
     measured = f"{what} differs by {row['difference']:+.3f} ({row['low']:.3f} to {row['high']:.3f}"
     if row["one_training"] and np.isfinite(row["difference"]):
         return (
             f"{row['arm']} and {reference} have one training each: {measured} over "
-            f"{_count(row['patients'], 'patient')}), which may be chance in training. "
+            f"{count_text(row['patients'], 'patient')}), which may be chance in training. "
             "This is no verdict: run another seed."
         )
     if row["secondary"] and np.isfinite(row["difference"]):
@@ -73,8 +73,10 @@ def sentence(row: pd.Series, reference: str) -> str:
 
 
 def p_text(p: float) -> str:
-    """A p-value as papers print it: 'p < 0.001', or two significant digits."""
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+    """A p-value as papers print it: 'p < 0.001', else with three decimals, from 0.1 on with two."""
+    if p < 0.001:
+        return "p < 0.001"
+    return f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
 
 
 def summary(table: pd.DataFrame, verdicts: "Comparison") -> str:
@@ -95,14 +97,8 @@ def summary(table: pd.DataFrame, verdicts: "Comparison") -> str:
         row = [arm, what]
         row += [_interval(scores.loc[(arm, m)]) if (arm, m) in scores.index else "" for m in NAMES]
         row.append(f"{runs['accuracy'].mean():.3f} ({runs['accuracy_all_negative'].mean():.3f})")
-        verdict = (
-            _verdict(changes.loc[arm])
-            if arm in changes.index
-            else "not compared"
-            if arm in verdicts.refused
-            else ""
-        )
-        lines.append([*row, verdict])
+        verdict = "not compared" if arm in verdicts.refused else ""
+        lines.append([*row, _verdict(changes.loc[arm]) if arm in changes.index else verdict])
         lines += _ensemble_row(verdicts, arm)
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -139,16 +135,15 @@ def _verdict(row: pd.Series) -> str:
         return f"one training each, no verdict: {row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
     if np.isnan(row["p_holm"]):
         return "not defined"
-    word = (
-        "cannot tell" if row["p_holm"] >= ALPHA else "better" if row["difference"] > 0 else "worse"
-    )
+    direction = "better" if row["difference"] > 0 else "worse"
+    word = "cannot tell" if row["p_holm"] >= ALPHA else direction
     one = ", on one finding" if row["findings"] == 1 else ""
     numbers = f"{row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f}), {p_text(row['p_holm'])}"
     return f"**{word}**{one}: {numbers}"
 
 
 def verdict_text(verdicts: "Comparison") -> str:
-    """The scores of the arms and one sentence a comparison, for a terminal."""
+    """The scores of the arms and one sentence per comparison, for a terminal."""
     macro = verdicts.scores[verdicts.scores["finding"] == MACRO]
     rows = []
     for arm, group in macro.groupby("arm", sort=False):
@@ -185,5 +180,6 @@ def power_text(power: pd.DataFrame, patients: int, folds: int = 0) -> str:
     )
 
 
-def _count(number: int, what: str) -> str:
+def count_text(number: int, what: str) -> str:
+    """ "1 patient", "2 patients", "1,196 patients"."""
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"

@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import expit, logit
 
 from lib.exceptions import ExportError
 from lib.export.source import Source, read_source
 from lib.files import json_values
 from lib.inference.card import make_card, read_calibration
 from lib.metrics.bootstrap import bootstrap_interval
+from lib.metrics.calibration import Calibration
+from lib.metrics.ensemble import ensemble_probs
 from lib.metrics.predictions import Predictions, read_predictions
 from lib.metrics.scores import MACRO, evaluate
 from lib.metrics.thresholds import apply_thresholds
@@ -77,8 +78,8 @@ def mean_predictions(folders: Sequence[Path], cards: Sequence[dict[str, Any]]) -
                 f"{folders[0].name} and {folder.name} were not tested on the same images: "
                 "the ensemble would be scored on images that one of them was trained on"
             )
-    probs = [_calibrated(one.probs, card) for one, card in zip(tested, cards, strict=True)]
-    return replace(first, probs=np.mean(probs, axis=0))
+    maps = [_calibration(card) for card in cards]
+    return replace(first, probs=ensemble_probs([one.probs for one in tested], maps))
 
 
 def describe_members(members: Sequence[Source]) -> list[dict[str, Any]]:
@@ -138,11 +139,9 @@ def _points(exported: Sequence[dict[str, Any]], mean: Predictions) -> list[dict[
     return json_values(scored.to_dict("records"))
 
 
-def _calibrated(probs: np.ndarray, card: dict[str, Any]) -> np.ndarray:
-    """Return the probabilities (N, F) as the card's calibration maps them, as float64."""
-    calibration = read_calibration(card)
-    slope, intercept = (np.array(calibration[key], float) for key in ("slope", "intercept"))
-    return expit(slope * logit(np.asarray(probs, float)) + intercept)
+def _calibration(card: dict[str, Any]) -> Calibration:
+    """Return the calibration of a run's card, which changes nothing where the card has none."""
+    return Calibration.from_maps(card["findings"], **read_calibration(card))
 
 
 def _check_same(folders: Sequence[Path], key: str, values: Sequence[Any]) -> None:

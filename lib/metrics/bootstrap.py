@@ -26,6 +26,8 @@ INTERVAL_METRICS = ("auroc", "average_precision", "f1")
 LEAST = {"auroc": MIN_PATIENTS, "average_precision": MIN_PATIENTS, "f1": 10}
 """Patients with a positive image, and with a negative one, below which a single finding gets no
 interval."""
+LEVEL, ALPHA, POWER = 0.95, 0.05, 0.8
+"""Of intervals, of tests, and of the smallest difference that is called detectable."""
 _BLOCK = 2**21  # numbers in one block of resamples: 8 MiB of weights
 
 
@@ -225,6 +227,3 @@ def images_where(mask: np.ndarray, codes: np.ndarray, counts: np.ndarray) -> np.
     2**24."""
     sums = [np.bincount(codes, column, minlength=counts.shape[1]) for column in mask.T]
     return (counts @ np.array(sums, dtype=np.float32).reshape(-1, counts.shape[1]).T).astype(float)
-
-
-LEVEL, ALPHA, POWER = 0.95, 0.05, 0.8

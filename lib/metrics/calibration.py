@@ -157,6 +157,31 @@ class Calibration:
             np.array(self.method) == "none", probs, _calibrated(probs, self.slope, self.intercept)
         )
 
+    @classmethod
+    def from_maps(
+        cls,
+        findings: Sequence[str],
+        method: Sequence[str],
+        slope: Sequence[float],
+        intercept: Sequence[float],
+    ) -> "Calibration":
+        """The maps alone (F,), of which nothing is known but what they do."""
+        losses, positives = (
+            np.full((len(findings), len(METHODS)), np.nan),
+            np.zeros(len(findings), int),
+        )
+        lines = np.array(slope, float), np.array(intercept, float)
+        return cls(tuple(findings), tuple(method), *lines, losses, positives)
+
+    def on(self, findings: Sequence[str]) -> "Calibration":
+        """The maps of some findings, in their order; raises ExportError where one is missing."""
+        if missing := [name for name in findings if name not in self.findings]:
+            raise ExportError(f"the card's calibration lacks {', '.join(missing)}")
+        index = [self.findings.index(name) for name in findings]
+        fitted = (self.slope, self.intercept, self.log_loss, self.positives)
+        method = tuple(self.method[j] for j in index)
+        return Calibration(tuple(findings), method, *(values[index] for values in fitted))
+
     def as_card(self) -> dict[str, Any]:
         """What a saved model's card holds of it: only lists, text and numbers, None where a loss is
         not known."""

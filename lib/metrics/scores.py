@@ -137,9 +137,19 @@ def counted_findings(targets: np.ndarray, patients: Sequence | None = None) -> n
     One rule for all arms, since it looks at the test labels alone; the others are reported by
     themselves. A single finding counts always, and so do all where none has enough.
     """
+    return some_or_all(enough_patients(targets, patients))
+
+
+def enough_patients(targets: np.ndarray, patients: Sequence | None = None) -> np.ndarray:
+    """Which findings have MIN_PATIENTS positive and as many negative patients (F,)."""
     positives, negatives = positive_patients(targets, patients)
-    counted = (positives >= MIN_PATIENTS) & (negatives >= MIN_PATIENTS)
-    return counted if counted.any() and len(counted) > 1 else np.ones(len(counted), dtype=bool)
+    return (positives >= MIN_PATIENTS) & (negatives >= MIN_PATIENTS)
+
+
+def some_or_all(enough: np.ndarray) -> np.ndarray:
+    """Which findings count (F,): those with enough patients; a single one always, and all where none
+    has enough."""
+    return enough if enough.any() and len(enough) > 1 else np.ones(len(enough), dtype=bool)
 
 
 def random_average_precision(positives: np.ndarray, negatives: np.ndarray) -> np.ndarray:

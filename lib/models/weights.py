@@ -5,7 +5,6 @@ normalisation, and the origin of its weights as JSON values with one text for re
 """
 
 import argparse
-import hashlib
 import pickle
 import re
 import sys
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from lib.config import Config
 from lib.exceptions import ModelError
+from lib.files import sha256
 
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
 """Keys below which training scripts keep the weights; moving averages first, as timm does."""
@@ -159,12 +159,6 @@ def origin_in_run(folder: Path, card: Mapping[str, Any]) -> dict[str, Any]:
         "starts_from": before,
         "text": f"{first}, then the run {name} ({task}{' on phantoms' if phantom else ''})",
     }
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, in hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:

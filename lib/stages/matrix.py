@@ -16,10 +16,12 @@ import pandas as pd
 
 from lib.comparison.arms import RunPredictions, Scored, arm_scores, differences
 from lib.comparison.folds import fold_seeds
+from lib.comparison.words import count_text
 from lib.exceptions import CxrError
 from lib.metrics.scores import MACRO, MIN_PATIENTS
 from lib.stages.answers import Answerer, Films, patients_seen, patients_tested
 from lib.stages.chains import Stages, read_stages
+from lib.stages.repeats import RepeatedRun, repeated
 
 METRIC = "auroc"
 SCORES = ["test_set", "folders", "stage", "finding", "value", "low", "high", "runs", "patients"]
@@ -53,7 +55,7 @@ class StageMatrix:
         shown = self.changes[(self.changes["finding"] == MACRO) | ~several.astype(bool)]
         left = self.scores.drop_duplicates("test_set").query("left_out > 0")
         seen = [
-            f"{_count(row.left_out, 'test patient')} of the {row.test_set} trained another stage "
+            f"{count_text(row.left_out, 'test patient')} of the {row.test_set} trained another stage "
             "and are left out there."
             for row in left.itertuples()
         ]
@@ -148,11 +150,14 @@ def _unseen(stages: Stages, tested: int, answers: Answers) -> tuple[Answers, int
 
 
 def _whole_seeds(runs: list[RunPredictions]) -> list[Scored]:
-    """With folds, one `FoldedRun` per seed; else the runs as they are.
-
-    Where all folds share a test set, its models are trainings like those of other seeds.
-    """
-    return list(fold_seeds(runs)[0]) if runs[0].folds else list(runs)
+    """One run per seed: with folds a `FoldedRun`; where all folds share a test set, the mean of what
+    their models answer there."""
+    if runs[0].folds:
+        return list(fold_seeds(runs)[0])
+    seeds: dict[int, list[RunPredictions]] = {}
+    for run in runs:
+        seeds.setdefault(run.seed, []).append(run)
+    return [repeated(group) for group in seeds.values()]
 
 
 def _scores(runs: Sequence[Scored]) -> pd.DataFrame:
@@ -201,7 +206,7 @@ def _annotated(runs: Sequence[Scored]) -> list[str]:
 
 
 def _trainings(runs: Sequence[Scored]) -> int:
-    return sum(len(run.parts) for run in runs)
+    return sum(len(run.trainings if isinstance(run, RepeatedRun) else run.parts) for run in runs)
 
 
 def _shown(table: pd.DataFrame, findings: Sequence[str]) -> pd.Series:
@@ -216,7 +221,7 @@ def change_sentence(row: pd.Series) -> str:
     values = (
         f"after the {row['later']} AUROC is {row['later_value']:.3f} against "
         f"{row['earlier_value']:.3f} after the {row['earlier']}, on the same "
-        f"{_count(row['patients'], 'patient')}: {row['difference']:+.3f}"
+        f"{count_text(row['patients'], 'patient')}: {row['difference']:+.3f}"
     )
     if np.isnan(row["difference"]):
         return f"{what}, {where}: a class is missing, so that there is no AUROC."
@@ -225,10 +230,6 @@ def change_sentence(row: pd.Series) -> str:
         return f"{what}, {where}: {values}; {few}."
     interval = f"({row['low']:+.3f} to {row['high']:+.3f})"
     if row["one_training"]:
-        return f"{what}, {where}: {values} {interval}, from one training each: it may be chance."
+        return f"{what}, {where}: {values} {interval}, from one seed each: it may be chance."
     verdict = "a loss" if row["high"] < 0 else "a gain" if row["low"] > 0 else "may be chance"
     return f"{what}, {where}: {values} {interval}: {verdict}."
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"

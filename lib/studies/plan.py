@@ -110,7 +110,7 @@ def plan_study(
     `folds: 0`, which all folds share. A prerequisite takes over INHERITED from the run
     that needs it, and of RECIPE what that run has otherwise than `base`; what the prerequisite's
     own row sets stays. Raises StudyError for everything `read_study` refuses, for cycles, for two
-    arms that are the same experiment, and for a backbone that its prerequisite contradicts.
+    arms that are the same experiment, and for a backbone or folds that a prerequisite contradicts.
     """
     study = read_study(file, settings, name)
     rows = _resolve_rows(study)
@@ -307,6 +307,13 @@ class _Builder:
         self, dependent: str, name: str, part: tuple[int, int], wanted: dict[str, Any]
     ) -> str:
         values, settings = self.plain(name), self.rows[name].settings
+        if values["folds"] not in (0, wanted["folds"]):
+            problem = (
+                f"run {dependent!r}: it is tested in {wanted['folds']} folds, but run {name!r}, from which "
+                f"it starts, in {values['folds']}; give both the same, or write `folds: 0` in {name!r}"
+            )
+            self.problems += [] if problem in self.problems else [problem]
+            values["folds"] = wanted["folds"]
         defaults = _defaults() | self.study.base | self.study.overrides
         inheriting = [key for key in INHERITED if key not in settings]
         inheriting += [

@@ -27,7 +27,10 @@ from lib.studies.stages import check_stages
 from lib.studies.states import moved_from, planned_states, replaced_text, take_back
 from lib.studies.study_data import StudyData, is_drawn_later
 
-REPLACE_ADVICE = "Add --replace to do that, give the study another name, or undo the change; nothing was touched."
+REPLACE_ADVICE = (
+    "Add --replace to do that, run the study under another name with --name, or undo the change; "
+    "nothing was touched."
+)
 
 
 @dataclass
@@ -174,7 +177,7 @@ def _check_file(plan: Plan) -> None:
     if made_by != plan.as_json()["file"] and resolve(made_by).exists():
         raise StudyError(
             f"{plan.file}: nothing was started: {plan.folder} holds the runs of {made_by}, which has the same "
-            f"`study: {plan.study}`; give one of the two another name"
+            f"`study: {plan.study}`; give one of the two another name, in the file or with --name"
         )
 
 

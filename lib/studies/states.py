@@ -1,10 +1,13 @@
-"""In: a plan. Out: what the folder of each run holds, and whether its data are the same."""
+"""In: a plan. Out: what the folder of each run holds, and whether its data and the file of its first
+weights are the same."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from rich.console import Console
 
 from lib.datasets.prepare import data_fingerprint
+from lib.files import sha256
 from lib.runs.study import RunState, read_record, run_state
 from lib.studies.plan import Plan, PlannedRun
 
@@ -26,13 +29,16 @@ MODEL_FILES = ("model.safetensors", "card.json")
 
 
 def planned_states(plan: Plan, runs: Iterable[PlannedRun]) -> dict[str, RunState]:
-    """The states of the runs' folders, their data included; a stage that other runs need must have
-    its model."""
+    """The states of the runs' folders, their data and weight files included; a stage that other runs
+    need must have its model."""
     fingerprints: dict[tuple, str] = {}
-    return {run.name: _planned_state(plan, run, fingerprints) for run in runs}
+    digests: dict[Path, str] = {}
+    return {run.name: _planned_state(plan, run, fingerprints, digests) for run in runs}
 
 
-def _planned_state(plan: Plan, run: PlannedRun, fingerprints: dict[tuple, str]) -> RunState:
+def _planned_state(
+    plan: Plan, run: PlannedRun, fingerprints: dict[tuple, str], digests: dict[Path, str]
+) -> RunState:
     state = run_state(run.folder, plan.entry(run))
     if state.name != "complete":
         return state
@@ -41,6 +47,8 @@ def _planned_state(plan: Plan, run: PlannedRun, fingerprints: dict[tuple, str]) 
         return RunState(
             "damaged", f"{run.folder} lacks {', '.join(gone)}, from which other runs start"
         )
+    if other := _other_weights(plan, run, digests):
+        return RunState("changed", other)
     if not moved_from(run):
         return state
     config, recorded = run.config, read_record(run.folder).data.fingerprint
@@ -52,6 +60,23 @@ def _planned_state(plan: Plan, run: PlannedRun, fingerprints: dict[tuple, str]) 
     return RunState(
         "changed", f"the data below {config.data_root} are not those below {moved_from(run)}"
     )
+
+
+def _other_weights(plan: Plan, run: PlannedRun, digests: dict[Path, str]) -> str:
+    """What is said where a complete run, or its first stage, started from another file than
+    `pretrained` names now; else nothing, also where that file is gone."""
+    made, first = read_record(run.folder).weights, run
+    while made is not None and made.starts_from is not None:
+        made = made.starts_from
+    while first.needs:
+        first = plan.runs[first.needs[0]]
+    file = first.config.weights_file
+    if made is None or made.source != "file" or file is None or not file.is_file():
+        return ""
+    if file not in digests:
+        digests[file] = sha256(file)
+    same = digests[file] == made.sha256
+    return "" if same else f"the weight file {file} is not the one that it started from"
 
 
 def moved_from(run: PlannedRun) -> str:
