@@ -29,8 +29,8 @@ def make_study(
         config |= {"folds": folds, "fold": fold}
         _make_run(folder / name, config, world, shift)
         plan[name] = {"arm": arm, "seed": seed, "what": None, "config": config}
-        plan[name] |= {"prerequisite": False, "needs": [], "reference": arm == next(iter(arms))}
-        plan[name] |= {"config_hash": "same", "lineage": ""}
+        plan[name] |= {"prerequisite": False, "reference": arm == next(iter(arms))}
+        plan[name] |= {"config_hash": "same", "lineage": "", "needs": []}
     head = {"study": folder.name, "seeds": list(range(seeds)), "folds": folds}
     write_json(folder / "plan.json", {**head, "runs": plan})
     return folder

@@ -26,7 +26,7 @@ from lib.exceptions import ComparisonError
 from lib.files import read_json, write_json
 from lib.metrics import Calibration, auroc
 from lib.runs import read_runs
-from lib.studies.report import make_report
+from lib.studies.report import make_report, table_text
 
 pytestmark = pytest.mark.timeout(1200)  # a notebook is run, on a machine that may be busy
 ARMS = {"good": 1.6, "like": 1.6, "poor": 0.4}
@@ -242,3 +242,6 @@ def test_the_report_of_a_study_with_folds_is_made(study):
     assert len(pd.read_csv(report / "ensembles.csv")) == 3 * 3 * 4
     assert (report / "ablation_cardiomegaly.png").stat().st_size > 10_000
     assert len(pd.read_csv(report / "table.csv")) == 18
+    lines = table_text(study).splitlines()  # for the terminal: arms, not one row per fold
+    assert lines[0].split() == ["AUROC", "average", "precision", "F1"]
+    assert [line.split()[0] for line in lines[1:4]] == list(ARMS) and " * " in lines[1]

@@ -49,7 +49,8 @@ class StageMatrix:
     computed: int
 
     def sentences(self) -> list[str]:
-        """One per finding, test set and pair of stages; of several findings only their mean."""
+        """One per finding, test set and pair of stages; of several findings only their mean. Then what
+        the intervals are not corrected for, who is left out, and the notes."""
         keys = ["test_set", "earlier", "later"]
         several = self.changes.groupby(keys)["finding"].transform(lambda f: MACRO in set(f))
         shown = self.changes[(self.changes["finding"] == MACRO) | ~several.astype(bool)]
@@ -59,7 +60,9 @@ class StageMatrix:
             "and are left out there."
             for row in left.itertuples()
         ]
-        return [*(change_sentence(row) for _, row in shown.iterrows()), *seen, *self.notes]
+        told = [change_sentence(row) for _, row in shown.iterrows()]
+        number = f"The intervals of these {len(told)} changes are not corrected for their number."
+        return [*told, *([number] if len(told) > 1 else []), *seen, *self.notes]
 
 
 def stage_matrix(folder: Path, arm: str | None = None) -> StageMatrix:

@@ -11,9 +11,11 @@ from typing import Any
 
 import pandas as pd
 
+from lib.comparison.words import NAMES
 from lib.config import REPO_ROOT
 from lib.exceptions import RunError, StudyError
 from lib.files import atomic_write
+from lib.metrics.scores import MACRO
 from lib.runs.study import read_plan
 from lib.studies.execute import process_environment, run_notebook
 from lib.studies.file import read_study
@@ -185,9 +187,14 @@ def _without_remote_scripts(html: str) -> str:
 
 
 def table_text(folder: Path) -> str:
-    """The runs of a study's report, the reference marked, as aligned text that fits a terminal."""
+    """The runs of a study's report, the reference marked, as aligned text that fits a terminal.
+
+    With folds its arms: the macro means of single folds are over other findings than those of all.
+    """
     table = pd.read_csv(folder / "report" / "table.csv")
     runs = table[~table["prerequisite"]]
+    if read_plan(folder).get("folds"):
+        return _arms_text(folder, set(runs.loc[runs["is_reference"], "arm"]))
     shown = pd.DataFrame(
         {
             "run": runs["run"].where(~runs["is_reference"], runs["run"] + " *"),
@@ -207,6 +214,24 @@ def table_text(folder: Path) -> str:
         "all-negative: the accuracy of always predicting no"
     )
     return f"{shown.to_string(index=False, float_format='{:.3f}'.format)}\n{note}"
+
+
+def _arms_text(folder: Path, reference: set[str]) -> str:
+    """The arms of a report: macro scores over all folds with their intervals."""
+    scores = pd.read_csv(folder / "report" / "scores.csv")
+    macro = scores[scores["finding"] == MACRO]
+    names = macro["arm"].where(~macro["arm"].isin(reference), macro["arm"] + " *")
+    number = "{:.3f}".format
+    ends = " (" + macro["low"].map(number) + " to " + macro["high"].map(number) + ")"
+    table = macro.assign(arm=names, text=macro["value"].map(number) + ends)
+    columns = dict.fromkeys(table["metric"])
+    wide = table.pivot(index="arm", columns="metric", values="text")
+    wide = wide.loc[list(dict.fromkeys(names)), list(columns)].rename(columns=NAMES)
+    note = (
+        "macro means over all folds and seeds with 95 % intervals; * reference; average precision is "
+        "too high on small test sets: its intervals are corrected for that, its means are not"
+    )
+    return f"{wide.rename_axis(index=None, columns=None).to_string()}\n{note}"
 
 
 def answers_text(folder: Path) -> str:
