@@ -13,6 +13,10 @@ from lib.comparison.folds import (
     FoldedRun,
     fold_seeds,
 )
+from lib.comparison.gains import (
+    gain_sentences,
+    stage_gains,
+)
 from lib.comparison.power import (
     power_table,
 )
@@ -43,10 +47,12 @@ __all__ = [
     "differences",
     "ensemble",
     "fold_seeds",
+    "gain_sentences",
     "power_table",
     "power_text",
     "read_run_predictions",
     "seed_scores",
+    "stage_gains",
     "subgroup_table",
     "summary",
     "verdict_text",

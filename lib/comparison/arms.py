@@ -301,7 +301,17 @@ def differences(
 
 
 Groups = Sequence[tuple[int, list[Scored]]]
-"""(sign, runs) of one arm, or of two that are subtracted."""
+"""(sign, runs) of one arm, of two that are subtracted, or of two differences that are."""
+
+
+def contrast(groups: Groups, noise: Noise | None, metric: str) -> pd.Series:
+    """The signed sum of several arms' macro means on the same test images, one row of
+    `differences`: signs (1, -1) are a difference, (1, -1, -1, 1) a difference of differences."""
+    findings = common_findings([run for _, runs in groups for run in runs])
+    table = _estimate(
+        [(sign, [run.on(findings) for run in runs]) for sign, runs in groups], noise, metric
+    )
+    return table[table["finding"] == MACRO].iloc[0]
 
 
 def _estimate(groups: Groups, noise: Noise | None, metric: str) -> pd.DataFrame:

@@ -110,7 +110,7 @@ def compare_arms(
     arms: the runs of each, one per seed, or one per seed and fold. Raises ComparisonError where the
     runs of the reference do not belong together.
     """
-    seeds, refused, remarks = _by_seed(arms)
+    seeds, refused, remarks = runs_by_seed(arms)
     if reference in refused:
         raise ComparisonError(refused[reference])
     resample_all([run for runs in seeds.values() for run in runs])
@@ -150,7 +150,7 @@ def compare_arms(
     return Comparison(reference, scored, table, refused, **about)
 
 
-def _by_seed(
+def runs_by_seed(
     arms: Mapping[str, Sequence[RunPredictions]],
 ) -> tuple[dict[str, list[Scored]], dict[str, str], list[str]]:
     """The runs of each arm by seed, with folds one for all of them; why an arm's runs do not belong
@@ -215,18 +215,23 @@ def seed_scores(runs: pd.DataFrame, verdicts: Comparison, finding: str = MACRO) 
 def compare_study(folder: Path) -> Comparison:
     """The complete arms of a study against its reference; raises ComparisonError when the reference
     is not complete."""
-    runs = read_runs(folder)
-    runs = runs[~runs["prerequisite"]]
-    plan = read_plan(folder)
+    plan, arms = read_plan(folder), read_arms(folder)
     reference = next(run["arm"] for run in plan["runs"].values() if run["reference"])
-    arms: dict[str, list[RunPredictions]] = {}
-    for name, arm in zip(runs["run"], runs["arm"], strict=True):
-        arms.setdefault(arm, []).append(read_run_predictions(folder / name))
     if reference not in arms:
         raise ComparisonError(
             f"{folder}: no run of the reference arm {reference} is complete, so nothing compares"
         )
     return compare_arms(arms, reference, plan.get("primary", "auroc"))
+
+
+def read_arms(folder: Path) -> dict[str, list[RunPredictions]]:
+    """arm -> its complete runs, in the plan's order; raises RunError as `read_runs`."""
+    runs = read_runs(folder)
+    runs = runs[~runs["prerequisite"]]
+    arms: dict[str, list[RunPredictions]] = {}
+    for name, arm in zip(runs["run"], runs["arm"], strict=True):
+        arms.setdefault(arm, []).append(read_run_predictions(folder / name))
+    return arms
 
 
 def compare_folders(folders: Sequence[Path]) -> Comparison:

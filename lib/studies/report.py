@@ -27,7 +27,7 @@ STAGES_WRITTEN = ("stages.md", "stage_matrix.csv", "stage_differences.csv", "dri
 PUBLISHED = (
     *("table.csv", "scores.csv", "differences.csv", "ensembles.csv", "summary.md", "answers.md"),
     *STAGES_WRITTEN,
-    "learning_curves.csv",
+    *("learning_curves.csv", "stage_gains.csv"),
 )
 FIGURES = ("ablation*", "stage_*", "learning_curves")
 
