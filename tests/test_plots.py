@@ -235,6 +235,28 @@ def test_ablation_shows_every_seed_as_a_dot():
     )
 
 
+def test_ablation_says_which_arms_have_fewer_seeds_and_which_metric_has_the_stars():
+    runs = pd.concat([make_runs(seeds=3), make_runs(["mlp"], seeds=1).assign(is_reference=False)])
+    both = {"arm": "mlp", "finding": "macro"}
+    changes = pd.DataFrame(
+        [{**both, "metric": "auroc", "p_holm": 0.5}, {**both, "metric": "f1", "p_holm": np.nan}]
+    )
+    figure = plots.ablation(runs, changes=changes)
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels == ["adaptive", "direct", "mlp (1 seed)"]
+    told = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "AUROC differs from the reference, p < 0.05 (Holm)" in told
+
+
+def test_many_arms_of_the_differences_go_on_in_a_panel_below():
+    row = {"metric": "auroc", "finding": "macro", "difference": 0.1, "low": 0.0, "high": 0.2}
+    changes = pd.DataFrame([{**row, "arm": f"arm_{i}", "p_holm": 1.0} for i in range(25)])
+    figure = plots.finding_differences(changes, "auroc", "AUROC", FINDINGS)
+    labels = [[text.get_text() for text in axes.get_xticklabels()] for axes in figure.axes[:3]]
+    assert [len(names) for names in labels] == [9, 9, 7]
+    assert [arm for names in labels for arm in names] == [f"arm_{i}" for i in range(25)]
+
+
 def test_ablation_marks_the_mean_of_the_reference():
     (line,) = (
         line for line in plots.ablation(make_runs()).axes[0].lines if line.get_linestyle() == "--"

@@ -105,7 +105,7 @@ def made_study(folder: Path, arms: dict[str, dict]) -> pd.DataFrame:
         record = full_record(config=config)
         record["data"] = {**record["data"], "used": {"train": about.get("images", 100)}}
         write_json(folder / f"{arm}-s0" / "record.json", record)
-        score = {"value": 0.5 + i / 100, "low": 0.4, "high": 0.7}
+        score = {"value": 0.5 + i / 100, "low": 0.4, "high": 0.7, "seeds": 1 + (i == 0)}
         scores.append({"arm": arm, "metric": "auroc", "finding": "macro", **score})
         scores.append({"arm": arm, "metric": "f1", "finding": "macro", **score, "value": 0.1})
     head = {"study": "s", "reference": next(iter(arms)), "primary": "auroc", "seeds": [0]}
@@ -149,7 +149,9 @@ def test_learning_curves_are_families_with_their_parent_at_the_end(tmp_path):
     assert list(curves["arm"]) == ["main_10", "main_30", "main", "direct_10", "direct"]
     assert list(curves["train_fraction"]) == [0.1, 0.3, 1, 0.1, 1]
     assert list(curves["train_images"]) == [10, 30, 100, 100, 100]
-    assert "0.530 (0.400 to 0.700) with 10 % of the training patients" in curve_sentences(curves)[0]
+    told = curve_sentences(curves)[0]
+    assert "0.530 (0.400 to 0.700) with 10 % of the training patients (one seed)," in told
+    assert told.endswith("with 100 % of the training patients.")
 
 
 def test_a_study_without_shares_says_that_it_has_no_learning_curve(tmp_path):

@@ -46,13 +46,14 @@ def drift_table() -> pd.DataFrame:
 
 def sweep_table() -> pd.DataFrame:
     rows = {"frozen": [0, 3, 5], "value": [0.7, 0.69, 0.6], "low": 0.5, "high": 0.8}
+    rows["seeds"] = [3, 3, 1]
     return pd.DataFrame({**rows, "is_reference": [True, False, False]})
 
 
 def curves_table() -> pd.DataFrame:
     rows = [
         {"family": family, "train_fraction": share, "train_images": images, "value": 0.6}
-        | {"low": 0.5, "high": 0.7, "backbone": "resnet50"}
+        | {"low": 0.5, "high": 0.7, "backbone": "resnet50", "seeds": 3 if share == 1 else 1}
         for family in ("three_stages", "direct", "scratch")
         for share, images in ((0.1, 120.0), (0.3, np.nan), (1.0, 1196.0))
     ]
@@ -111,6 +112,22 @@ def test_shares_are_written_as_percent_with_the_images():
         "100 %\n1,196",
     ]
     assert axes.get_xscale() == "log"
+
+
+@pytest.mark.parametrize("name", ["drift", "curves"])
+def test_an_arm_of_one_seed_among_others_is_hollow(name):
+    figure = FIGURES[name]()
+    told = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "hollow: one seed" in told
+    hollow = [line for line in figure.axes[-1].lines if line.get_markerfacecolor() == "white"]
+    assert sum(len(line.get_xdata()) for line in hollow) == (1 if name == "drift" else 6)
+
+
+def test_no_line_of_the_sweep_goes_over_depths_that_no_arm_freezes():
+    curve = FIGURES["drift"]().axes[1].lines[0]
+    assert np.isnan(curve.get_ydata()[[1, 2, 4]]).all() and list(curve.get_xdata()) == list(
+        range(6)
+    )
 
 
 def test_empty_tables_are_refused():

@@ -17,6 +17,9 @@ from lib.plots.style import GREY, INK, backbone_colour, new_figure, style, wrap
 PANELS = (("auroc", "AUROC"), ("average_precision", "average precision"), ("f1", "F1"))
 
 
+ROOM = 0.35  # row heights, below an arm that has an ensemble
+
+
 @dataclass(frozen=True)
 class Look:
     """The layout of the ablation figure: lengths in inches, text and marks in points, `line` in row
@@ -85,9 +88,10 @@ def ablation(
     every seed shows its own, from auroc_low and so on where `runs` has them. `changes` (arm,
     metric, finding, p_holm) gives the stars: p < 0.05 against the reference, of the study's primary
     metric. `ensembles` (arm, metric, finding, value, low, high) gives each arm's ensemble of seeds:
-    a hollow diamond with its interval at the foot of the arm's row. `name` says what was scored:
-    macro, or one finding. The dashed line is the reference's mean; the dotted one the score of an
-    uninformative model: 0.5 for AUROC, `chance_average_precision`
+    a hollow diamond with its interval at the foot of the arm's row. An arm that has fewer seeds
+    than others says how many beside its name. `name` says what was scored: macro, or one finding.
+    The dashed line is the reference's mean; the dotted one the score of an uninformative model: 0.5
+    for AUROC, `chance_average_precision`
     (`metrics.random_average_precision` of this test set), F1 0 (all-negative). With `column` the
     panels are stacked, for a column of a paper: 3.5 inches wide, no text below 7 points. Raises
     ValueError where there is no run.
@@ -97,14 +101,16 @@ def ablation(
     look = COLUMN if column else PAGE
     arms = list(dict.fromkeys(runs["arm"]))
     reference = set(runs.loc[runs["is_reference"].astype(bool), "arm"])
-    labels = [wrap(arm, look.letters) for arm in arms]
+    labels = _arm_labels(runs, arms, look.letters)
+    several = _ensembles_of(ensembles, arms, name)
+    below = np.where(np.isin(arms, list(several["arm"])), ROOM, 0.0)  # for the diamond
     heights = np.array([max(1.0, 0.45 + look.line * (label.count("\n") + 1)) for label in labels])
-    middles = dict(zip(arms, np.cumsum(heights) - heights / 2, strict=True))
+    heights = heights + below
+    middles = dict(zip(arms, np.cumsum(heights) - (heights + below) / 2, strict=True))
     figure = new_figure(
         look.width, look.grid[0] * (look.around + look.row * heights.sum()), phantom=phantom
     )
     panels = figure.subplots(*look.grid, sharey=True)
-    several = _ensembles_of(ensembles, arms, name)
     floors = {"auroc": 0.5, "average_precision": chance_average_precision, "f1": 0.0}
     for axes, (metric, title) in zip(panels, PANELS, strict=True):
         intervals, shown, stars = None, runs, set()
@@ -123,7 +129,7 @@ def ablation(
         counts = runs[f"n_{metric}"].dropna().unique() if f"n_{metric}" in runs else []
         over = f", {counts[0]:.0f} findings" if name == MACRO and len(counts) == 1 else ""
         axes.set_xlabel(f"{name} {title}{over}", fontsize=look.label)
-        axes.set_ylim(heights.sum() + (0.0 if several.empty else 0.1), 0)
+        axes.set_ylim(heights.sum(), 0)
         axes.set_yticks(list(middles.values()), labels)
         for arm, tick in zip(
             arms, axes.get_yticklabels(), strict=False
@@ -132,10 +138,30 @@ def ablation(
     drawn = {f"{metric}_low" for metric, _ in PANELS} & set(runs.columns)
     kind = "of the seed (patients)" if drawn else ""
     if scores is not None:
-        kind = "of the arm (patients and seeds)"
-    flags = (bool(reference), changes is not None, not several.empty)
+        kind = "of the arm (patients and seeds; of average precision less its bias)"
+    flags = (bool(reference), _tested(changes, name), not several.empty)
     _ablation_legend(figure, runs, kind, *flags, look)
     return figure
+
+
+def _arm_labels(runs: pd.DataFrame, arms: list[str], letters: int) -> list[str]:
+    """The arms' names; with the number of its seeds where an arm has fewer than another."""
+    seeds, labels = runs.groupby("arm")["seed"].nunique(), []
+    for arm in arms:
+        label, count = wrap(arm, letters), f"({seeds[arm]} seed{'s' if seeds[arm] > 1 else ''})"
+        if seeds[arm] < seeds.max():
+            fits = len(label.splitlines()[-1]) + 1 + len(count) <= letters
+            label += (" " if fits else "\n") + count
+        labels.append(label)
+    return labels
+
+
+def _tested(changes: pd.DataFrame | None, finding: str) -> str:
+    """The metrics that `changes` has p-values of: only these can have stars."""
+    if changes is None:
+        return ""
+    known = changes[(changes["finding"] == finding) & changes["p_holm"].notna()]
+    return " or ".join(title for metric, title in PANELS if metric in set(known["metric"]))
 
 
 def _rows(table: pd.DataFrame, metric: str, finding: str) -> pd.DataFrame:
@@ -158,7 +184,7 @@ def _draw_ensembles(
     """A hollow diamond and its interval at the foot of each arm's row."""
     backbones = runs.drop_duplicates("arm").set_index("arm")["backbone"]
     for row in rows.dropna(subset=["value"]).itertuples():
-        colour, height = backbone_colour(backbones[row.arm]), middles[row.arm] + 0.4
+        colour, height = backbone_colour(backbones[row.arm]), middles[row.arm] + 0.55
         axes.hlines(height, row.low, row.high, colors=colour, linewidth=1, zorder=2)
         axes.scatter(
             row.value, height, s=look.dot, marker="D", facecolor="white", edgecolor=colour, zorder=5
@@ -271,7 +297,7 @@ def _ablation_legend(
     runs: pd.DataFrame,
     interval: str,
     reference: bool,
-    stars: bool,
+    stars: str,
     ensembles: bool,
     look: Look,
 ) -> None:
@@ -304,7 +330,7 @@ def _ablation_legend(
             )
         )
     if stars:
-        label = f"differs from the reference, p < {ALPHA} (Holm)"
+        label = f"{stars} differs from the reference, p < {ALPHA} (Holm)"
         marks.append(
             Line2D([], [], color=INK, marker="$*$", linestyle="", markersize=6, label=label)
         )

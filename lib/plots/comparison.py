@@ -5,13 +5,16 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 
 from lib.metrics.bootstrap import ALPHA
 from lib.metrics.scores import MACRO
 from lib.plots.style import BLUE, GREY, INK, backbone_colour, heat_map, new_figure, style, wrap
 
+MOST_ARMS = 12  # side by side in one panel of the differences
 COSTS = {
     "parameters": "parameters (millions)",
     "train_seconds": "training (seconds)",
@@ -33,6 +36,7 @@ def finding_differences(
 
     `changes` has arm, metric, finding, difference, low, high, p_holm; bold cells have p_holm < 0.05
     (corrected over the arms of that finding). Blue is better than the reference, orange worse.
+    More than MOST_ARMS arms go on in a panel below.
     Raises ValueError where no arm is compared.
     """
     table = changes[changes["metric"] == metric]
@@ -47,8 +51,27 @@ def finding_differences(
         index="finding", columns="arm", values="difference", sort=False
     ).reindex(names)[arms]
     limit = float(np.nanmax(np.abs(values.to_numpy(float)), initial=0.01))
-    figure = new_figure(2.4 + 1.05 * max(2, len(arms)), 1.6 + 0.38 * len(names), phantom=phantom)
-    axes = figure.subplots()
+    parts = -(-len(arms) // MOST_ARMS)
+    each = -(-len(arms) // parts)
+    size = (2.4 + 1.05 * max(2, each), parts * (1.6 + 0.38 * len(names)))
+    figure = new_figure(*size, phantom=phantom)
+    panels = figure.subplots(parts, 1, squeeze=False)[:, 0]
+    for i, axes in enumerate(panels):
+        shown = values[arms[i * each : (i + 1) * each]]
+        image = _difference_cells(axes, shown, cells, limit)
+        axes.set_xlim(-0.5, each - 0.5)  # cells of one width in every panel
+    figure.colorbar(
+        image, ax=panels, label=f"{label} - reference's", pad=0.02, fraction=0.05, aspect=60
+    )
+    return figure
+
+
+def _difference_cells(
+    axes: Axes, values: pd.DataFrame, cells: pd.DataFrame, limit: float
+) -> AxesImage:
+    """One panel of `finding_differences`: values (findings x arms), with those rows of `cells` as
+    texts."""
+    names, arms = list(values.index), list(values.columns)
     colours = colormaps["PuOr"].with_extremes(bad="#DDDDDD")
     shown = np.ma.masked_invalid(values.to_numpy(float))
     image = axes.imshow(shown, cmap=colours, vmin=-1.5 * limit, vmax=1.5 * limit, aspect="auto")
@@ -76,10 +99,7 @@ def finding_differences(
     axes.tick_params(length=0)
     axes.set(xlabel="arm", ylabel="finding")
     axes.axhline(len(names) - 1.5, color="white", linewidth=3)
-    figure.colorbar(
-        image, ax=axes, label=f"{label} - reference's", pad=0.02, fraction=0.05, aspect=60
-    )
-    return figure
+    return image
 
 
 def cost_quality(runs: pd.DataFrame, scores: pd.DataFrame, *, phantom: bool = False) -> Figure:
@@ -112,7 +132,7 @@ def cost_quality(runs: pd.DataFrame, scores: pd.DataFrame, *, phantom: bool = Fa
                 marks[i % len(marks)],
                 color=colour,
                 markersize=6,
-                mec="white",
+                **({"mec": "white"} if i < len(marks) else {"mfc": "white"}),
                 label=arm,
             )
         if runs[name].max() > 20 * runs[name].min():
@@ -199,10 +219,10 @@ def pointing_scores(table: pd.DataFrame, *, phantom: bool = False) -> Figure:
             rows,
             "D",
             color=GREY,
-            mfc="white",
+            mfc="none",  # shows a dot below it
             label="guess: the centre",
         )
-        axes.set_xlim(0, None)
+        axes.set_xlim(-0.02 * axes.get_xlim()[1], None)  # a mark at 0 is not cut
         axes.set_xlabel(title)
         style(axes, grid="x")
     panels[0].set_yticks(rows, [f"{t.finding} ({t.boxes:,} boxes)" for t in table.itertuples()])
@@ -264,11 +284,12 @@ def findings_by_runs(
     matrix: pd.DataFrame,
     label: str = "AUROC",
     *,
+    columns: str = "run",
     limits: tuple[float, float] | None = None,
     phantom: bool = False,
 ) -> Figure:
-    """A heat map of `matrix` (findings x runs), the values in the cells; colours span `limits`,
-    else the values."""
+    """A heat map of `matrix` (findings x runs, or what `columns` says), the values in the cells;
+    colours span `limits`, else the values."""
     values = matrix.to_numpy(float)
     if limits is None:
         finite = values[np.isfinite(values)]
@@ -279,7 +300,7 @@ def findings_by_runs(
     )
     axes = figure.subplots()
     heat_map(axes, values, list(matrix.index), list(matrix.columns), texts, limits, label)
-    axes.set(xlabel="run", ylabel="finding")
+    axes.set(xlabel=columns, ylabel="finding")
     if MACRO in matrix.index[1:]:
         axes.axhline(list(matrix.index).index(MACRO) - 0.5, color="white", linewidth=3)
     return figure

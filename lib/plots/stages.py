@@ -51,6 +51,7 @@ def stage_matrix(
             right.text(1.02, middle, f"{changed['difference'].iloc[0]:+.3f}", **place, color=INK)
     for y, title, about in headers:
         place = {"transform": left.get_yaxis_transform(), "va": "center", "in_layout": False}
+        place["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}  # over the lines
         left.text(0.01, y, title, **place, fontsize=8.5, weight="bold", color=INK)
         left.text(0.01, y + 0.5, about, **place, fontsize=7.5, color=GREY)
     for axes in (left, right):
@@ -173,6 +174,8 @@ def stage_drift(
     style(axes)
     for other in others:
         _sweep_panel(other, sweep, int(table["depth"].max()), colour)
+    if panels == 2:
+        _name_one_seed(others[0], sweep)
     figure.legend(loc="outside lower center", ncols=1 + panels, fontsize=8, frameon=False)
     return figure
 
@@ -193,9 +196,14 @@ def _transition_looks(transitions: Sequence[str], colour: str) -> dict[str, dict
 
 
 def _sweep_panel(axes: Axes, sweep: pd.DataFrame, depths: int, colour: str) -> None:
-    """Macro AUROC by the number of frozen depths, the reference dashed."""
+    """Macro AUROC by the number of frozen depths, the reference dashed; no line goes over depths
+    that no arm freezes."""
     axes.vlines(sweep["frozen"], sweep["low"], sweep["high"], color=colour, linewidth=2, alpha=0.7)
-    axes.plot(sweep["frozen"], sweep["value"], "-o", color=colour, markersize=6, mec="white")
+    ends = sweep["frozen"].to_list()
+    known = sweep.set_index("frozen")["value"].reindex(range(min(ends), max(ends) + 1))
+    axes.plot(known.index, known, "-o", color=colour, markersize=6, mec="white")
+    one = sweep[_of_one_seed(sweep)]
+    axes.plot(one["frozen"], one["value"], "o", color=colour, markersize=6, mfc="white")
     reference = sweep[sweep["is_reference"].astype(bool)]
     if len(reference):
         look = {"color": INK, "linestyle": "--", "linewidth": 1, "zorder": 1}
@@ -204,6 +212,18 @@ def _sweep_panel(axes: Axes, sweep: pd.DataFrame, depths: int, colour: str) -> N
     axes.set_xlabel(f"frozen depths of the backbone ({depths}: all, only the head learns)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     style(axes)
+
+
+def _of_one_seed(rows: pd.DataFrame) -> pd.Series:
+    """Which rows are of one seed, though others are of several."""
+    return (rows["seeds"] == 1) & (rows["seeds"].max() > 1)
+
+
+def _name_one_seed(axes: Axes, rows: pd.DataFrame) -> None:
+    """What hollow marks mean, for the legend, where there are any."""
+    if _of_one_seed(rows).any():
+        look = {"color": INK, "marker": "o", "mfc": "white", "linestyle": ""}
+        axes.plot([], [], **look, label="hollow: one seed")
 
 
 def learning_curves(table: pd.DataFrame, *, phantom: bool = False) -> Figure:
@@ -219,6 +239,7 @@ def learning_curves(table: pd.DataFrame, *, phantom: bool = False) -> Figure:
     axes = figure.subplots()
     shares = sorted(table["train_fraction"].unique())
     apart = min([np.log(b / a) for a, b in pairwise(shares)], default=0.5) / 14
+    few = _of_one_seed(table)
     dashes = ("-", (0, (5, 1.6)), (0, (1.4, 1)), (0, (6, 1.5, 1.5, 1.5)))
     for i, family in enumerate(families):
         rows = table[table["family"] == family]
@@ -228,6 +249,9 @@ def learning_curves(table: pd.DataFrame, *, phantom: bool = False) -> Figure:
         axes.vlines(x, rows["low"], rows["high"], color=colour, linewidth=1.4, alpha=0.7)
         look = {"color": colour, "marker": MARKS[i % len(MARKS)], "markersize": 6.5, "mec": "white"}
         axes.plot(x, rows["value"], **look, linestyle=dashes[i % len(dashes)], label=family)
+        one = few[rows.index]
+        axes.plot(x[one], rows["value"][one], **{**look, "mec": colour}, mfc="white", linestyle="")
+    _name_one_seed(axes, table)
     axes.set_xscale("log")
     axes.set_xticks(shares, _share_texts(table, shares))
     axes.xaxis.set_minor_locator(NullLocator())

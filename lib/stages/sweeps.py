@@ -10,15 +10,16 @@ import pandas as pd
 from lib.metrics.scores import MACRO
 from lib.runs.study import read_plan, read_record, read_runs
 
-SWEEP = ["arm", "frozen", "value", "low", "high", "backbone", "is_reference"]
-CURVES = ["family", "arm", "train_fraction", "train_images", "value", "low", "high", "backbone"]
+SCORE = ["value", "low", "high", "seeds"]
+SWEEP = ["arm", "frozen", *SCORE, "backbone", "is_reference"]
+CURVES = ["family", "arm", "train_fraction", "train_images", *SCORE, "backbone"]
 
 
 def freeze_sweep(folder: Path, scores: pd.DataFrame, depths: int) -> pd.DataFrame:
     """Macro AUROC by how many depths of the backbone are frozen: the reference, and the arms that
     change nothing but its `freeze`.
 
-    scores: arm, metric, finding, value, low, high, as `comparison.compare_study` gives them.
+    scores: arm, metric, finding, value, low, high, seeds, as `comparison.compare_study` gives them.
     depths: of the backbone, all of which `freeze: backbone` freezes. Columns SWEEP, by frozen.
     Without such an arm the table is empty. Raises RunError as `read_plan`.
     """
@@ -82,6 +83,7 @@ def curve_sentences(table: pd.DataFrame) -> list[str]:
         + ", ".join(
             f"{row.value:.3f} ({row.low:.3f} to {row.high:.3f}) with "
             f"{100 * row.train_fraction:g} % of the training patients"
+            + (" (one seed)" if row.seeds == 1 else "")
             for row in rows.itertuples()
         )
         + "."
@@ -99,9 +101,9 @@ def _arms(plan: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _macro(scores: pd.DataFrame) -> pd.DataFrame:
-    """value, low and high of macro AUROC by arm."""
+    """value, low, high and seeds of macro AUROC by arm."""
     rows = scores[(scores["metric"] == "auroc") & (scores["finding"] == MACRO)]
-    return rows.drop_duplicates("arm").set_index("arm")[["value", "low", "high"]]
+    return rows.drop_duplicates("arm").set_index("arm")[SCORE]
 
 
 def _train_images(folder: Path) -> dict[str, float]:
