@@ -242,6 +242,11 @@ def answers_text(folder: Path) -> str:
     return "\n".join(line for line in lines if not line.startswith("- Secondary"))
 
 
+def _has_rows(path: Path) -> bool:
+    """Whether a table is there and holds more than its header; any other file only has to be there."""
+    return path.exists() and (path.suffix != ".csv" or len(path.read_text().splitlines()) > 1)
+
+
 def publish(folder: Path, results_dir: Path = REPO_ROOT / "results") -> list[Path]:
     """Copies table and figures of a study's report to `results/<study>/`, where they are committed,
     and logs it.
@@ -252,7 +257,7 @@ def publish(folder: Path, results_dir: Path = REPO_ROOT / "results") -> list[Pat
     study, table = read_plan(folder)["study"], pd.read_csv(folder / "report" / "table.csv")
     target = results_dir / study
     target.mkdir(parents=True, exist_ok=True)
-    tables = [folder / "report" / name for name in PUBLISHED if (folder / "report" / name).exists()]
+    tables = [folder / "report" / name for name in PUBLISHED if _has_rows(folder / "report" / name)]
     paths = [
         Path(shutil.copy2(path, target / path.name))
         for path in (*tables, *_figures(folder / "report"))
