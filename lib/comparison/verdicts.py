@@ -86,20 +86,20 @@ class Comparison:
         rows = self.scores[
             (self.scores["arm"] == self.reference) & (self.scores["metric"] == self.primary)
         ]
-        told = [tested_on(row) for _, row in rows[rows["finding"] == MACRO].iterrows()]
+        notes = [tested_on(row) for _, row in rows[rows["finding"] == MACRO].iterrows()]
         rows = rows[rows["finding"] != MACRO]
         left_out = rows[~rows["in_macro"].astype(bool)]
         if left_out.empty:
-            return [*told, *self.remarks]
+            return [*notes, *self.remarks]
         names = ", ".join(
             f"{row.finding} ({row.positive_patients})" for row in left_out.itertuples()
         )
         where = " in every fold" if self.folds else ""
-        told.append(
+        notes.append(
             f"Macro means are over the {len(rows) - len(left_out)} of {len(rows)} findings with at least "
             f"{MIN_PATIENTS} positive and as many negative test patients{where}; without: {names}."
         )
-        return [*told, *self.remarks]
+        return [*notes, *self.remarks]
 
 
 def compare_arms(

@@ -60,9 +60,11 @@ class StageMatrix:
             "and are left out there."
             for row in left.itertuples()
         ]
-        told = [change_sentence(row) for _, row in shown.iterrows()]
-        number = f"The intervals of these {len(told)} changes are not corrected for their number."
-        return [*told, *([number] if len(told) > 1 else []), *seen, *self.notes]
+        changes = [change_sentence(row) for _, row in shown.iterrows()]
+        number = (
+            f"The intervals of these {len(changes)} changes are not corrected for their number."
+        )
+        return [*changes, *([number] if len(changes) > 1 else []), *seen, *self.notes]
 
 
 def stage_matrix(folder: Path, arm: str | None = None) -> StageMatrix:

@@ -205,7 +205,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
 
 
 def check_parameters(values: Any, where: str, problems: list[str]) -> dict[str, Any]:
-    """`values` as Config keeps them; what is unknown or of a wrong type is told in `problems`."""
+    """`values` as Config keeps them; what is unknown or of a wrong type is added to `problems`."""
     values = _mapping(values, where, problems)
     for name in values:
         if name in ELSEWHERE:
