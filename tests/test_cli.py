@@ -180,7 +180,8 @@ def test_a_reference_that_starts_from_a_stage_gets_a_second_page(file, tmp_path,
     stages = [
         "study = ''\nout = ''",
         "import pathlib\nfor name in ('stages.md', 'stage_matrix.csv', 'stage_differences.csv', "
-        "'drift.csv', 'stage_drift.png'):\n    (pathlib.Path(out) / name).write_text('made')",
+        "'drift.csv', 'stage_drift.png'):\n    (pathlib.Path(out) / name).write_text('head\\nmade')\n"
+        "(pathlib.Path(out) / 'learning_curves.csv').write_text('head')",
         "print('BETWEEN')",
     ]
     for name, cells in (("ablations", ABLATIONS), ("stages", stages)):
@@ -202,6 +203,7 @@ def test_a_reference_that_starts_from_a_stage_gets_a_second_page(file, tmp_path,
     assert "BETWEEN" in (report / "stages.html").read_text()
     published = {path.name for path in (tmp_path / "results/tiny").iterdir()}
     assert {"stages.md", "stage_matrix.csv", "drift.csv", "stage_drift.png"} <= published
+    assert "learning_curves.csv" not in published  # a table without rows
 
 
 def test_a_report_whose_notebook_fails_names_the_cell(file, tmp_path, monkeypatch):
