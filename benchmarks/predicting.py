@@ -156,17 +156,9 @@ def _folder_rate(model: Path, paths: list[Path], scratch: Path) -> float:
     folder.mkdir()
     for number in range(FOLDER):
         (folder / f"{number}.png").symlink_to(Path(named[number % len(named)]).resolve())
-    code = "import sys; from pathlib import Path; from lib.inference.batch import predict_command as, p; "
-    code += f"p(Path(sys.argv[1]), [sys.argv[2]], Path(sys.argv[3]), threads={THREADS})"
+    words = [sys.executable, "-m", "lib.cli", "predict", str(model), str(folder)]
+    words += ["--out", str(scratch / f"{model.stem}.csv"), "--threads", str(THREADS)]
     start = time.perf_counter()
-    words = [
-        sys.executable,
-        "-c",
-        code,
-        str(model),
-        str(folder),
-        str(scratch / f"{model.stem}.csv"),
-    ]
     subprocess.run(words, check=True, capture_output=True)
     return FOLDER / (time.perf_counter() - start)
 
