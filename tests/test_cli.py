@@ -66,7 +66,7 @@ def file(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "lib.studies.plan_study", functools.partial(plan_study, runs_dir=tmp_path / "runs")
     )
-    monkeypatch.setattr("lib.studies.runner.execute_run", complete)
+    monkeypatch.setattr("lib.studies.scheduler.execute_run", complete)
     monkeypatch.setattr("lib.studies.runner.check_runs", lambda file, runs: None)
     (tmp_path / "n.ipynb").touch()
     write_smallest_dataset(tmp_path / "dataset_full")

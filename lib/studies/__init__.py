@@ -16,7 +16,6 @@ from lib.studies.progress import (
     failure_text,
     plain_text,
     plan_table,
-    status_table,
 )
 from lib.studies.report import (
     answers_text,
@@ -33,6 +32,9 @@ from lib.studies.runner import (
 )
 from lib.studies.states import (
     planned_states,
+)
+from lib.studies.status import (
+    status_table,
 )
 from lib.studies.tracking import (
     track_as_they_end,
