@@ -24,11 +24,11 @@ from lib.config import REPO_ROOT
 from lib.datasets.prepare import data_fingerprint
 from lib.exceptions import CxrError, StudyError
 from lib.files import read_json, sha256, write_json
-from lib.runs.run import is_complete, read_status, write_status
+from lib.runs.run import is_complete, read_status
 from lib.runs.study import read_plan
+from lib.studies.durations import clock
 from lib.studies.execute import process_environment, remove_stale
 from lib.studies.plan import Plan, plan_study
-from lib.studies.progress import clock
 from lib.studies.runner import run_plan
 from lib.studies.states import planned_states
 from lib.studies.status import state_text, status_table
@@ -399,11 +399,6 @@ def test_one_study_has_one_runner(study, tmp_path, start_runner):
 
 
 # --- what is shown
-
-
-def test_the_state_of_a_run_tells_its_epoch(tmp_path):
-    write_status(tmp_path, "running", epoch=2, epochs=5)
-    assert state_text(tmp_path) == "running, epoch 2 of 5"
 
 
 def test_a_run_without_a_heartbeat_is_not_running(tmp_path):

@@ -4,6 +4,12 @@ from lib.studies.clean import (
     find_removable,
     remove,
 )
+from lib.studies.devices import (
+    parse_jobs,
+)
+from lib.studies.durations import (
+    parse_duration,
+)
 from lib.studies.execute import (
     run_notebook,
 )
@@ -35,6 +41,10 @@ from lib.studies.states import (
 )
 from lib.studies.status import (
     status_table,
+    watch_study,
+)
+from lib.studies.summary import (
+    tell_command,
 )
 from lib.studies.tracking import (
     track_as_they_end,
@@ -48,6 +58,8 @@ __all__ = [
     "failure_text",
     "find_removable",
     "make_report",
+    "parse_duration",
+    "parse_jobs",
     "plain_text",
     "plan_study",
     "plan_table",
@@ -62,6 +74,8 @@ __all__ = [
     "status_table",
     "study_folder",
     "table_text",
+    "tell_command",
     "track_as_they_end",
     "track_study",
+    "watch_study",
 ]

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from lib.runs.run import read_status
+from lib.studies.durations import clock
 from lib.studies.plan import Plan, PlannedRun
 
 
@@ -53,17 +54,17 @@ class StudyProgress:
         if count:
             self.say(f"{count} of {self.total} runs are complete already")
 
-    def start(self, name: str, folder: Path) -> None:
-        """A run starts."""
+    def start(self, name: str, folder: Path, device: str = "") -> None:
+        """A run starts, on `device`."""
         self.started[name] = time.monotonic()
         self.tasks[name] = self.display.add_task(
-            f"  {name}", total=None, note="starting", folder=folder
+            f"  {name}", total=None, note=f"starting {device}".strip(), folder=folder
         )
         if not self.console.is_terminal:
-            self.say(f"{name}: started")
+            self.say(f"{name}: started{' on ' if device else ''}{device}")
 
     def finish(self, name: str, outcome: str, reason: str = "") -> None:
-        """A run ended: "done", "stopped", or "failed" with its reason."""
+        """A run ended: "done", "stopped", "tried again", or "failed" with its reason."""
         self.done += outcome == "done"
         self.failed += outcome == "failed"
         taken = ""
@@ -79,7 +80,7 @@ class StudyProgress:
 
     def refresh(self, folders: list[Path], waiting: int) -> None:
         """Reads the epochs of the runs under way from their `status.json`."""
-        left = self._seconds_left(waiting)
+        left = self.seconds_left(waiting)
         note = f"{self.skipped + self.done} done, {len(self.tasks)} running, {self.failed} failed"
         note += f", about {clock(left)} left" if left else ""
         self.display.update(
@@ -94,7 +95,7 @@ class StudyProgress:
                     self.tasks[folder.name], total=epochs, completed=epoch, note=note
                 )
 
-    def _seconds_left(self, waiting: int) -> float:
+    def seconds_left(self, waiting: int) -> float:
         """From the mean of the runs that are done: 0 while none is."""
         if not self.seconds:
             return 0.0
@@ -105,14 +106,6 @@ class StudyProgress:
     def say(self, text: str) -> None:
         """Prints a line above the display."""
         self.console.print(text, highlight=False, soft_wrap=True, markup=False)
-
-
-def clock(seconds: float) -> str:
-    """Seconds as "45 s", "12 min" or "3 h 20 min"."""
-    minutes = round(seconds / 60)
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def plan_table(plan: Plan, runs: list[tuple[PlannedRun, str]]) -> Table:

@@ -14,10 +14,11 @@ from lib.exceptions import DatasetError, StudyError
 from lib.files import acquire_lock, read_json, write_json
 from lib.runs.run import is_complete, set_aside, write_status
 from lib.runs.study import RunState, run_state
+from lib.studies.devices import Jobs, Slots, check_devices, plan_slots
 from lib.studies.plan import Plan, PlannedRun
 from lib.studies.preflight import check_runs
 from lib.studies.progress import StudyProgress
-from lib.studies.scheduler import Scheduler, interrupts
+from lib.studies.scheduler import Limits, Scheduler, interrupts
 from lib.studies.stages import check_stages
 from lib.studies.states import moved_from, planned_states, replaced_text, take_back
 from lib.studies.study_data import StudyData, is_drawn_later
@@ -33,22 +34,30 @@ def run_plan(
     plan: Plan,
     *,
     only: Iterable[str] = (),
-    jobs: int = 1,
+    jobs: Jobs | None = None,
+    runs_per_device: int = 1,
+    retries: int = 0,
+    time_limit: float | None = None,
     executor: Executor | None = None,
     replace: bool = False,
     confirm: Callable[[str], bool] | None = None,
     console: Console | None = None,
     on_end: Callable[[PlannedRun, str | None], None] | None = None,
 ) -> Summary:
-    """Executes the runs of `plan` that are not complete, `jobs` at a time, and writes `plan.json`.
+    """Executes the runs of `plan` that are not complete, `jobs` at a time (1 by default; "auto": as
+    many as this machine has devices or cores for), and writes `plan.json`. Each run has its own
+    device, or shares it with `runs_per_device` - 1 others.
 
     A complete run of other parameters is set aside and repeated only with `replace`, or when
     `confirm`, called with the list of them, returns True. A run that was set aside and matches the
     plan again is taken back. A broken run continues in its folder. A failed run fails those that
-    need it and nothing else. `executor` submits `execute_run`: threads here by default, or Dask's
-    `client.get_executor()` on a cluster with a shared disk. `on_end` is called with each run that
-    ended, or was complete, and the reason of its failure; it must not raise. Raises StudyError for
-    an unknown name in `only`, RunError when another process runs this study.
+    need it and nothing else, after `retries` more tries; a try has failed after `time_limit`
+    seconds. `executor` submits `execute_run`: threads here by default, or Dask's
+    `client.get_executor()` on a cluster with a shared disk, where `jobs` is the only limit, none by
+    default, and devices are not assigned here. `on_end` is called with each run that ended, or was
+    complete, and the reason of its failure; it must not raise. Raises StudyError for an unknown
+    name in `only` and for a run that wants more devices than there are, RunError when another
+    process runs this study.
     """
     console = console or Console()
     on_end = on_end or (lambda run, reason: None)
@@ -58,6 +67,7 @@ def run_plan(
         _check_file(plan)
         data = _read_data(plan, chosen)
         states = _check(plan, chosen, data, replace, confirm)
+        slots = _slots(plan, chosen, states, jobs, runs_per_device, executor)
         write_json(plan.folder / "plan.json", entries)
         _make_room(plan, chosen, states, console)
         summary = Summary()
@@ -74,11 +84,14 @@ def run_plan(
             plan,
             waiting,
             summary,
-            jobs,
-            StudyProgress(plan.study, len(chosen), jobs, console),
+            slots,
+            Limits(retries, time_limit),
+            StudyProgress(plan.study, len(chosen), slots.jobs or len(chosen), console),
             on_end,
         )
         with interrupts() as interrupted, work.progress:
+            if slots.note:
+                work.progress.say(slots.note)
             for folders, note in data.notes():
                 work.mention(folders, note)
             work.progress.skip(len(summary.skipped))
@@ -109,6 +122,24 @@ def _check(
     check_runs(plan.file, incomplete)
     check_stages(plan, incomplete, data)
     return states
+
+
+def _slots(
+    plan: Plan,
+    chosen: list[PlannedRun],
+    states: dict[str, RunState],
+    jobs: Jobs | None,
+    runs_per_device: int,
+    executor: Executor | None,
+) -> Slots:
+    """How many runs at a time, and on which devices; it depends on all chosen runs, not on those
+    that are left, so that a run that is continued has the same number of threads."""
+    if executor is not None:
+        return Slots(None if jobs == "auto" else jobs)
+    slots = plan_slots([run.config for run in chosen], jobs, runs_per_device)
+    left = {run.name: run.config for run in chosen if states[run.name].name != "complete"}
+    check_devices(plan.file, left, list(slots.free))
+    return slots
 
 
 def _make_room(

@@ -1,39 +1,56 @@
-"""In: the runs of a plan that are to start. Out: each executed once what it needs is complete, and
-noted in the summary.
-"""
+"""In: the runs of a plan that are to start. Out: each executed once what it needs is complete and a
+slot is free, tried again where that is wanted, and noted in the summary."""
 
 import contextlib
+import math
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from lib.config import resolve
 from lib.files import read_json
-from lib.runs.run import write_status
+from lib.runs.run import HEARTBEAT_SECONDS, note_failure, write_status
+from lib.studies.devices import Slots, device_text
 from lib.studies.execute import INTERRUPTED, execute_run, process_environment
 from lib.studies.fork_server import start_server
 from lib.studies.plan import Plan, PlannedRun
 from lib.studies.progress import StudyProgress
+from lib.studies.status import write_runner
 from lib.studies.summary import Summary
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How often a failed run is tried again, and after how many seconds a try is ended."""
+
+    retries: int = 0
+    time_limit: float | None = None
 
 
 @dataclass
 class Scheduler:
-    """The runs under way: `waiting` -> `running` -> the summary's done or failed."""
+    """The runs under way: `waiting` -> `running` -> the summary's done or failed, or `waiting` once
+    more."""
 
     plan: Plan
     waiting: dict[str, PlannedRun]
     summary: Summary
-    jobs: int
+    slots: Slots
+    limits: Limits
     progress: StudyProgress
     on_end: Callable[[PlannedRun, str | None], None]
     running: dict[Future, PlannedRun] = field(default_factory=dict)
+    devices: dict[str, list[str]] = field(default_factory=dict)
+    tries: dict[str, list[str]] = field(default_factory=dict)
     mentioned: set[tuple] = field(default_factory=set)
+    noted: float = -math.inf
 
     @property
     def stop(self) -> Path:
@@ -45,10 +62,11 @@ class Scheduler:
         self.stop.unlink(missing_ok=True)
         with contextlib.ExitStack() as stack:
             stack.callback(self.stop.unlink, missing_ok=True)
+            stack.callback(self._note, "ended")
             if executor is None:
-                start_server(process_environment(self.jobs))
+                start_server(process_environment(self.slots.jobs or 1))
             pool = executor or stack.enter_context(
-                ThreadPoolExecutor(self.jobs, thread_name_prefix="run")
+                ThreadPoolExecutor(self.slots.jobs, thread_name_prefix="run")
             )
             while (self.waiting or self.running) and not interrupted.is_set():
                 self._start_ready(pool)
@@ -57,10 +75,20 @@ class Scheduler:
                 self.progress.refresh(
                     [run.folder for run in self.running.values()], len(self.waiting)
                 )
+                self._note("running")
             if self.waiting or self.running:
                 self.stop.touch()
                 self.summary.interrupted = True
                 self._collect(wait(self.running).done)
+
+    def _note(self, state: str) -> None:
+        """Writes runner.json, which shows others that the study runs, every HEARTBEAT_SECONDS; it
+        waits while a disk is full."""
+        now = time.monotonic()
+        if state == "ended" or now - self.noted > HEARTBEAT_SECONDS:
+            self.noted = now
+            with contextlib.suppress(OSError):
+                write_runner(self.plan.folder, state, self.progress.seconds_left(len(self.waiting)))
 
     def _start_ready(self, pool: Executor) -> None:
         for run in list(self.waiting.values()):
@@ -70,12 +98,16 @@ class Scheduler:
                 reason = f"needs {failed[0]}, which failed"
                 write_status(run.folder, "failed", reason=reason)
                 self._fail(run, reason)
-            elif len(self.running) < self.jobs and not any(
-                name in self.unfinished for name in run.needs
-            ):
-                del self.waiting[run.name]
-                self.progress.start(run.name, run.folder)
-                self.running[pool.submit(execute_run, self._spec(run))] = run
+            elif self._has_place() and not any(name in self.unfinished for name in run.needs):
+                devices = self.slots.take(run.config)
+                if devices is not None:
+                    del self.waiting[run.name]
+                    self.devices[run.name] = devices
+                    self.progress.start(run.name, run.folder, device_text(devices))
+                    self.running[pool.submit(execute_run, self._spec(run))] = run
+
+    def _has_place(self) -> bool:
+        return self.slots.jobs is None or len(self.running) < self.slots.jobs
 
     @property
     def unfinished(self) -> set[str]:
@@ -87,28 +119,55 @@ class Scheduler:
             "folder": str(run.folder.resolve()),
             "parameters": run.config.model_dump(mode="json"),
             "lineage": run.lineage,
-            "environment": process_environment(self.jobs),
+            "environment": process_environment(self.slots.jobs or 1),
+            "devices": self.devices[run.name] if self.slots.free else None,
+            "time_limit": self.limits.time_limit,
             "stop": str(self.stop.resolve()),
         }
 
     def _collect(self, finished: Iterable[Future]) -> None:
         for future in finished:
             run = self.running.pop(future)
+            self.slots.give_back(self.devices.pop(run.name))
             error = future.exception()
             reason = (
                 f"could not be executed: {type(error).__name__}: {error}"
                 if error
                 else future.result()
             )
-            if error:
-                write_status(run.folder, "failed", reason=reason)
-            if reason:
+            if reason and self._is_tried_again(run, reason):
+                self.waiting[run.name] = run
+                write_status(run.folder, "queued")
+                self.progress.finish(run.name, "tried again", reason)
+            elif reason:
+                reason = self._with_earlier(run, reason)
+                note_failure(run.folder, reason)
                 self._fail(run, reason)
             else:
                 self.summary.done.append(run.name)
                 self.progress.finish(run.name, "done")
                 self._mention_data(run)
                 self.on_end(run, None)
+
+    def _is_tried_again(self, run: PlannedRun, reason: str) -> bool:
+        """Whether this failure is followed by another try; its reason is then kept in
+        failures.log."""
+        tries = self.tries.setdefault(run.name, [])
+        ended = reason == INTERRUPTED or self.summary.interrupted
+        if ended or len(tries) >= self.limits.retries:
+            return False
+        tries.append(reason)
+        self.summary.repeated[run.name] = len(tries) + 1
+        when = datetime.now().astimezone().isoformat(timespec="seconds")
+        with (run.folder / "failures.log").open("a") as log:
+            log.write(f"{when} try {len(tries)}: {reason}\n")
+        return True
+
+    def _with_earlier(self, run: PlannedRun, reason: str) -> str:
+        """The reason of the last failure, followed by those of the earlier tries."""
+        tries = self.tries.get(run.name, [])
+        lines = [f"try {number}: {text}" for number, text in enumerate(tries, 1)]
+        return "\n".join([reason, "what failed before:", *lines] if lines else [reason])
 
     def _mention_data(self, run: PlannedRun) -> None:
         """Prints what only the run could find: images that cannot be decoded."""
