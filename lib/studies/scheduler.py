@@ -135,7 +135,8 @@ class Scheduler:
                 if error
                 else future.result()
             )
-            if reason and self._is_tried_again(run, reason):
+            if reason and self._may_try_again(run, reason):
+                self._keep_reason(run, reason)
                 self.waiting[run.name] = run
                 write_status(run.folder, "queued")
                 self.progress.finish(run.name, "tried again", reason)
@@ -149,19 +150,18 @@ class Scheduler:
                 self._mention_data(run)
                 self.on_end(run, None)
 
-    def _is_tried_again(self, run: PlannedRun, reason: str) -> bool:
-        """Whether this failure is followed by another try; its reason is then kept in
-        failures.log."""
-        tries = self.tries.setdefault(run.name, [])
+    def _may_try_again(self, run: PlannedRun, reason: str) -> bool:
         ended = reason == INTERRUPTED or self.summary.interrupted
-        if ended or len(tries) >= self.limits.retries:
-            return False
+        return not ended and len(self.tries.get(run.name, ())) < self.limits.retries
+
+    def _keep_reason(self, run: PlannedRun, reason: str) -> None:
+        """Keeps why a try failed, also in failures.log, unless the disk is full."""
+        tries = self.tries.setdefault(run.name, [])
         tries.append(reason)
         self.summary.repeated[run.name] = len(tries) + 1
         when = datetime.now().astimezone().isoformat(timespec="seconds")
-        with (run.folder / "failures.log").open("a") as log:
+        with contextlib.suppress(OSError), (run.folder / "failures.log").open("a") as log:
             log.write(f"{when} try {len(tries)}: {reason}\n")
-        return True
 
     def _with_earlier(self, run: PlannedRun, reason: str) -> str:
         """The reason of the last failure, followed by those of the earlier tries."""

@@ -44,7 +44,8 @@ def watch_study(study_folder: Path, console: Console, seconds: float = 2.0) -> N
     if not console.is_terminal:
         while True:
             going, table = is_running(study_folder), status_table(study_folder, live=True)
-            print(f"{table.title}\n{plain_text(table)}", flush=True)
+            text = f"{table.title}\n{plain_text(table)}"
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
             if not going:
                 return
             time.sleep(seconds)
