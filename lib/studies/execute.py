@@ -9,7 +9,6 @@ of threads, which `process_environment` sets from the number of parallel jobs.
 """
 
 import contextlib
-import math
 import multiprocessing
 import os
 import shutil
@@ -21,6 +20,7 @@ import tempfile
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from lib.files import acquire_lock, read_json, write_json
 from lib.runs.run import folder_lock, is_complete, note_failure, read_status, write_status
 from lib.studies.devices import device_environment
 from lib.studies.durations import clock
-from lib.system import available_cores, without_batch_system
+from lib.system import available_cores, visible_ids, without_batch_system
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -71,12 +71,22 @@ def execute_run(spec: dict[str, Any]) -> str | None:
     folder = Path(spec["folder"])
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "spec.json", spec)
-    place = {"host": socket.gethostname(), "devices": spec.get("devices") or []}
+    environment = run_environment(spec)
+    place = {"host": socket.gethostname(), "devices": visible_ids(environment) or []}
     write_status(folder, "running", started=time.time(), **place)
     driver = _start_driver(
-        folder / "spec.json", folder / "papermill.log", run_environment(spec), spec["environment"]
+        folder / "spec.json", folder / "papermill.log", environment, spec["environment"]
     )
-    ended_for = _wait(driver, Path(spec["stop"]), spec.get("time_limit"))
+    stop, limit, started = Path(spec["stop"]), spec.get("time_limit"), time.monotonic()
+
+    def why_end() -> str | None:
+        if stop.exists():
+            return INTERRUPTED
+        if limit is not None and time.monotonic() - started > limit:
+            return f"ran longer than {clock(limit)}; the same command continues it"
+        return None
+
+    ended_for = _wait(driver, why_end)
     if driver.poll() != 0:
         _wait_for_kernel(folder)
     if is_complete(folder):
@@ -135,16 +145,11 @@ def _start_driver(
     return _Driver(process)
 
 
-def _wait(driver: _Driver, stop: Path, limit: float | None) -> str | None:
-    """Waits for the end of `driver`, and ends it when `stop` exists or after `limit` seconds; the
-    reason why it was ended."""
-    until = math.inf if limit is None else time.monotonic() + limit
+def _wait(driver: _Driver, why_end: Callable[[], str | None]) -> str | None:
+    """Waits for the end of `driver`, and ends it once `why_end` gives a reason, which is
+    returned."""
     while driver.wait(0.2) is None:
-        if stop.exists():
-            reason = INTERRUPTED
-            break
-        if limit is not None and time.monotonic() > until:
-            reason = f"ran longer than {clock(limit)}; the same command continues it"
+        if reason := why_end():
             break
     else:
         return None
