@@ -363,7 +363,7 @@ def test_a_forked_run_computes_on_the_one_gpu_that_it_sees(spec, tmp_path):
 def test_the_device_of_a_killed_run_is_not_given_away_before_its_kernel_has_ended(
     spec, tmp_path, monkeypatch
 ):
-    monkeypatch.setenv("CXR_FORK", "0")  # its kernel would notice a moment later
+    monkeypatch.setenv("CXR_FORK", "0")  # its kernel notices a moment later
     kernels: list[int] = []
 
     def kill() -> None:

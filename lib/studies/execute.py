@@ -87,8 +87,8 @@ def execute_run(spec: dict[str, Any]) -> str | None:
         return None
 
     ended_for = _wait(driver, why_end)
-    if (driver.poll() or 0) < 0:
-        _end_kernel(folder)
+    if driver.poll() != 0:
+        _wait_for_kernel(folder)
     if is_complete(folder):
         return None
     reason = ended_for or _reason(folder, driver.poll())
@@ -160,12 +160,9 @@ def _wait(driver: _Driver, why_end: Callable[[], str | None]) -> str | None:
     return reason
 
 
-def _end_kernel(folder: Path) -> None:
-    """Ends the kernel of a driver that was killed, and waits until it has let go of the folder, and
-    so of its devices; at most KERNEL_SECONDS."""
-    if kernel := read_status(folder).get("pid"):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(kernel, signal.SIGKILL)
+def _wait_for_kernel(folder: Path) -> None:
+    """Waits until the kernel of a driver that was killed has let go of the folder, and so of its
+    devices; at most KERNEL_SECONDS."""
     with contextlib.suppress(RunError):
         acquire_lock(folder_lock(folder), str(folder), KERNEL_SECONDS).release()
 
