@@ -147,8 +147,8 @@ def test_a_run_that_takes_too_long_is_ended_and_says_how_to_go_on(tmp_path):
     assert reason == "ran longer than 60 s; the same command continues it"
     status = read_status(folder)
     assert status["state"] == "failed" and status["reason"] == reason
-    logs = (psutil.Process(pid) for pid in psutil.pids())
-    assert not any(works_in(folder, process) for process in logs) and not is_complete(folder)
+    assert not any(works_in(folder, process) for process in psutil.process_iter())
+    assert not is_complete(folder)
 
 
 def works_in(folder: Path, process: psutil.Process) -> bool:
