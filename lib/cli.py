@@ -34,6 +34,14 @@ SET_HELP = (
     "accelerator and epochs: these hold everywhere but in a run that changes just them. "
     "`seeds` and `folds` may be set too: seeds=0, seeds=[0, 1], folds=5."
 )
+JOBS_HELP = (
+    "Runs at a time, by default 1; the cores are shared among them, and where there are GPUs each gets its own. "
+    "auto: one per GPU, without one a run per two cores."
+)
+ON_END_HELP = (
+    "Runs a shell command at the end, which finds CXR_STUDY, CXR_DONE, CXR_FAILED, CXR_SKIPPED, CXR_FAILED_RUNS "
+    "and CXR_EXIT_CODE in its environment."
+)
 TrackingUri = Annotated[
     str | None,
     typer.Option(
@@ -57,9 +65,8 @@ Folder = Annotated[Path, typer.Argument(help="A dataset folder.")]
 @app.command()
 def run(
     study: StudyFile,
-    jobs: Annotated[
-        int, typer.Option(min=1, help="Runs at a time; the cores are shared among them.")
-    ] = 1,
+    jobs: Annotated[str | None, typer.Option(metavar="N|auto", help=JOBS_HELP)] = None,
+    runs_per_device: Annotated[int, typer.Option(min=1, help="Runs that share a device.")] = 1,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=SET_HELP)
     ] = None,
@@ -84,25 +91,43 @@ def run(
         bool, typer.Option("--track", help="Logs each run to MLflow when it is complete.")
     ] = False,
     tracking_uri: TrackingUri = None,
+    retries: Annotated[
+        int, typer.Option(min=0, help="How often a failed run is tried again, from its checkpoint.")
+    ] = 0,
+    time_limit: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Ends a try of a run after 90m, 2h, ...; it has failed."),
+    ] = None,
+    end_command: Annotated[
+        str | None, typer.Option("--on-end", metavar="COMMAND", help=ON_END_HELP)
+    ] = None,
 ) -> None:
     """Runs a study: checks it whole, then executes its notebooks, what is needed first.
 
     Complete runs are skipped and broken ones continue, so the same command resumes. The numbers of
     a run are the same bit for bit only with the same number of threads, which is the number of
-    cores divided by --jobs.
+    cores divided by --jobs. GPUs are those of CUDA_VISIBLE_DEVICES where it is set, else all.
     """
     with _errors_as_sentences():
         from rich.console import Console
 
         from lib.studies import (
             failure_text,
+            parse_duration,
+            parse_jobs,
             plan_study,
             plan_table,
             planned_states,
             run_plan,
             select,
+            tell_command,
             track_as_they_end,
         )
+
+        seconds = parse_duration(time_limit, "--time-limit") if time_limit else None
+        options: dict[str, Any] = {"runs_per_device": runs_per_device, "retries": retries}
+        options |= {"jobs": parse_jobs(jobs) if jobs else None, "time_limit": seconds}
+        options |= {"replace": replace, "confirm": _confirm}
 
         plan = plan_study(study, settings or (), name=name)
         if dry_run:
@@ -116,21 +141,32 @@ def run(
         on_end = (
             track_as_they_end(plan.study, tracking_uri, plan.entry, typer.echo) if track else None
         )
-        options = {"only": only or (), "jobs": jobs, "replace": replace, "confirm": _confirm}
-        summary = run_plan(plan, **options, console=console, on_end=on_end)
+        summary = run_plan(plan, only=only or (), **options, console=console, on_end=on_end)
         if summary.failed:
             typer.echo(failure_text(summary.failed))
         typer.echo(summary.text())
+        if end_command and (failure := tell_command(end_command, plan.study, summary)):
+            typer.echo(failure, err=True)
         raise typer.Exit(summary.exit_code)
 
 
 @app.command()
-def status(study: StudyRun) -> None:
-    """Shows how far each run of a study is."""
+def status(
+    study: StudyRun,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Shows it anew every 2 s, until the study has ended.")
+    ] = False,
+) -> None:
+    """Shows how far each run of a study is, its best validation score so far, and where it runs."""
     with _errors_as_sentences():
-        from lib.studies import status_table, study_folder
+        from rich.console import Console
 
-        _print(status_table(study_folder(study)))
+        from lib.studies import status_table, study_folder, watch_study
+
+        if watch:
+            watch_study(study_folder(study), Console())
+        else:
+            _print(status_table(study_folder(study)))
 
 
 @app.command()

@@ -37,7 +37,7 @@ NO_FINDING = "No Finding"
 PHANTOMS = "dataset_phantom"
 """The `data_root` whose films are drawn when they are missing."""
 
-PLACES = ("run_dir", "data_root", "weights_root")
+PLACES = ("run_dir", "data_root", "weights_root", "devices_per_run")
 """Parameters that say where something is, and decide no number."""
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -148,6 +148,8 @@ class Config(BaseModel):
     """`auto`: bfloat16 where the device is faster with it."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Device to train on."""
+    devices_per_run: Count = 1
+    """Devices that train one run together."""
 
     @field_validator("data_dir", "hold_out", "findings", mode="before")
     @classmethod

@@ -1,6 +1,7 @@
-"""In: this machine. Out: the cores and memory of a process, the state of git, versions of packages;
-how worker processes start."""
+"""In: this machine. Out: the cores, memory, devices and environment of a process, the state of git,
+versions of packages; how worker processes start."""
 
+import itertools
 import math
 import os
 import platform
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing import connection, parent_process
 from pathlib import Path
@@ -39,6 +41,35 @@ def _quota(groups: Path) -> float:
             return math.inf
     limited = quota.isdigit() and period.isdigit() and int(period) > 0
     return int(quota) / int(period) if limited else math.inf
+
+
+BATCH_VARIABLES = re.compile(
+    r"(SLURM|PMI|PMIX|OMPI|MV2|JSM|LSB|LSF|PBS|TORCHELASTIC|LT|PET)_\w+"
+    r"|((LOCAL|GROUP|NODE|ROLE)_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)"
+)
+"""What batch systems and launchers of parallel programs set, and libraries take for a request to
+train with others."""
+
+
+def without_batch_system(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment without what a batch system or a launcher says about ranks and tasks."""
+    return {
+        name: value for name, value in environment.items() if not BATCH_VARIABLES.fullmatch(name)
+    }
+
+
+def visible_ids(environment: Mapping[str, str] = os.environ) -> list[str] | None:
+    """The devices in CUDA_VISIBLE_DEVICES: indices or UUIDs; None where it is not set.
+
+    As CUDA reads it: the list ends at the first entry that names no device, such as -1.
+    """
+    text = environment.get("CUDA_VISIBLE_DEVICES")
+    if text is None:
+        return None
+    names = itertools.takewhile(
+        re.compile(r"\d+|(GPU|MIG)-\S+").fullmatch, map(str.strip, text.split(","))
+    )
+    return list(dict.fromkeys(names))
 
 
 def peak_memory_mb(process: int | str = "self") -> float:

@@ -66,7 +66,7 @@ def file(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "lib.studies.plan_study", functools.partial(plan_study, runs_dir=tmp_path / "runs")
     )
-    monkeypatch.setattr("lib.studies.runner.execute_run", complete)
+    monkeypatch.setattr("lib.studies.scheduler.execute_run", complete)
     monkeypatch.setattr("lib.studies.runner.check_runs", lambda file, runs: None)
     (tmp_path / "n.ipynb").touch()
     write_smallest_dataset(tmp_path / "dataset_full")
@@ -112,6 +112,34 @@ def test_a_study_runs_and_the_second_time_nothing_is_left(file):
     assert code == 0 and "everything is complete (2 runs)" in text
 
 
+def test_the_options_of_a_run_reach_the_runner(file, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    code, text = cxr("run", file, "--jobs", "8", "--runs-per-device", "2", "--time-limit", "90m")
+    assert code == 0 and "--jobs 8: 4 at a time, for there are 2 devices (0, 1)" in text
+    spec = read_json(file.parent / "runs" / "tiny" / "good-s0" / "spec.json")
+    assert spec["devices"] == ["0"] and spec["time_limit"] == 5400
+
+
+@pytest.mark.parametrize("words", [("--jobs", "none"), ("--time-limit", "90")])
+def test_a_wrong_option_is_a_sentence_and_nothing_starts(file, words):
+    code, text = cxr("run", file, *words)
+    assert code == 1 and text.startswith(" ".join(words) + ": write")
+    assert not (file.parent / "runs").exists()
+
+
+def test_a_run_is_tried_again_as_often_as_wanted(file):
+    code, text = cxr("run", file, "--set", "ema=0.5", "--only", "other", "--retries", "2")
+    assert code == 1 and "tried again: other-s0 (3 tries)" in text
+    assert "try 1: kernel killed\n    try 2: kernel killed" in text
+
+
+def test_a_command_at_the_end_changes_no_exit_code(file, tmp_path):
+    command = f"echo $CXR_STUDY $CXR_DONE > {tmp_path}/told; exit 3"
+    code, text = cxr("run", file, "--on-end", command)
+    assert code == 0 and "ended with exit code 3" in text
+    assert (tmp_path / "told").read_text() == "tiny 2\n"
+
+
 def test_a_failed_run_gives_exit_code_1_and_a_table_with_the_reason(file):
     code, text = cxr("run", file, "--set", "ema=0.5", "--only", "other")
     assert code == 1 and "1 failed:\nother-s0: kernel killed\n" in text
@@ -138,6 +166,12 @@ def test_status_lists_every_run(file, tmp_path, monkeypatch, name):
     )
     code, text = cxr("status", tmp_path / name)
     assert code == 0 and "done" in text and "new" in text
+
+
+def test_a_study_is_watched_until_it_has_ended(file, tmp_path):
+    cxr("run", file)
+    code, text = cxr("status", tmp_path / "runs/tiny", "--watch")
+    assert code == 0 and "tiny: 2 of 2 done" in text and "machine" in text
 
 
 def test_status_of_a_study_that_never_ran_says_what_to_do():

@@ -24,13 +24,15 @@ from lib.config import REPO_ROOT
 from lib.datasets.prepare import data_fingerprint
 from lib.exceptions import CxrError, StudyError
 from lib.files import read_json, sha256, write_json
-from lib.runs.run import is_complete, read_status, write_status
+from lib.runs.run import is_complete, read_status
 from lib.runs.study import read_plan
+from lib.studies.durations import clock
 from lib.studies.execute import process_environment, remove_stale
 from lib.studies.plan import Plan, plan_study
-from lib.studies.progress import clock, state_text, status_table
-from lib.studies.runner import Summary, run_plan
+from lib.studies.runner import run_plan
 from lib.studies.states import planned_states
+from lib.studies.status import state_text, status_table
+from lib.studies.summary import Summary
 
 pytestmark = pytest.mark.timeout(900)  # on a machine that may be busy
 
@@ -251,7 +253,7 @@ def complete(study):
 def nothing_executed(monkeypatch):
     started = []
     monkeypatch.setattr(
-        "lib.studies.runner.execute_run", lambda spec: started.append(Path(spec["folder"]).name)
+        "lib.studies.scheduler.execute_run", lambda spec: started.append(Path(spec["folder"]).name)
     )
     return started
 
@@ -312,7 +314,7 @@ def test_an_error_of_the_executor_fails_the_run_with_its_reason(study, monkeypat
     def broken(spec):
         raise OSError("disk is full")
 
-    monkeypatch.setattr("lib.studies.runner.execute_run", broken)
+    monkeypatch.setattr("lib.studies.scheduler.execute_run", broken)
     summary, _ = run(study(good=row("good", reference=True)))
     assert summary.failed == {"good-s0": "could not be executed: OSError: disk is full"}
 
@@ -397,11 +399,6 @@ def test_one_study_has_one_runner(study, tmp_path, start_runner):
 
 
 # --- what is shown
-
-
-def test_the_state_of_a_run_tells_its_epoch(tmp_path):
-    write_status(tmp_path, "running", epoch=2, epochs=5)
-    assert state_text(tmp_path) == "running, epoch 2 of 5"
 
 
 def test_a_run_without_a_heartbeat_is_not_running(tmp_path):

@@ -197,7 +197,7 @@ def executed(monkeypatch):
         names.append(Path(spec["folder"]).name)
         complete(Config(**spec["parameters"]))
 
-    monkeypatch.setattr("lib.studies.runner.execute_run", execute)
+    monkeypatch.setattr("lib.studies.scheduler.execute_run", execute)
     return names
 
 

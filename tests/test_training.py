@@ -305,6 +305,24 @@ def test_kills_at_random_moments_change_nothing(tmp_path, start_training):
     assert all(torch.equal(found[key], value) for key, value in wanted.items()), f"seed {seed}"
 
 
+def test_who_follows_the_epochs_is_told_of_those_before_an_interruption_too(tmp_path):
+    def stop(row: dict) -> None:
+        if row["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(build_model(CONFIG), *loaders(CONFIG), CONFIG, tmp_path, on_epoch=stop)
+    rows: list[dict] = []
+    history = fit(
+        build_model(CONFIG),
+        *loaders(CONFIG),
+        CONFIG,
+        tmp_path,
+        on_epoch=lambda row: rows.append(row),
+    )
+    assert CONFIG.epochs > 2 and rows == history.to_dict("records")
+
+
 def test_resume_refuses_a_checkpoint_of_other_parameters(tmp_path):
     fit(build_model(CONFIG), *loaders(CONFIG), CONFIG, tmp_path)
     other = CONFIG.model_copy(update={"lr": 0.5})

@@ -8,6 +8,7 @@ import copy
 import logging
 import math
 import pickle
+import socket
 import time
 import warnings
 import zipfile
@@ -33,6 +34,7 @@ from lib.metrics.predictions import Predictions
 from lib.metrics.scores import auroc, average_precision, epoch_score, mean_defined
 from lib.models.batches import Loader
 from lib.models.classifier import Classifier, count_parameters
+from lib.system import visible_ids
 
 CHECKPOINT = "last.ckpt"
 CHECKPOINT_VERSION = 2
@@ -84,13 +86,16 @@ def bf16_helps(device: torch.device, model: nn.Module) -> bool:
 
 
 def describe_device(fabric: Fabric) -> dict[str, Any]:
-    """Describe the device for the record: kind, name, precision, threads and peak memory."""
-    device = {"kind": fabric.device.type, "precision": str(fabric.strategy.precision.precision)}
+    """Describe the device for the record: kind, machine, precision, and threads or, of a GPU, ids,
+    name and peak memory."""
+    device: dict[str, Any] = {"kind": fabric.device.type, "host": socket.gethostname()}
+    device["precision"] = str(fabric.strategy.precision.precision)
     if fabric.device.type != "cuda":
         return {**device, "threads": torch.get_num_threads()}
     peak = torch.cuda.max_memory_allocated(fabric.device) / 2**20
     return {
         **device,
+        "ids": visible_ids() or [str(fabric.device.index)],
         "name": torch.cuda.get_device_name(fabric.device),
         "peak_memory_mb": round(peak, 1),
     }
@@ -184,7 +189,8 @@ def fit(
 
     `choose_epoch_by` of the config says which epoch is best on validation. The history has one row
     per epoch with train_loss, val_loss, val_auroc, val_average_precision, lr, seconds, and
-    val_cardiomegaly_accuracy if it chooses the epoch. `on_epoch` is called with each row.
+    val_cardiomegaly_accuracy if it chooses the epoch. `on_epoch` is called with each row, first
+    with those of epochs that were trained before an interruption.
 
     After every epoch, `last.ckpt` in `folder` holds everything needed to resume. When called again
     with the same arguments, training continues from it and ends with the same weights, bit for bit
@@ -198,6 +204,9 @@ def fit(
     model.to(memory_format=torch.channels_last)
     state = _State(model, fabric, config, len(train) * config.epochs)
     state.load(folder / CHECKPOINT)
+    on_epoch = on_epoch or (lambda row: None)
+    for row in state.history:
+        on_epoch(row)
     with tqdm(
         total=state.steps, initial=state.step, desc="training", unit="batch", mininterval=1
     ) as bar:
@@ -216,8 +225,7 @@ def fit(
             bar.set_postfix(
                 epoch=epoch + 1, loss=f"{loss:.3f}", val_auroc=f"{scores['val_auroc']:.3f}"
             )
-            if on_epoch:
-                on_epoch(state.history[-1])
+            on_epoch(state.history[-1])
     model.load_state_dict(state.best)
     return pd.DataFrame(state.history)
 

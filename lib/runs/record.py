@@ -33,6 +33,9 @@ class DevicePart(Part):
     kind: str
     """cpu, cuda or mps"""
     name: str = ""
+    ids: tuple[str, ...] = ()
+    """As CUDA_VISIBLE_DEVICES names them; empty on a CPU."""
+    host: str = ""
 
 
 class GitPart(Part):

@@ -1,6 +1,7 @@
 """In: what one run produced. Out: its folder: state, heartbeat, tables, and `record.json` last."""
 
 import contextlib
+import math
 import os
 import platform
 import socket
@@ -20,7 +21,13 @@ from lib.exceptions import RunError
 from lib.files import acquire_lock, json_values, read_json, write_json, write_table
 from lib.metrics.scores import epoch_score
 from lib.runs.record import checked_record
-from lib.system import available_cores, git_state, package_versions, peak_memory_mb
+from lib.system import (
+    available_cores,
+    git_state,
+    package_versions,
+    peak_memory_mb,
+    visible_ids,
+)
 
 HEARTBEAT_SECONDS = 5.0
 KEPT = (
@@ -32,6 +39,9 @@ KEPT = (
     "card.json",
 )
 """The files without which a complete run is damaged."""
+PLACE = ("host", "devices")
+REACHED = ("epoch", "epochs", "best")
+"""What of a run's status is kept when it failed."""
 
 
 def is_complete(folder: Path) -> bool:
@@ -57,6 +67,43 @@ def read_status(folder: Path) -> dict[str, Any]:
         return {"state": "unknown", "reason": str(error)}
 
 
+def note_failure(folder: Path, reason: str) -> None:
+    """Notes that a run failed, where, and how far it came."""
+    status = read_status(folder)
+    reached = {name: status[name] for name in (*PLACE, *REACHED) if name in status}
+    write_status(folder, "failed", reason=reason, **reached)
+
+
+def folder_lock(folder: Path) -> Path:
+    """The file that is locked while a process works in the folder of a run."""
+    return folder.with_name(f".{folder.name}.lock")
+
+
+@dataclass
+class Progress:
+    """How far a run is, for its heartbeat: epochs, the last one's scores, and the best one so far
+    by the rule that chooses it."""
+
+    epochs: int
+    rule: str
+    last: dict[str, Any] = field(default_factory=dict)
+    best: dict[str, Any] = field(default_factory=dict)
+    best_score: float = -math.inf
+
+    def update(self, row: dict[str, Any]) -> None:
+        """Takes the row of an epoch that has ended; see `models.fit`."""
+        score = epoch_score(row, self.rule)
+        if score > self.best_score:
+            name = "auroc" if self.rule == "last" else self.rule
+            self.best = {"epoch": row["epoch"], "score": name, "value": row[f"val_{name}"]}
+            self.best_score = score
+        self.last = row
+
+    def fields(self) -> dict[str, Any]:
+        """What the status holds: the last epoch's row, `epochs` and `best`."""
+        return {**self.last, "epochs": self.epochs, "best": self.best}
+
+
 @dataclass
 class Run:
     """A run in progress: its folder, its config, and the progress that its heartbeat records."""
@@ -65,7 +112,7 @@ class Run:
     config: Config
     started: float
     lock: FileLock
-    progress: dict[str, Any] = field(default_factory=dict)
+    progress: Progress
     heart: "Heartbeat | None" = None
 
     def release(self) -> None:
@@ -106,7 +153,7 @@ def start_run(config: Config, *, wait_seconds: float = 30.0) -> Run:
     for thread in threading.enumerate():
         if isinstance(thread, Heartbeat) and thread.held.folder == folder:
             thread.held.release()
-    lock = acquire_lock(folder.with_name(f".{folder.name}.lock"), str(folder), wait_seconds)
+    lock = acquire_lock(folder_lock(folder), str(folder), wait_seconds)
     made = folder / "config.json"
     if is_complete(folder) or (made.exists() and _differs(made, config)):
         set_aside(folder)
@@ -114,7 +161,8 @@ def start_run(config: Config, *, wait_seconds: float = 30.0) -> Run:
     write_json(made, config.model_dump(mode="json"))
     for partial in folder.glob(".*.partial*"):  # what a kill left half written
         partial.unlink()
-    run = Run(folder, config, time.time(), lock, progress={"epochs": config.epochs})
+    progress = Progress(config.epochs, config.choose_epoch_by)
+    run = Run(folder, config, time.time(), lock, progress)
     _beat(run)
     run.heart = Heartbeat(run)
     run.heart.start()
@@ -141,10 +189,14 @@ def _beat(run: Run) -> None:
         run.folder,
         "running",
         pid=os.getpid(),
-        host=socket.gethostname(),
         started=run.started,
-        **run.progress,
+        **_place(),
+        **run.progress.fields(),
     )
+
+
+def _place() -> dict[str, Any]:
+    return {"host": socket.gethostname(), "devices": visible_ids() or []}
 
 
 def finish_run(run: Run, *, history: pd.DataFrame, metrics: pd.DataFrame, **parts: Any) -> Path:
@@ -184,7 +236,7 @@ def finish_run(run: Run, *, history: pd.DataFrame, metrics: pd.DataFrame, **part
     }
     checked_record(json_values(record), run.folder / "record.json")
     write_json(run.folder / "record.json", record)
-    write_status(run.folder, "done", started=run.started)
+    write_status(run.folder, "done", started=run.started, **_place(), **run.progress.fields())
     (run.folder / "last.ckpt").unlink(missing_ok=True)
     run.lock.release()
     return run.folder / "record.json"

@@ -4,6 +4,12 @@ from lib.studies.clean import (
     find_removable,
     remove,
 )
+from lib.studies.devices import (
+    parse_jobs,
+)
+from lib.studies.durations import (
+    parse_duration,
+)
 from lib.studies.execute import (
     run_notebook,
 )
@@ -16,7 +22,6 @@ from lib.studies.progress import (
     failure_text,
     plain_text,
     plan_table,
-    status_table,
 )
 from lib.studies.report import (
     answers_text,
@@ -34,6 +39,13 @@ from lib.studies.runner import (
 from lib.studies.states import (
     planned_states,
 )
+from lib.studies.status import (
+    status_table,
+    watch_study,
+)
+from lib.studies.summary import (
+    tell_command,
+)
 from lib.studies.tracking import (
     track_as_they_end,
     track_study,
@@ -46,6 +58,8 @@ __all__ = [
     "failure_text",
     "find_removable",
     "make_report",
+    "parse_duration",
+    "parse_jobs",
     "plain_text",
     "plan_study",
     "plan_table",
@@ -60,6 +74,8 @@ __all__ = [
     "status_table",
     "study_folder",
     "table_text",
+    "tell_command",
     "track_as_they_end",
     "track_study",
+    "watch_study",
 ]

@@ -13,21 +13,25 @@ import multiprocessing
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from lib.config import REPO_ROOT
-from lib.exceptions import NotebookError
-from lib.files import read_json, write_json
-from lib.runs.run import is_complete, read_status, write_status
-from lib.system import available_cores
+from lib.exceptions import NotebookError, RunError
+from lib.files import acquire_lock, read_json, write_json
+from lib.runs.run import folder_lock, is_complete, note_failure, read_status, write_status
+from lib.studies.devices import device_environment
+from lib.studies.durations import clock
+from lib.system import available_cores, visible_ids, without_batch_system
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -42,6 +46,7 @@ WAITING_VARIABLES = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "KMP_B
 """Threads sleep while they wait for each other: on a busy machine spinning ones make training many
 times slower."""
 GRACE_SECONDS = 5.0
+KERNEL_SECONDS = 30.0
 INTERRUPTED = "interrupted"
 ERROR_LINES = 20
 
@@ -59,23 +64,44 @@ def execute_run(spec: dict[str, Any]) -> str | None:
     failure.
 
     `spec` (JSON values only, so that it travels to another machine): notebook, folder, parameters,
-    lineage, environment and `stop`, a file that asks, once it exists, to end the run at once.
+    lineage, environment; `devices`, the only ones that the run sees (None: those that this process
+    sees); `time_limit` in seconds, or None; and `stop`, a file that asks, once it exists, to end
+    the run at once.
     """
     folder = Path(spec["folder"])
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "spec.json", spec)
-    write_status(folder, "running", started=time.time())
-    paths = [str(REPO_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, **spec["environment"], "PYTHONPATH": os.pathsep.join(paths)}
+    environment = run_environment(spec)
+    place = {"host": socket.gethostname(), "devices": visible_ids(environment) or []}
+    write_status(folder, "running", started=time.time(), **place)
     driver = _start_driver(
         folder / "spec.json", folder / "papermill.log", environment, spec["environment"]
     )
-    stopped = _wait(driver, Path(spec["stop"]))
+    stop, limit, started = Path(spec["stop"]), spec.get("time_limit"), time.monotonic()
+
+    def why_end() -> str | None:
+        if stop.exists():
+            return INTERRUPTED
+        if limit is not None and time.monotonic() - started > limit:
+            return f"ran longer than {clock(limit)}; the same command continues it"
+        return None
+
+    ended_for = _wait(driver, why_end)
+    if driver.poll() != 0:
+        _wait_for_kernel(folder)
     if is_complete(folder):
         return None
-    reason = INTERRUPTED if stopped else _reason(folder, driver.poll())
-    write_status(folder, "failed", reason=reason)
+    reason = ended_for or _reason(folder, driver.poll())
+    note_failure(folder, reason)
     return reason
+
+
+def run_environment(spec: dict[str, Any]) -> dict[str, str]:
+    """The environment of a run's process: this one's without the variables of a batch system, with
+    the run's threads and its devices alone."""
+    paths = [str(REPO_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    own = spec["environment"] | device_environment(spec.get("devices"))
+    return {**without_batch_system(os.environ), **own, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 class _Driver:
@@ -119,18 +145,26 @@ def _start_driver(
     return _Driver(process)
 
 
-def _wait(driver: _Driver, stop: Path) -> bool:
-    """Waits for the end of `driver`, and ends it when `stop` exists; True when it was ended so."""
+def _wait(driver: _Driver, why_end: Callable[[], str | None]) -> str | None:
+    """Waits for the end of `driver`, and ends it once `why_end` gives a reason, which is
+    returned."""
     while driver.wait(0.2) is None:
-        if stop.exists():
+        if reason := why_end():
             break
     else:
-        return False
+        return None
     driver.process.terminate()
     if driver.wait(GRACE_SECONDS) is None:
         os.killpg(driver.process.pid, signal.SIGKILL)
         driver.wait(GRACE_SECONDS)
-    return True
+    return reason
+
+
+def _wait_for_kernel(folder: Path) -> None:
+    """Waits until the kernel of a driver that was killed has let go of the folder, and so of its
+    devices; at most KERNEL_SECONDS."""
+    with contextlib.suppress(RunError):
+        acquire_lock(folder_lock(folder), str(folder), KERNEL_SECONDS).release()
 
 
 def _reason(folder: Path, code: int) -> str:
@@ -176,7 +210,7 @@ def main(spec_path: str, parent: str, kernel: Any = None) -> int:
         )
         reason += f"\nsee {folder / 'notebook.ipynb'}"
         if not is_complete(folder):
-            write_status(folder, "failed", reason=reason)
+            note_failure(folder, reason)
         return 1
     finally:
         if running.exists():

@@ -31,6 +31,8 @@ import numpy
 from jupyter_client.provisioning import LocalProvisioner
 from tqdm.auto import tqdm
 
+from lib.system import without_batch_system
+
 PRELOADED = [
     "papermill", "papermill.execute", "nbclient", "ipykernel.kernelapp", "ipykernel.ipkernel", "IPython", "ipywidgets",
     "matplotlib.pyplot", "matplotlib.backends.backend_agg", "PIL.PngImagePlugin",
@@ -57,13 +59,17 @@ def start_server(environment: Mapping[str, str]) -> None:
 
     It imports in the background: a run that is started earlier waits. Libraries read some variables
     only once, when they are loaded: they have the values of `environment` at the first call, and
-    runs with other values need fresh processes.
+    runs with other values need fresh processes. CUDA_VISIBLE_DEVICES is not among them: it is read
+    when CUDA starts, which the server never does, so that every fork has its own.
     """
     if sys.platform != "linux":
         return
     with _LOCK:
         if not _SERVED:
             before = dict(os.environ)
+            # Some libraries take a rank from the variables of a batch system when they are loaded.
+            os.environ.clear()
+            os.environ.update(without_batch_system(before))
             # CUDA is then looked for without a context, which a fork could not use.
             os.environ.update(environment, PYTORCH_NVML_BASED_CUDA_CHECK="1")
             try:

@@ -1,18 +1,17 @@
-"""In: a study's runs, planned, running and ended. Out: tables, and a live display (in a log, one
-line per event)."""
+"""In: the runs of a study while it runs. Out: a live display (in a log, one line per event), and
+the plan as a table."""
 
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from lib.runs.run import HEARTBEAT_SECONDS, is_complete, read_status
-from lib.runs.study import RunState, read_plan, run_state
+from lib.runs.run import read_status
+from lib.studies.durations import clock
 from lib.studies.plan import Plan, PlannedRun
 
 
@@ -55,17 +54,17 @@ class StudyProgress:
         if count:
             self.say(f"{count} of {self.total} runs are complete already")
 
-    def start(self, name: str, folder: Path) -> None:
-        """A run starts."""
+    def start(self, name: str, folder: Path, device: str = "") -> None:
+        """A run starts, on `device`."""
         self.started[name] = time.monotonic()
         self.tasks[name] = self.display.add_task(
-            f"  {name}", total=None, note="starting", folder=folder
+            f"  {name}", total=None, note=f"starting {device}".strip(), folder=folder
         )
         if not self.console.is_terminal:
-            self.say(f"{name}: started")
+            self.say(f"{name}: started{' on ' if device else ''}{device}")
 
     def finish(self, name: str, outcome: str, reason: str = "") -> None:
-        """A run ended: "done", "stopped", or "failed" with its reason."""
+        """A run ended: "done", "stopped", "tried again", or "failed" with its reason."""
         self.done += outcome == "done"
         self.failed += outcome == "failed"
         taken = ""
@@ -81,7 +80,7 @@ class StudyProgress:
 
     def refresh(self, folders: list[Path], waiting: int) -> None:
         """Reads the epochs of the runs under way from their `status.json`."""
-        left = self._seconds_left(waiting)
+        left = self.seconds_left(waiting)
         note = f"{self.skipped + self.done} done, {len(self.tasks)} running, {self.failed} failed"
         note += f", about {clock(left)} left" if left else ""
         self.display.update(
@@ -96,7 +95,7 @@ class StudyProgress:
                     self.tasks[folder.name], total=epochs, completed=epoch, note=note
                 )
 
-    def _seconds_left(self, waiting: int) -> float:
+    def seconds_left(self, waiting: int) -> float:
         """From the mean of the runs that are done: 0 while none is."""
         if not self.seconds:
             return 0.0
@@ -109,14 +108,6 @@ class StudyProgress:
         self.console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
-def clock(seconds: float) -> str:
-    """Seconds as "45 s", "12 min" or "3 h 20 min"."""
-    minutes = round(seconds / 60)
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
-
-
 def plan_table(plan: Plan, runs: list[tuple[PlannedRun, str]]) -> Table:
     """The plan as a table: what each run changes, what it needs, and what its folder holds."""
     rows = []
@@ -124,7 +115,7 @@ def plan_table(plan: Plan, runs: list[tuple[PlannedRun, str]]) -> Table:
         roles = ["reference"] * run.reference + ["prerequisite"] * run.prerequisite
         changes = f"{run.changes}: {run.what}" if run.changes else "".join(roles[:1])
         rows.append((run.name, changes, run.notebook, ", ".join(run.needs), state))
-    return _table(
+    return text_table(
         f"{plan.study}: {len(rows)} runs", ("run", "changes", "notebook", "needs", "state"), rows
     )
 
@@ -136,16 +127,6 @@ def plain_text(table: Table) -> str:
     return "\n".join("  ".join(row).rstrip() for row in [heads, *zip(*columns, strict=True)])
 
 
-def status_table(study_folder: Path) -> Table:
-    """The runs of a study's folder and how far they are."""
-    plan = read_plan(study_folder)
-    rows = [
-        (name, run["what"] or "", state_text(study_folder / name, run))
-        for name, run in plan["runs"].items()
-    ]
-    return _table(plan["study"], ("run", "changes", "state"), rows)
-
-
 def failure_text(failed: dict[str, str]) -> str:
     """The runs that failed, each with its whole reason, as plain lines for terminals, pipes and
     logs."""
@@ -153,27 +134,8 @@ def failure_text(failed: dict[str, str]) -> str:
     return "\n".join([f"{len(failed)} failed:", *blocks])
 
 
-def _table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
+def text_table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
     table = Table(*columns, title=title, title_justify="left")
     for row in rows:
         table.add_row(*map(escape, row))
     return table
-
-
-def state_text(folder: Path, planned: dict[str, Any] | None = None) -> str:
-    """The state of a run in words: "running, epoch 2 of 5", "failed: ...", "done"; `planned`:
-    its plan's entry."""
-    status = read_status(folder)
-    if is_complete(folder):
-        state = run_state(folder, planned) if planned else RunState("complete")
-        return "done" if state.name == "complete" else f"done, but {state.name}: {state.reason}"
-    if status["state"] in ("failed", "unknown"):
-        return f"{status['state']}: {status['reason']}"
-    if status["state"] == "running" and time.time() - status["time"] > 6 * HEARTBEAT_SECONDS:
-        return (
-            f"no heartbeat for {6 * HEARTBEAT_SECONDS:.0f} s, no error recorded: the process was probably killed. "
-            "Run the study again to resume."
-        )
-    if status["state"] == "running" and status.get("epochs"):
-        return f"running, epoch {status.get('epoch', 0)} of {status['epochs']}"
-    return status["state"]

@@ -2,12 +2,8 @@
 what failed."""
 
 import contextlib
-import os
-import signal
-import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +14,15 @@ from lib.exceptions import DatasetError, StudyError
 from lib.files import acquire_lock, read_json, write_json
 from lib.runs.run import is_complete, set_aside, write_status
 from lib.runs.study import RunState, run_state
-from lib.studies.execute import INTERRUPTED, execute_run, process_environment
-from lib.studies.fork_server import start_server
+from lib.studies.devices import Jobs, Slots, check_devices, plan_slots
 from lib.studies.plan import Plan, PlannedRun
 from lib.studies.preflight import check_runs
 from lib.studies.progress import StudyProgress
+from lib.studies.scheduler import Limits, Scheduler, interrupts
 from lib.studies.stages import check_stages
 from lib.studies.states import moved_from, planned_states, replaced_text, take_back
 from lib.studies.study_data import StudyData, is_drawn_later
+from lib.studies.summary import Summary
 
 REPLACE_ADVICE = (
     "Add --replace to do that, run the study under another name with --name, or undo the change; "
@@ -33,52 +30,34 @@ REPLACE_ADVICE = (
 )
 
 
-@dataclass
-class Summary:
-    """How the runs of a plan ended; `failed` holds the reasons."""
-
-    skipped: list[str] = field(default_factory=list)
-    done: list[str] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)
-    interrupted: bool = False
-
-    @property
-    def exit_code(self) -> int:
-        """130 after Ctrl-C, 1 when a run failed, else 0."""
-        if self.interrupted:
-            return 130
-        return 1 if self.failed else 0
-
-    def text(self) -> str:
-        """One sentence: how it ended and, if something is left, how to continue."""
-        if not self.done and not self.failed and not self.interrupted:
-            return f"everything is complete ({len(self.skipped)} runs); nothing to do"
-        counts = f"{len(self.done)} done, {len(self.failed)} failed, {len(self.skipped)} were complete before"
-        if self.interrupted:
-            return f"interrupted: {counts}; nothing is lost, the same command continues"
-        return f"{counts}; the same command repeats the failed ones" if self.failed else counts
-
-
 def run_plan(
     plan: Plan,
     *,
     only: Iterable[str] = (),
-    jobs: int = 1,
+    jobs: Jobs | None = None,
+    runs_per_device: int = 1,
+    retries: int = 0,
+    time_limit: float | None = None,
     executor: Executor | None = None,
     replace: bool = False,
     confirm: Callable[[str], bool] | None = None,
     console: Console | None = None,
     on_end: Callable[[PlannedRun, str | None], None] | None = None,
 ) -> Summary:
-    """Executes the runs of `plan` that are not complete, `jobs` at a time, and writes `plan.json`.
+    """Executes the runs of `plan` that are not complete, `jobs` at a time (1 by default; "auto": as
+    many as this machine has devices or cores for), and writes `plan.json`. Each run has its own
+    device, or shares it with `runs_per_device` - 1 others.
 
     A complete run of other parameters is set aside and repeated only with `replace`, or when
     `confirm`, called with the list of them, returns True. A run that was set aside and matches the
     plan again is taken back. A broken run continues in its folder. A failed run fails those that
-    need it and nothing else. `executor` submits `execute_run`: threads here by default, or Dask's
-    `client.get_executor()` on a cluster with a shared disk. `on_end` is called with each run that
-    ended, or was complete, and the reason of its failure; it must not raise. Raises StudyError for
-    an unknown name in `only`, RunError when another process runs this study.
+    need it and nothing else, after `retries` more tries; a try has failed after `time_limit`
+    seconds. `executor` submits `execute_run`: threads here by default, or Dask's
+    `client.get_executor()` on a cluster with a shared disk, where `jobs` is the only limit, none by
+    default, and devices are not assigned here. `on_end` is called with each run that ended, or was
+    complete, and the reason of its failure; it must not raise. Raises StudyError for an unknown
+    name in `only` and for a run that wants more devices than there are, RunError when another
+    process runs this study.
     """
     console = console or Console()
     on_end = on_end or (lambda run, reason: None)
@@ -88,6 +67,7 @@ def run_plan(
         _check_file(plan)
         data = _read_data(plan, chosen)
         states = _check(plan, chosen, data, replace, confirm)
+        slots = _slots(plan, chosen, states, jobs, runs_per_device, executor)
         write_json(plan.folder / "plan.json", entries)
         _make_room(plan, chosen, states, console)
         summary = Summary()
@@ -100,15 +80,18 @@ def run_plan(
             return summary
         for run in waiting.values():
             write_status(run.folder, "queued")
-        work = _Work(
+        work = Scheduler(
             plan,
             waiting,
             summary,
-            jobs,
-            StudyProgress(plan.study, len(chosen), jobs, console),
+            slots,
+            Limits(retries, time_limit),
+            StudyProgress(plan.study, len(chosen), slots.jobs or len(chosen), console),
             on_end,
         )
-        with _interrupts() as interrupted, work.progress:
+        with interrupts() as interrupted, work.progress:
+            if slots.note:
+                work.progress.say(slots.note)
             for folders, note in data.notes():
                 work.mention(folders, note)
             work.progress.skip(len(summary.skipped))
@@ -139,6 +122,24 @@ def _check(
     check_runs(plan.file, incomplete)
     check_stages(plan, incomplete, data)
     return states
+
+
+def _slots(
+    plan: Plan,
+    chosen: list[PlannedRun],
+    states: dict[str, RunState],
+    jobs: Jobs | None,
+    runs_per_device: int,
+    executor: Executor | None,
+) -> Slots:
+    """How many runs at a time, and on which devices; it depends on all chosen runs, not on those
+    that are left, so that a run that is continued has the same number of threads."""
+    if executor is not None:
+        return Slots(None if jobs == "auto" else jobs)
+    slots = plan_slots([run.config for run in chosen], jobs, runs_per_device)
+    left = {run.name: run.config for run in chosen if states[run.name].name != "complete"}
+    check_devices(plan.file, left, list(slots.free))
+    return slots
 
 
 def _make_room(
@@ -225,126 +226,6 @@ def _read_data(plan: Plan, runs: list[PlannedRun]) -> StudyData:
     return data
 
 
-# --- scheduling ---
-
-
-@dataclass
-class _Work:
-    """The runs under way: `waiting` -> `running` -> the summary's done or failed."""
-
-    plan: Plan
-    waiting: dict[str, PlannedRun]
-    summary: Summary
-    jobs: int
-    progress: StudyProgress
-    on_end: Callable[[PlannedRun, str | None], None]
-    running: dict[Future, PlannedRun] = field(default_factory=dict)
-    mentioned: set[tuple] = field(default_factory=set)
-
-    @property
-    def stop(self) -> Path:
-        return self.plan.folder / f".stop-{os.getpid()}"
-
-    def execute(self, executor: Executor | None, interrupted: threading.Event) -> None:
-        """Runs everything; once `interrupted` is set, ends the runs under way, which then failed as
-        interrupted."""
-        self.stop.unlink(missing_ok=True)
-        with contextlib.ExitStack() as stack:
-            stack.callback(self.stop.unlink, missing_ok=True)
-            if executor is None:
-                start_server(process_environment(self.jobs))
-            pool = executor or stack.enter_context(
-                ThreadPoolExecutor(self.jobs, thread_name_prefix="run")
-            )
-            while (self.waiting or self.running) and not interrupted.is_set():
-                self._start_ready(pool)
-                finished, _ = wait(self.running, timeout=0.5, return_when=FIRST_COMPLETED)
-                self._collect(finished)
-                self.progress.refresh(
-                    [run.folder for run in self.running.values()], len(self.waiting)
-                )
-            if self.waiting or self.running:
-                self.stop.touch()
-                self.summary.interrupted = True
-                self._collect(wait(self.running).done)
-
-    def _start_ready(self, pool: Executor) -> None:
-        for run in list(self.waiting.values()):
-            failed = [name for name in run.needs if name in self.summary.failed]
-            if failed:
-                del self.waiting[run.name]
-                reason = f"needs {failed[0]}, which failed"
-                write_status(run.folder, "failed", reason=reason)
-                self._fail(run, reason)
-            elif len(self.running) < self.jobs and not any(
-                name in self.unfinished for name in run.needs
-            ):
-                del self.waiting[run.name]
-                self.progress.start(run.name, run.folder)
-                self.running[pool.submit(execute_run, self._spec(run))] = run
-
-    @property
-    def unfinished(self) -> set[str]:
-        return {*self.waiting, *(run.name for run in self.running.values())}
-
-    def _spec(self, run: PlannedRun) -> dict[str, Any]:
-        return {
-            "notebook": str(resolve(run.notebook)),
-            "folder": str(run.folder.resolve()),
-            "parameters": run.config.model_dump(mode="json"),
-            "lineage": run.lineage,
-            "environment": process_environment(self.jobs),
-            "stop": str(self.stop.resolve()),
-        }
-
-    def _collect(self, finished: Iterable[Future]) -> None:
-        for future in finished:
-            run = self.running.pop(future)
-            error = future.exception()
-            reason = (
-                f"could not be executed: {type(error).__name__}: {error}"
-                if error
-                else future.result()
-            )
-            if error:
-                write_status(run.folder, "failed", reason=reason)
-            if reason:
-                self._fail(run, reason)
-            else:
-                self.summary.done.append(run.name)
-                self.progress.finish(run.name, "done")
-                self._mention_data(run)
-                self.on_end(run, None)
-
-    def _mention_data(self, run: PlannedRun) -> None:
-        """Prints what only the run could find: images that cannot be decoded."""
-        path = run.folder / "data.json"
-        data = read_json(path) if path.exists() else {}
-        folders = ", ".join(run.config.data_dir)
-        for note in data.get("warnings", ()):
-            self.mention(folders, note)
-        if count := data.get("undecodable"):
-            self.mention(
-                folders,
-                f"{count} images cannot be decoded and were left out (on_bad=skip); "
-                f"see {run.folder / 'bad_rows.csv'}",
-            )
-
-    def mention(self, folders: str, note: str) -> None:
-        """Prints a note about a dataset, once."""
-        if (folders, note) not in self.mentioned:
-            self.mentioned.add((folders, note))
-            self.progress.say(f"{folders}: {note}")
-
-    def _fail(self, run: PlannedRun, reason: str) -> None:
-        self.summary.failed[run.name] = reason
-        stopped = reason == INTERRUPTED
-        self.progress.finish(
-            run.name, "stopped" if stopped else "failed", "" if stopped else reason
-        )
-        self.on_end(run, reason)
-
-
 @contextlib.contextmanager
 def study_lock(folder: Path) -> Iterator[None]:
     """One runner per study; the lock ends with the process, however it ends."""
@@ -353,32 +234,3 @@ def study_lock(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-@contextlib.contextmanager
-def _interrupts() -> Iterator[threading.Event]:
-    """An event that Ctrl-C, or a scheduler's SIGTERM, sets; a second one has its usual effect.
-
-    A KeyboardInterrupt could fall between the start of a run and its registration, and leave it
-    running unseen.
-    """
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def first(number: int, frame: Any) -> None:
-        restore()
-        event.set()
-
-    for number in before:
-        signal.signal(number, first)
-    try:
-        yield event
-    finally:
-        restore()
