@@ -37,8 +37,8 @@ NO_FINDING = "No Finding"
 PHANTOMS = "dataset_phantom"
 """The `data_root` whose films are drawn when they are missing."""
 
-PLACES = ("run_dir", "data_root", "weights_root")
-"""Parameters that say where something is, and decide no number."""
+PLACES = ("run_dir", "data_root", "weights_root", "devices_per_run")
+"""Parameters that say where something is or is computed, and decide no number beyond rounding."""
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -148,6 +148,8 @@ class Config(BaseModel):
     """`auto`: bfloat16 where the device is faster with it."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Device to train on."""
+    devices_per_run: Count = 1
+    """Devices that train one run together."""
 
     @field_validator("data_dir", "hold_out", "findings", mode="before")
     @classmethod
@@ -268,8 +270,8 @@ class Config(BaseModel):
         """Twelve hex digits that change with any parameter that decides a run's numbers.
 
         Left out are values that are the default, so that a new parameter changes no hash; the run's
-        own folder; and the roots of data and weights, since a folder may be moved or mounted
-        elsewhere: the data are known by their fingerprint.
+        own folder; the roots of data and weights, since a folder may be moved or mounted
+        elsewhere: the data are known by their fingerprint; and the number of devices.
         """
         values = self.model_dump(mode="json", exclude=set(PLACES), exclude_defaults=True)
         text = json.dumps(values, sort_keys=True)

@@ -7,7 +7,7 @@ for identical seeds.
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -61,23 +61,47 @@ class Loader:
     def __len__(self) -> int:
         return math.ceil((self.per_epoch or len(self.rows)) / self.batch_size)
 
-    def epoch(self, number: int = 0, *, ahead: bool = False) -> Iterator[Batch]:
-        """Yield the batches of one epoch.
+    def epoch(
+        self, number: int = 0, *, ahead: bool = False, rank: int = 0, ranks: int = 1
+    ) -> Iterator[Batch]:
+        """Yield the batches of one epoch, or of each batch the share of one of several ranks.
 
         With `ahead`, a thread prepares the next batch while the caller uses the current one. Use
         this on accelerators only: on a CPU the thread takes cores away from training. Batch sizes
-        differ by at most one image, so that no tiny last batch upsets batch norm.
+        differ by at most one image, so that no tiny last batch upsets batch norm. An image is
+        augmented alike whatever the number of ranks; a share may be empty.
         """
-        parts = np.array_split(self._order(number), len(self))
+        parts = self._parts(number)
+
+        def make(index: int) -> Batch:
+            return self._batch(parts[index], number, index, rank, ranks)
+
         if not ahead:
-            yield from (self._batch(part, number, index) for index, part in enumerate(parts))
+            yield from map(make, range(len(parts)))
             return
         with ThreadPoolExecutor(1) as thread:
-            waiting = thread.submit(self._batch, parts[0], number, 0)
+            waiting = thread.submit(make, 0)
             for index in range(1, len(parts)):
-                ready, waiting = waiting, thread.submit(self._batch, parts[index], number, index)
+                ready, waiting = waiting, thread.submit(make, index)
                 yield ready.result()
             yield waiting.result()
+
+    def known_labels(self, number: int = 0) -> list[int]:
+        """Return how many labels are known in each batch of one epoch, over all ranks."""
+        return [int((~np.isnan(self.targets[part])).sum()) for part in self._parts(number)]
+
+    def smallest_batch(self) -> int:
+        """Return the number of images of the smallest batch."""
+        return (self.per_epoch or len(self.rows)) // len(self)
+
+    def part(self, where: slice) -> "Loader":
+        """Return a loader of some of the images, in the same order."""
+        fields = ("rows", "targets", "images", "patients")
+        return replace(self, **{name: getattr(self, name)[where] for name in fields})
+
+    def _parts(self, number: int) -> list[np.ndarray]:
+        """Return the places in `rows` of each batch of one epoch."""
+        return np.array_split(self._order(number), len(self))
 
     def _order(self, number: int) -> np.ndarray:
         """Return the places in `rows` of one epoch's images, in order."""
@@ -89,14 +113,21 @@ class Loader:
         random = np.random.default_rng((self.seed, number))
         return np.concatenate([random.permutation(places) for _ in range(passes)])[:count]
 
-    def _batch(self, picked: np.ndarray, epoch: int, index: int) -> Batch:
-        images = torch.from_numpy(
-            self.store[self.rows[picked]]
-        )  # (B, S, S) uint8, copied out of the map
-        targets = torch.from_numpy(self.targets[picked]).float()  # (B, F)
+    def _batch(self, picked: np.ndarray, epoch: int, index: int, rank: int, ranks: int) -> Batch:
         seed = np.random.SeedSequence((self.seed, epoch, index)).generate_state(1, np.uint64).item()
-        generator = torch.Generator().manual_seed(seed)
-        return augment_batch(images, self.augment, generator), targets
+        draws = draw_augmentation(len(picked), self.augment, torch.Generator().manual_seed(seed))
+        where = share(len(picked), rank, ranks)
+        mine = picked[where]
+        images = torch.from_numpy(self.store[self.rows[mine]])  # (b, S, S), copied out of the map
+        targets = torch.from_numpy(self.targets[mine]).float()  # (b, F)
+        return apply_augmentation(images, draws.part(where)), targets
+
+
+def share(count: int, rank: int, ranks: int) -> slice:
+    """Return which of `count` things one of several ranks takes; shares differ by at most one."""
+    each, more = divmod(count, ranks)
+    start = rank * each + min(rank, more)
+    return slice(start, start + each + (rank < more))
 
 
 def make_loaders(
@@ -147,26 +178,58 @@ def make_loaders(
     return loaders
 
 
-def augment_batch(images: Tensor, kind: str, generator: torch.Generator) -> Tensor:
-    """Turn uint8 (B, S, S) into float32 (B, 1, S, S) in [0, 1], augmenting each image at random.
+@dataclass(frozen=True)
+class Augmentation:
+    """What was drawn for the images of a batch; None where nothing is done.
 
-    `kind` is one of:
+    - matrices: (B, 2, 3) for `affine_grid`.
+    - exposure: (3, B, 1, 1, 1): gain, offset and gamma for `change_exposure`.
+    """
+
+    matrices: Tensor | None = None
+    exposure: Tensor | None = None
+
+    def part(self, where: slice) -> "Augmentation":
+        """Return what was drawn for some of the images."""
+        return Augmentation(
+            None if self.matrices is None else self.matrices[where],
+            None if self.exposure is None else self.exposure[:, where],
+        )
+
+
+def draw_augmentation(count: int, kind: str, generator: torch.Generator) -> Augmentation:
+    """Draw how each of `count` images is augmented. `kind` is one of:
 
     - `none`: no change.
     - `rotate`: by up to 20 degrees either way, as in the method.
     - `full`: rotation, scale, shift and shear, which imitate positioning, and brightness, contrast
       and gamma, which imitate exposure.
     """
-    pixels = images.unsqueeze(1).float().div_(255)  # (B, 1, S, S)
-    if kind == "none":
-        return pixels
     amounts = {"rotate": (0.0, 0.0, 0.0), "full": (0.15, 0.08, 0.08)}
+    if kind == "none":
+        return Augmentation()
     if kind not in amounts:
         raise ValueError(f"augment={kind!r}: use none, rotate or full")
-    matrices = random_affine(len(pixels), *amounts[kind], generator)  # (B, 2, 3)
-    grid = affine_grid(matrices, pixels.shape[-1])  # (B, S, S, 2)
+    matrices = random_affine(count, *amounts[kind], generator)  # (B, 2, 3)
+    return Augmentation(matrices, random_exposure(count, generator) if kind == "full" else None)
+
+
+def apply_augmentation(images: Tensor, draws: Augmentation) -> Tensor:
+    """Turn uint8 (B, S, S) into float32 (B, 1, S, S) in [0, 1], augmented as drawn."""
+    pixels = images.unsqueeze(1).float().div_(255)  # (B, 1, S, S)
+    if draws.matrices is None:
+        return pixels
+    grid = affine_grid(draws.matrices, pixels.shape[-1])  # (B, S, S, 2)
     pixels = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    return random_exposure(pixels, generator) if kind == "full" else pixels
+    return pixels if draws.exposure is None else change_exposure(pixels, *draws.exposure)
+
+
+def augment_batch(images: Tensor, kind: str, generator: torch.Generator) -> Tensor:
+    """Turn uint8 (B, S, S) into float32 (B, 1, S, S) in [0, 1], augmenting each image at random.
+
+    `kind` is one of those of `draw_augmentation`.
+    """
+    return apply_augmentation(images, draw_augmentation(len(images), kind, generator))
 
 
 def affine_grid(matrices: Tensor, size: int) -> Tensor:
@@ -210,13 +273,15 @@ def random_affine(
     return torch.stack(rows, dim=1).view(count, 2, 3)
 
 
-def random_exposure(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Vary contrast and brightness by +-25 % and gamma from 0.75 to 1.33 per image.
-
-    Shapes (B, 1, S, S); values stay in [0, 1].
-    """
-    draw = torch.rand(len(pixels), 3, generator=generator) * 2 - 1
+def random_exposure(count: int, generator: torch.Generator) -> Tensor:
+    """Draw gain and offset within 1 +- 0.25, and gamma from 0.75 to 1.33: (3, B, 1, 1, 1)."""
+    draw = torch.rand(count, 3, generator=generator) * 2 - 1
     gain, offset, gamma = (draw[:, i].view(-1, 1, 1, 1) for i in range(3))
+    return torch.stack([1 + 0.25 * gain, 1 + 0.25 * offset, (0.288 * gamma).exp()])
+
+
+def change_exposure(pixels: Tensor, gain: Tensor, offset: Tensor, gamma: Tensor) -> Tensor:
+    """Change contrast, brightness and gamma of images (B, 1, S, S); values stay in [0, 1]."""
     mean = pixels.mean(dim=(1, 2, 3), keepdim=True)
-    pixels = (pixels - mean).mul_(1 + 0.25 * gain).add_(mean * (1 + 0.25 * offset)).clamp_(1e-4, 1)
-    return pixels.pow_((0.288 * gamma).exp())
+    pixels = (pixels - mean).mul_(gain).add_(mean * offset).clamp_(1e-4, 1)
+    return pixels.pow_(gamma)

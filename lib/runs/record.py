@@ -33,6 +33,7 @@ class DevicePart(Part):
     kind: str
     """cpu, cuda or mps"""
     name: str = ""
+    devices: int = 1
 
 
 class GitPart(Part):

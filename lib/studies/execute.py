@@ -27,7 +27,7 @@ from lib.config import REPO_ROOT
 from lib.exceptions import NotebookError
 from lib.files import read_json, write_json
 from lib.runs.run import is_complete, read_status, write_status
-from lib.system import available_cores
+from lib.system import available_cores, die_with_parent
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -188,8 +188,6 @@ def _die_with(parent: int) -> None:
     """Sends this process SIGTERM when `parent`, or the runner that had it forked, ends: at once on
     Linux."""
     if sys.platform == "linux":
-        from lib.studies.fork_server import die_with_parent
-
         die_with_parent(signal.SIGTERM)
     runner = multiprocessing.parent_process()
 
