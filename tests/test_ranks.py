@@ -74,10 +74,10 @@ def processes() -> list[psutil.Process]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def two_threads():
-    """One for each of two ranks: with other numbers of threads, other bits."""
+def one_thread():
+    """One on each rank too: with other numbers of threads, other bits."""
     before = torch.get_num_threads()
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
 
@@ -168,6 +168,17 @@ def test_the_shares_of_a_batch_are_the_batch_that_one_device_has(kind):
             assert torch.equal(found.nan_to_num(9), whole[number].nan_to_num(9))
 
 
+def test_a_batch_that_travels_as_bytes_is_augmented_to_the_same_images():
+    loader, _ = loaders(CONFIG)
+    read = loader.reader(1)
+    for index, (images, targets) in enumerate(loader.epoch(1)):
+        raw = read(index)
+        assert raw.images.dtype == torch.uint8
+        found, labels = raw.augmented(torch.device("cpu"))
+        assert torch.equal(found, images)
+        assert torch.equal(labels.nan_to_num(9), targets.nan_to_num(9))
+
+
 def test_known_labels_are_counted_in_every_batch():
     loader, _ = loaders(CONFIG)
     counts = [int((~targets.isnan()).sum()) for _, targets in loader.epoch(1)]
@@ -208,7 +219,6 @@ def test_an_interrupted_training_on_two_devices_goes_on_with_one(alone, tmp_path
     with pytest.raises(KeyboardInterrupt):
         trained(TOGETHER, tmp_path, interrupt)
     assert processes() == [] and not dist.is_initialized()
-    assert torch.get_num_threads() == 2
     history, _ = trained(CONFIG, tmp_path)
     assert_same_curve(history, alone[0])
 
@@ -265,6 +275,17 @@ def test_a_rank_that_ends_before_it_joins_does_not_keep_the_others_waiting(monke
     with pytest.raises(ModelError, match="killed by SIGKILL"), Ranks(2, "gloo", print):
         pass
     assert not dist.is_initialized()
+
+
+def test_ranks_share_the_threads_and_give_them_back(monkeypatch):
+    monkeypatch.setattr(Ranks, "_start", lambda ranks: None)
+    torch.set_num_threads(5)
+    try:
+        with Ranks(2, "gloo", print):
+            assert torch.get_num_threads() == 2
+        assert torch.get_num_threads() == 5
+    finally:
+        torch.set_num_threads(1)
 
 
 # --- before training

@@ -17,8 +17,8 @@ from torch.overrides import TorchFunctionMode
 class GlobalBatchNorm(TorchFunctionMode):
     """While it is active, `F.batch_norm` in training uses the statistics over all ranks.
 
-    All batch norm layers of torch and timm call this function, so that the network keeps its
-    layers and the names of its weights. Batch norm without running statistics is left as it is: timm
+    All batch norm layers of torch and timm call this function, so that the network keeps its layers
+    and the names of its weights. Batch norm without running statistics is left as it is: timm
     standardises weights with it, which are the same on every rank. On CUDA this is torch's
     SyncBatchNorm, which does not accept tensors on the CPU.
     """

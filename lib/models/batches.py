@@ -5,10 +5,10 @@ for identical seeds.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,7 @@ from lib.exceptions import DatasetError
 
 DEGREES = 20.0  # the method rotates by up to +-20 degrees
 Batch = tuple[Tensor, Tensor]
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -62,29 +63,46 @@ class Loader:
         return math.ceil((self.per_epoch or len(self.rows)) / self.batch_size)
 
     def epoch(
-        self, number: int = 0, *, ahead: bool = False, rank: int = 0, ranks: int = 1
+        self,
+        number: int = 0,
+        *,
+        device: torch.device | None = None,
+        ahead: bool | None = None,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> Iterator[Batch]:
         """Yield the batches of one epoch, or of each batch the share of one of several ranks.
 
-        With `ahead`, a thread prepares the next batch while the caller uses the current one. Use
-        this on accelerators only: on a CPU the thread takes cores away from training. Batch sizes
-        differ by at most one image, so that no tiny last batch upsets batch norm. An image is
-        augmented alike whatever the number of ranks; a share may be empty.
+        Batch sizes differ by at most one image, so that no tiny last batch upsets batch norm. An
+        image is augmented alike whatever the number of ranks; a share may be empty. For a CUDA
+        `device` the batches are augmented and stay there; only bytes are copied to it. With
+        `ahead`, by default on accelerators, a thread prepares the next batch while the caller uses
+        the current one; on a CPU it would take cores away from training.
         """
+        kind = device.type if device else "cpu"
+        ahead = kind != "cpu" if ahead is None else ahead
+        read = self.reader(number, rank, ranks)
+        if device is not None and kind == "cuda":
+            pinned = _in_turn(lambda index: read(index).pinned(), len(self), ahead)
+            yield from (batch.augmented(device) for batch in pinned)
+        else:
+            yield from _in_turn(lambda index: read(index).augmented(), len(self), ahead)
+
+    def reader(self, number: int = 0, rank: int = 0, ranks: int = 1) -> Callable[[int], "RawBatch"]:
+        """Return a function that reads a rank's share of a batch of one epoch, by its number."""
         parts = self._parts(number)
 
-        def make(index: int) -> Batch:
-            return self._batch(parts[index], number, index, rank, ranks)
+        def read(index: int) -> RawBatch:
+            seed = np.random.SeedSequence((self.seed, number, index)).generate_state(1, np.uint64)
+            generator = torch.Generator().manual_seed(seed.item())
+            count = len(parts[index])
+            draws = draw_augmentation(count, self.augment, generator)  # of the whole batch
+            where = share(count, rank, ranks)
+            mine = parts[index][where]
+            images = torch.from_numpy(self.store[self.rows[mine]])  # (b, S, S), out of the map
+            return RawBatch(images, draws.part(where), torch.from_numpy(self.targets[mine]).float())
 
-        if not ahead:
-            yield from map(make, range(len(parts)))
-            return
-        with ThreadPoolExecutor(1) as thread:
-            waiting = thread.submit(make, 0)
-            for index in range(1, len(parts)):
-                ready, waiting = waiting, thread.submit(make, index)
-                yield ready.result()
-            yield waiting.result()
+        return read
 
     def known_labels(self, number: int = 0) -> list[int]:
         """Return how many labels are known in each batch of one epoch, over all ranks."""
@@ -113,14 +131,42 @@ class Loader:
         random = np.random.default_rng((self.seed, number))
         return np.concatenate([random.permutation(places) for _ in range(passes)])[:count]
 
-    def _batch(self, picked: np.ndarray, epoch: int, index: int, rank: int, ranks: int) -> Batch:
-        seed = np.random.SeedSequence((self.seed, epoch, index)).generate_state(1, np.uint64).item()
-        draws = draw_augmentation(len(picked), self.augment, torch.Generator().manual_seed(seed))
-        where = share(len(picked), rank, ranks)
-        mine = picked[where]
-        images = torch.from_numpy(self.store[self.rows[mine]])  # (b, S, S), copied out of the map
-        targets = torch.from_numpy(self.targets[mine]).float()  # (b, F)
-        return apply_augmentation(images, draws.part(where)), targets
+
+@dataclass(frozen=True)
+class RawBatch:
+    """Images (B, S, S) uint8 as they are stored, how to augment them, and targets (B, F)."""
+
+    images: Tensor
+    draws: "Augmentation"
+    targets: Tensor
+
+    def pinned(self) -> "RawBatch":
+        """Return this batch in memory that a GPU reads while it computes."""
+        draws = self.draws.map(Tensor.pin_memory)
+        return RawBatch(self.images.pin_memory(), draws, self.targets.pin_memory())
+
+    def augmented(self, device: torch.device | None = None) -> Batch:
+        """Return the augmented images (B, 1, S, S) and the targets, on a device."""
+        if device is None:
+            return apply_augmentation(self.images, self.draws), self.targets
+        images, targets = (
+            part.to(device, non_blocking=True) for part in (self.images, self.targets)
+        )
+        draws = self.draws.map(lambda part: part.to(device, non_blocking=True))
+        return apply_augmentation(images, draws), targets
+
+
+def _in_turn(make: Callable[[int], Made], count: int, ahead: bool) -> Iterator[Made]:
+    """Yield make(0), make(1) ... make(count - 1); with `ahead`, a thread makes the next one."""
+    if not ahead:
+        yield from map(make, range(count))
+        return
+    with ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(make, 0)
+        for index in range(1, count):
+            ready, waiting = waiting, thread.submit(make, index)
+            yield ready.result()
+        yield waiting.result()
 
 
 def share(count: int, rank: int, ranks: int) -> slice:
@@ -196,6 +242,11 @@ class Augmentation:
             None if self.exposure is None else self.exposure[:, where],
         )
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Augmentation":
+        """Return this with every tensor changed."""
+        parts = (self.matrices, self.exposure)
+        return Augmentation(*(None if part is None else change(part) for part in parts))
+
 
 def draw_augmentation(count: int, kind: str, generator: torch.Generator) -> Augmentation:
     """Draw how each of `count` images is augmented. `kind` is one of:
@@ -215,7 +266,11 @@ def draw_augmentation(count: int, kind: str, generator: torch.Generator) -> Augm
 
 
 def apply_augmentation(images: Tensor, draws: Augmentation) -> Tensor:
-    """Turn uint8 (B, S, S) into float32 (B, 1, S, S) in [0, 1], augmented as drawn."""
+    """Turn uint8 (B, S, S) into float32 (B, 1, S, S) in [0, 1], augmented as drawn.
+
+    Images and draws lie on the same device. What is drawn comes from the CPU in any case, so that
+    devices differ by rounding only.
+    """
     pixels = images.unsqueeze(1).float().div_(255)  # (B, 1, S, S)
     if draws.matrices is None:
         return pixels
@@ -238,8 +293,9 @@ def affine_grid(matrices: Tensor, size: int) -> Tensor:
     This is about ten times as fast on a CPU. matrices: (B, 2, 3) -> (B, S, S, 2) sampling positions
     in [-1, 1].
     """
-    centres = (torch.arange(size) * 2 + 1) / size - 1  # (S,)
-    grid = torch.empty(len(matrices), size, size, 2)
+    device = matrices.device
+    centres = (torch.arange(size, device=device) * 2 + 1) / size - 1  # (S,)
+    grid = torch.empty(len(matrices), size, size, 2, device=device)
     for axis in (0, 1):
         across, down, shift = matrices[:, axis].unsqueeze(-1).unbind(1)  # (B, 1) each
         torch.add(

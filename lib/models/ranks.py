@@ -123,6 +123,7 @@ class Ranks:
         self.ranks, self.backend, self.work, self.arguments = ranks, backend, work, arguments
         self.threads = torch.get_num_threads()
         self._processes: list[subprocess.Popen] = []
+        self._store: Any = None
         self._over = threading.Event()
         self._lost = threading.Event()
 
@@ -140,7 +141,7 @@ class Ranks:
     def _start(self) -> None:
         listener = socket.create_server(("127.0.0.1", 0))  # takes a free port for good
         port = listener.getsockname()[1]
-        self._store: Any = dist.TCPStore(
+        self._store = dist.TCPStore(
             *("127.0.0.1", port, self.ranks, True),
             wait_for_workers=False,
             master_listen_fd=listener.detach(),
@@ -173,13 +174,18 @@ class Ranks:
         try:
             if error is None:
                 self._wait(ENDING_SECONDS)
-            elif isinstance(error, Exception) and not isinstance(error, CxrError):
-                broken = isinstance(error, RuntimeError | ConnectionError)
-                reason = self._reason(NOTICE_SECONDS if broken else 0.0)
-                if reason:
-                    raise ModelError(reason) from error
+            elif isinstance(error, Exception) and (reason := self._cause(error)):
+                raise ModelError(reason) from error
         finally:
             self._end()
+
+    def _cause(self, error: Exception) -> str:
+        """Return which rank failed and why, where that explains an error of this process."""
+        if isinstance(error, CxrError):  # the other ranks raise it too, and end
+            killed = min(self._ended().values(), default=0) < 0
+            return self._reason(0.0) if killed else ""
+        broken = isinstance(error, RuntimeError | ConnectionError)
+        return self._reason(NOTICE_SECONDS if broken else 0.0)
 
     def _wait(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds

@@ -213,8 +213,17 @@ def fit(
 
     After every epoch, `last.ckpt` in `folder` holds everything needed to resume. When called again
     with the same arguments, training continues from it and ends with the same weights, bit for bit
-    on one CPU with the same number of threads. Raises ModelError when no epoch can be chosen on
-    validation, and on a NaN loss.
+    on one CPU with the same number of threads.
+
+    With `devices_per_run` K, this process and K - 1 others, which start and end here, train on
+    their shares of each batch. Loss, gradient, augmentation and batch norm are those of the whole
+    batch, so the history is that of one device up to rounding; only dropout and drop_path draw
+    other masks. Every process computes the same moving average of the weights. Validation images
+    are shared too; this process alone chooses the epoch and writes the checkpoint, which any number
+    of devices can continue.
+
+    Raises ModelError when no epoch can be chosen on validation, on a NaN loss, when there are fewer
+    devices, and when another process fails or is killed.
     """
     _check_validation(val.targets, config)
     if config.head_bias == "prior":
@@ -243,7 +252,7 @@ def predict(
     fabric = fabric or make_fabric(config, model)
     model.to(fabric.device, memory_format=torch.channels_last).eval()
     parts = []
-    for images, _ in loader.epoch(ahead=fabric.device.type != "cpu"):
+    for images, _ in loader.epoch(device=fabric.device):
         images = images.to(fabric.device, memory_format=torch.channels_last)
         with fabric.autocast():
             logits = model(images)
@@ -521,7 +530,7 @@ def _train_epoch(state: _State, train: Loader, epoch: int, bar: tqdm) -> float:
     state.seed(epoch)
     state.net.train()
     losses = []
-    batches = train.epoch(epoch, ahead=device.type != "cpu", rank=rank, ranks=ranks)
+    batches = train.epoch(epoch, device=device, rank=rank, ranks=ranks)
     known = train.known_labels(epoch)  # of the whole batch, also where a rank has part of it
     for (images, targets), labels in zip(batches, known, strict=True):
         factor = lr_factor(state.step, state.steps, config)
