@@ -1,23 +1,27 @@
 """Measure training speed and the start-up time of runs.
 
-Out: rows on training from disk against one constant batch, and on the overhead of papermill.
+Out: rows on training from disk against one constant batch, on torch.compile, and on the overhead of
+papermill.
 """
 
 import json
 import os
 import statistics
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import numpy as np
+import torch
 
-from benchmarks.timing import Row
+from benchmarks.timing import Row, rates
 from lib.config import FINDINGS, Config
 from lib.models.batches import Batch, Loader
 from lib.models.classifier import build_model
-from lib.models.training import fit
+from lib.models.training import build_optimizer, fit, masked_bce
 from lib.studies.execute import execute_run, process_environment
 from lib.studies.fork_server import start_server
 
@@ -25,8 +29,8 @@ from lib.studies.fork_server import start_server
 class ConstantLoader(Loader):
     """The first batch, repeated: the speed of training without data loading."""
 
-    def epoch(self, number: int = 0, *, ahead: bool = False) -> Iterator[Batch]:
-        batch = next(super().epoch(number))
+    def epoch(self, number: int = 0, **options: Any) -> Iterator[Batch]:
+        batch = next(super().epoch(number, **options))
         for _ in range(len(self)):
             yield batch
 
@@ -68,6 +72,37 @@ def training_row(
         "one constant batch",
         ">= 0.95",
     )
+
+
+def compile_row(backbone: str = "mobilenetv2_035", size: int = 64, batch: int = 32) -> Row:
+    """Measure the training step of a small network with torch.compile against eager mode.
+
+    The time that compiling takes is not counted; it is printed.
+    """
+    config = Config(backbone=backbone, pretrained=False, image_size=size, batch_size=batch)
+    images, targets = torch.rand(batch, 1, size, size), torch.zeros(batch, len(FINDINGS))
+    steps = {name: _training_step(config, images, targets, name) for name in ("eager", "compile")}
+    start = time.perf_counter()
+    steps["compile"]()
+    print(f"torch.compile took {time.perf_counter() - start:.0f} s", file=sys.stderr)
+    speed = rates(steps, dict.fromkeys(steps, batch), rounds=20)
+    what = f"training step of {backbone} at {size} px, torch.compile"
+    return Row(what, "images/s", speed["compile"], speed["eager"], "eager mode")
+
+
+def _training_step(
+    config: Config, images: torch.Tensor, targets: torch.Tensor, mode: str
+) -> Callable[[], None]:
+    model = build_model(config).to(memory_format=torch.channels_last).train()
+    optimizer = build_optimizer(model, config)
+    net = torch.compile(model) if mode == "compile" else model
+
+    def step() -> None:
+        masked_bce(net(images), targets).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
 
 
 def startup_rows(scratch: Path, rounds: int = 5) -> list[Row]:

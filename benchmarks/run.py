@@ -36,6 +36,20 @@ def training(scratch: Path) -> list[Row]:
     return [*rows, *startup_rows(scratch)]
 
 
+def feeding(scratch: Path) -> list[Row]:
+    """Measure whether the loader would keep a GPU waiting."""
+    from benchmarks.feeding import feeding_rows
+
+    return feeding_rows(scratch)
+
+
+def compiling(scratch: Path) -> list[Row]:
+    """Measure a training step with torch.compile against one without."""
+    from benchmarks.fitting import compile_row
+
+    return [compile_row()]
+
+
 def intervals(scratch: Path) -> list[Row]:
     """Measure the bootstrap over patients against a loop over scikit-learn."""
     from benchmarks.intervals import interval_rows
@@ -60,7 +74,8 @@ def serving(scratch: Path) -> list[Row]:
 
 
 SECTIONS: dict[str, Callable[[Path], list[Row]]] = {
-    section.__name__: section for section in (data, training, intervals, predicting, serving)
+    section.__name__: section
+    for section in (data, training, feeding, compiling, intervals, predicting, serving)
 }
 
 

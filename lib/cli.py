@@ -31,7 +31,7 @@ app.add_typer(data, name="data")
 SET_HELP = (
     "Overrides a parameter for all runs; may be given again. A value is read as YAML where the parameter's type allows "
     "it, else as text. It beats `base` and `notebooks`; what a run sets itself stays, except data_root, on_bad, "
-    "accelerator and epochs: these hold everywhere but in a run that changes just them. "
+    "accelerator, devices_per_run and epochs: these hold everywhere but in a run that changes just them. "
     "`seeds` and `folds` may be set too: seeds=0, seeds=[0, 1], folds=5."
 )
 JOBS_HELP = (

@@ -38,7 +38,7 @@ PHANTOMS = "dataset_phantom"
 """The `data_root` whose films are drawn when they are missing."""
 
 PLACES = ("run_dir", "data_root", "weights_root", "devices_per_run")
-"""Parameters that say where something is, and decide no number."""
+"""Parameters that say where something is or is computed, and decide no number beyond rounding."""
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -270,8 +270,8 @@ class Config(BaseModel):
         """Twelve hex digits that change with any parameter that decides a run's numbers.
 
         Left out are values that are the default, so that a new parameter changes no hash; the run's
-        own folder; and the roots of data and weights, since a folder may be moved or mounted
-        elsewhere: the data are known by their fingerprint.
+        own folder; the roots of data and weights, since a folder may be moved or mounted
+        elsewhere: the data are known by their fingerprint; and the number of devices.
         """
         values = self.model_dump(mode="json", exclude=set(PLACES), exclude_defaults=True)
         text = json.dumps(values, sort_keys=True)

@@ -1,6 +1,7 @@
 """In: this machine. Out: the cores, memory, devices and environment of a process, the state of git,
 versions of packages; how worker processes start."""
 
+import ctypes
 import itertools
 import math
 import os
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 CGROUPS = Path("/sys/fs/cgroup")
+SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
 def available_cores(groups: Path = CGROUPS) -> int:
@@ -143,3 +145,8 @@ def start_worker() -> None:
             os._exit(1)
 
         threading.Thread(target=wait, daemon=True).start()
+
+
+def die_with_parent(number: int) -> None:
+    """Has Linux send this process the signal when its parent ends."""
+    ctypes.CDLL(None).prctl(SET_PARENT_DEATH_SIGNAL, number)

@@ -5,10 +5,10 @@ for identical seeds.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,7 @@ from lib.exceptions import DatasetError
 
 DEGREES = 20.0  # the method rotates by up to +-20 degrees
 Batch = tuple[Tensor, Tensor]
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -61,23 +62,64 @@ class Loader:
     def __len__(self) -> int:
         return math.ceil((self.per_epoch or len(self.rows)) / self.batch_size)
 
-    def epoch(self, number: int = 0, *, ahead: bool = False) -> Iterator[Batch]:
-        """Yield the batches of one epoch.
+    def epoch(
+        self,
+        number: int = 0,
+        *,
+        device: torch.device | None = None,
+        ahead: bool | None = None,
+        rank: int = 0,
+        ranks: int = 1,
+    ) -> Iterator[Batch]:
+        """Yield the batches of one epoch, or of each batch the share of one of several ranks.
 
-        With `ahead`, a thread prepares the next batch while the caller uses the current one. Use
-        this on accelerators only: on a CPU the thread takes cores away from training. Batch sizes
-        differ by at most one image, so that no tiny last batch upsets batch norm.
+        Batch sizes differ by at most one image, so that no tiny last batch upsets batch norm. An
+        image is augmented alike whatever the number of ranks; a share may be empty. For a CUDA
+        `device` the batches are augmented and stay there; only bytes are copied to it. With
+        `ahead`, by default on accelerators, a thread prepares the next batch while the caller uses
+        the current one; on a CPU it would take cores away from training.
         """
-        parts = np.array_split(self._order(number), len(self))
-        if not ahead:
-            yield from (self._batch(part, number, index) for index, part in enumerate(parts))
-            return
-        with ThreadPoolExecutor(1) as thread:
-            waiting = thread.submit(self._batch, parts[0], number, 0)
-            for index in range(1, len(parts)):
-                ready, waiting = waiting, thread.submit(self._batch, parts[index], number, index)
-                yield ready.result()
-            yield waiting.result()
+        kind = device.type if device else "cpu"
+        ahead = kind != "cpu" if ahead is None else ahead
+        read = self.reader(number, rank, ranks)
+        if device is not None and kind == "cuda":
+            pinned = _in_turn(lambda index: read(index).pinned(), len(self), ahead)
+            yield from (batch.augmented(device) for batch in pinned)
+        else:
+            yield from _in_turn(lambda index: read(index).augmented(), len(self), ahead)
+
+    def reader(self, number: int = 0, rank: int = 0, ranks: int = 1) -> Callable[[int], "RawBatch"]:
+        """Return a function that reads a rank's share of a batch of one epoch, by its number."""
+        parts = self._parts(number)
+
+        def read(index: int) -> RawBatch:
+            seed = np.random.SeedSequence((self.seed, number, index)).generate_state(1, np.uint64)
+            generator = torch.Generator().manual_seed(seed.item())
+            count = len(parts[index])
+            draws = draw_augmentation(count, self.augment, generator)  # of the whole batch
+            where = share(count, rank, ranks)
+            mine = parts[index][where]
+            images = torch.from_numpy(self.store[self.rows[mine]])  # (b, S, S), out of the map
+            return RawBatch(images, draws.part(where), torch.from_numpy(self.targets[mine]).float())
+
+        return read
+
+    def known_labels(self, number: int = 0) -> list[int]:
+        """Return how many labels are known in each batch of one epoch, over all ranks."""
+        return [int((~np.isnan(self.targets[part])).sum()) for part in self._parts(number)]
+
+    def smallest_batch(self) -> int:
+        """Return the number of images of the smallest batch."""
+        return (self.per_epoch or len(self.rows)) // len(self)
+
+    def part(self, where: slice) -> "Loader":
+        """Return a loader of some of the images, in the same order."""
+        fields = ("rows", "targets", "images", "patients")
+        return replace(self, **{name: getattr(self, name)[where] for name in fields})
+
+    def _parts(self, number: int) -> list[np.ndarray]:
+        """Return the places in `rows` of each batch of one epoch."""
+        return np.array_split(self._order(number), len(self))
 
     def _order(self, number: int) -> np.ndarray:
         """Return the places in `rows` of one epoch's images, in order."""
@@ -89,14 +131,49 @@ class Loader:
         random = np.random.default_rng((self.seed, number))
         return np.concatenate([random.permutation(places) for _ in range(passes)])[:count]
 
-    def _batch(self, picked: np.ndarray, epoch: int, index: int) -> Batch:
-        images = torch.from_numpy(
-            self.store[self.rows[picked]]
-        )  # (B, S, S) uint8, copied out of the map
-        targets = torch.from_numpy(self.targets[picked]).float()  # (B, F)
-        seed = np.random.SeedSequence((self.seed, epoch, index)).generate_state(1, np.uint64).item()
-        generator = torch.Generator().manual_seed(seed)
-        return augment_batch(images, self.augment, generator), targets
+
+@dataclass(frozen=True)
+class RawBatch:
+    """Images (B, S, S) uint8 as they are stored, how to augment them, and targets (B, F)."""
+
+    images: Tensor
+    draws: "Augmentation"
+    targets: Tensor
+
+    def pinned(self) -> "RawBatch":
+        """Return this batch in memory that a GPU reads while it computes."""
+        draws = self.draws.map(Tensor.pin_memory)
+        return RawBatch(self.images.pin_memory(), draws, self.targets.pin_memory())
+
+    def augmented(self, device: torch.device | None = None) -> Batch:
+        """Return the augmented images (B, 1, S, S) and the targets, on a device."""
+        if device is None:
+            return apply_augmentation(self.images, self.draws), self.targets
+        images, targets = (
+            part.to(device, non_blocking=True) for part in (self.images, self.targets)
+        )
+        draws = self.draws.map(lambda part: part.to(device, non_blocking=True))
+        return apply_augmentation(images, draws), targets
+
+
+def _in_turn(make: Callable[[int], Made], count: int, ahead: bool) -> Iterator[Made]:
+    """Yield make(0), make(1) ... make(count - 1); with `ahead`, a thread makes the next one."""
+    if not ahead:
+        yield from map(make, range(count))
+        return
+    with ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(make, 0)
+        for index in range(1, count):
+            ready, waiting = waiting, thread.submit(make, index)
+            yield ready.result()
+        yield waiting.result()
+
+
+def share(count: int, rank: int, ranks: int) -> slice:
+    """Return which of `count` things one of several ranks takes; shares differ by at most one."""
+    each, more = divmod(count, ranks)
+    start = rank * each + min(rank, more)
+    return slice(start, start + each + (rank < more))
 
 
 def make_loaders(
@@ -147,26 +224,67 @@ def make_loaders(
     return loaders
 
 
-def augment_batch(images: Tensor, kind: str, generator: torch.Generator) -> Tensor:
-    """Turn uint8 (B, S, S) into float32 (B, 1, S, S) in [0, 1], augmenting each image at random.
+@dataclass(frozen=True)
+class Augmentation:
+    """What was drawn for the images of a batch; None where nothing is done.
 
-    `kind` is one of:
+    - matrices: (B, 2, 3) for `affine_grid`.
+    - exposure: (3, B, 1, 1, 1): gain, offset and gamma for `change_exposure`.
+    """
+
+    matrices: Tensor | None = None
+    exposure: Tensor | None = None
+
+    def part(self, where: slice) -> "Augmentation":
+        """Return what was drawn for some of the images."""
+        return Augmentation(
+            None if self.matrices is None else self.matrices[where],
+            None if self.exposure is None else self.exposure[:, where],
+        )
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Augmentation":
+        """Return this with every tensor changed."""
+        parts = (self.matrices, self.exposure)
+        return Augmentation(*(None if part is None else change(part) for part in parts))
+
+
+def draw_augmentation(count: int, kind: str, generator: torch.Generator) -> Augmentation:
+    """Draw how each of `count` images is augmented. `kind` is one of:
 
     - `none`: no change.
     - `rotate`: by up to 20 degrees either way, as in the method.
     - `full`: rotation, scale, shift and shear, which imitate positioning, and brightness, contrast
       and gamma, which imitate exposure.
     """
-    pixels = images.unsqueeze(1).float().div_(255)  # (B, 1, S, S)
-    if kind == "none":
-        return pixels
     amounts = {"rotate": (0.0, 0.0, 0.0), "full": (0.15, 0.08, 0.08)}
+    if kind == "none":
+        return Augmentation()
     if kind not in amounts:
         raise ValueError(f"augment={kind!r}: use none, rotate or full")
-    matrices = random_affine(len(pixels), *amounts[kind], generator)  # (B, 2, 3)
-    grid = affine_grid(matrices, pixels.shape[-1])  # (B, S, S, 2)
+    matrices = random_affine(count, *amounts[kind], generator)  # (B, 2, 3)
+    return Augmentation(matrices, random_exposure(count, generator) if kind == "full" else None)
+
+
+def apply_augmentation(images: Tensor, draws: Augmentation) -> Tensor:
+    """Turn uint8 (B, S, S) into float32 (B, 1, S, S) in [0, 1], augmented as drawn.
+
+    Images and draws lie on the same device. What is drawn comes from the CPU in any case, so that
+    devices differ by rounding only.
+    """
+    pixels = images.unsqueeze(1).float().div_(255)  # (B, 1, S, S)
+    if draws.matrices is None:
+        return pixels
+    grid = affine_grid(draws.matrices, pixels.shape[-1])  # (B, S, S, 2)
     pixels = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    return random_exposure(pixels, generator) if kind == "full" else pixels
+    return pixels if draws.exposure is None else change_exposure(pixels, *draws.exposure)
+
+
+def augment_batch(images: Tensor, kind: str, generator: torch.Generator) -> Tensor:
+    """Turn uint8 (B, S, S) into float32 (B, 1, S, S) in [0, 1], augmenting each image at random.
+
+    `kind` is one of those of `draw_augmentation`.
+    """
+    return apply_augmentation(images, draw_augmentation(len(images), kind, generator))
 
 
 def affine_grid(matrices: Tensor, size: int) -> Tensor:
@@ -175,8 +293,9 @@ def affine_grid(matrices: Tensor, size: int) -> Tensor:
     This is about ten times as fast on a CPU. matrices: (B, 2, 3) -> (B, S, S, 2) sampling positions
     in [-1, 1].
     """
-    centres = (torch.arange(size) * 2 + 1) / size - 1  # (S,)
-    grid = torch.empty(len(matrices), size, size, 2)
+    device = matrices.device
+    centres = (torch.arange(size, device=device) * 2 + 1) / size - 1  # (S,)
+    grid = torch.empty(len(matrices), size, size, 2, device=device)
     for axis in (0, 1):
         across, down, shift = matrices[:, axis].unsqueeze(-1).unbind(1)  # (B, 1) each
         torch.add(
@@ -210,13 +329,15 @@ def random_affine(
     return torch.stack(rows, dim=1).view(count, 2, 3)
 
 
-def random_exposure(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Vary contrast and brightness by +-25 % and gamma from 0.75 to 1.33 per image.
-
-    Shapes (B, 1, S, S); values stay in [0, 1].
-    """
-    draw = torch.rand(len(pixels), 3, generator=generator) * 2 - 1
+def random_exposure(count: int, generator: torch.Generator) -> Tensor:
+    """Draw gain and offset within 1 +- 0.25, and gamma from 0.75 to 1.33: (3, B, 1, 1, 1)."""
+    draw = torch.rand(count, 3, generator=generator) * 2 - 1
     gain, offset, gamma = (draw[:, i].view(-1, 1, 1, 1) for i in range(3))
+    return torch.stack([1 + 0.25 * gain, 1 + 0.25 * offset, (0.288 * gamma).exp()])
+
+
+def change_exposure(pixels: Tensor, gain: Tensor, offset: Tensor, gamma: Tensor) -> Tensor:
+    """Change contrast, brightness and gamma of images (B, 1, S, S); values stay in [0, 1]."""
     mean = pixels.mean(dim=(1, 2, 3), keepdim=True)
-    pixels = (pixels - mean).mul_(1 + 0.25 * gain).add_(mean * (1 + 0.25 * offset)).clamp_(1e-4, 1)
-    return pixels.pow_((0.288 * gamma).exp())
+    pixels = (pixels - mean).mul_(gain).add_(mean * offset).clamp_(1e-4, 1)
+    return pixels.pow_(gamma)

@@ -14,6 +14,7 @@ import torch
 from lib.config import Config
 from lib.exceptions import ModelError
 from lib.models.classifier import build_backbone, build_head, check_freeze
+from lib.models.ranks import check_devices
 from lib.models.weights import weights_to_load
 
 
@@ -26,6 +27,7 @@ def check_model(values: dict[str, Any]) -> str | None:
             f"accelerator: {config.accelerator} is not available on this machine; use auto or cpu"
         )
     try:
+        check_devices(config)
         backbone = _build(config)
         check_freeze(backbone, config.freeze)
         build_head(config.head, backbone.head_hidden_size, len(config.findings), config.dropout)

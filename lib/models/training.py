@@ -13,6 +13,7 @@ import time
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,10 @@ from lib.exceptions import ModelError
 from lib.files import atomic_write
 from lib.metrics.predictions import Predictions
 from lib.metrics.scores import auroc, average_precision, epoch_score, mean_defined
-from lib.models.batches import Loader
+from lib.models.batch_norm import GlobalBatchNorm
+from lib.models.batches import Loader, share
 from lib.models.classifier import Classifier, count_parameters
+from lib.models.ranks import OwnProcesses, Ranks, check_devices, visible_devices
 from lib.system import visible_ids
 
 CHECKPOINT = "last.ckpt"
@@ -42,16 +45,26 @@ CHECKPOINT_VERSION = 2
 from a checkpoint of the older code."""
 
 
-def make_fabric(config: Config, model: nn.Module) -> Fabric:
-    """Return a Fabric with one device and the precision of the config.
+def make_fabric(config: Config, model: nn.Module, rank: int | None = None) -> Fabric:
+    """Return a Fabric with the precision of the config and one device, or as `rank` of a run on
+    several devices.
 
     `auto` means bf16-mixed where that is faster, else 32-true.
     """
-    alone = {
-        "devices": 1,
-        "plugins": LightningEnvironment(),
-    }  # ignore any batch system of this machine
-    fabric = Fabric(accelerator=config.accelerator, precision="32-true", **alone)
+
+    def make(precision: Any) -> Fabric:
+        if rank is None:  # the plugin has Fabric ignore any batch system of this machine
+            alone: Any = {"devices": 1, "plugins": LightningEnvironment()}
+            return Fabric(accelerator=config.accelerator, precision=precision, **alone)
+        ranks = config.devices_per_run
+        return Fabric(
+            accelerator=config.accelerator,
+            devices=ranks,
+            strategy=OwnProcesses(rank, ranks),
+            precision=precision,
+        )
+
+    fabric = make("32-true")
     if config.precision == "32-true" or (
         config.precision == "auto" and not bf16_helps(fabric.device, model)
     ):
@@ -62,7 +75,7 @@ def make_fabric(config: Config, model: nn.Module) -> Fabric:
         logging.WARNING
     )  # it logs the precision every time, and the record holds it already
     try:
-        return Fabric(accelerator=config.accelerator, precision="bf16-mixed", **alone)
+        return make("bf16-mixed")
     finally:
         logger.setLevel(level)
 
@@ -85,11 +98,15 @@ def bf16_helps(device: torch.device, model: nn.Module) -> bool:
     return bool(features.get("avx512_bf16") or features.get("amx_bf16")) and not depthwise
 
 
-def describe_device(fabric: Fabric) -> dict[str, Any]:
-    """Describe the device for the record: kind, machine, precision, and threads or, of a GPU, ids,
-    name and peak memory."""
-    device: dict[str, Any] = {"kind": fabric.device.type, "host": socket.gethostname()}
-    device["precision"] = str(fabric.strategy.precision.precision)
+def describe_device(fabric: Fabric, devices: int = 1) -> dict[str, Any]:
+    """Describe the device for the record: kind, machine, precision, how many devices trained
+    together, and threads or, of a GPU, ids, name and peak memory."""
+    device: dict[str, Any] = {
+        "kind": fabric.device.type,
+        "host": socket.gethostname(),
+        "precision": str(fabric.strategy.precision.precision),
+        "devices": devices,
+    }
     if fabric.device.type != "cuda":
         return {**device, "threads": torch.get_num_threads()}
     peak = torch.cuda.max_memory_allocated(fabric.device) / 2**20
@@ -102,19 +119,26 @@ def describe_device(fabric: Fabric) -> dict[str, Any]:
 
 
 def masked_bce(
-    logits: Tensor, targets: Tensor, pos_weight: Tensor | None = None, reduction: str = "mean"
+    logits: Tensor,
+    targets: Tensor,
+    pos_weight: Tensor | None = None,
+    reduction: str = "mean",
+    known: int | None = None,
 ) -> Tensor:
     """Return the mean or sum of binary cross-entropy over the known labels of a batch.
 
     Shapes (B, F) -> (). A target of NaN is unknown. `pos_weight` (F,) weighs positives; `reduction`
-    is `mean` or `sum`.
+    is `mean` or `sum`. `known` is the number of known labels that the mean divides by, where these
+    are only part of a batch.
     """
     annotated = ~targets.isnan()
     each = F.binary_cross_entropy_with_logits(
         logits, targets.nan_to_num(), pos_weight=pos_weight, reduction="none"
     )
     total = (each * annotated).sum()
-    return total if reduction == "sum" else total / annotated.sum().clamp(min=1)
+    if reduction == "sum":
+        return total
+    return total / (annotated.sum().clamp(min=1) if known is None else max(known, 1))
 
 
 def balanced_pos_weight(targets: np.ndarray) -> Tensor:
@@ -194,38 +218,30 @@ def fit(
 
     After every epoch, `last.ckpt` in `folder` holds everything needed to resume. When called again
     with the same arguments, training continues from it and ends with the same weights, bit for bit
-    on one CPU with the same number of threads. Raises ModelError when no epoch can be chosen on
-    validation, and on a NaN loss.
+    on one CPU with the same number of threads.
+
+    With `devices_per_run` K, this process and K - 1 others, which start and end here, train on
+    their shares of each batch. Loss, gradient, augmentation and batch norm are those of the whole
+    batch, so the history is that of one device up to rounding; only dropout and drop_path draw
+    other masks. Every process computes the same moving average of the weights. Validation images
+    are shared too; this process alone chooses the epoch and writes the checkpoint, which any number
+    of devices can continue.
+
+    Raises ModelError when no epoch can be chosen on validation, on a NaN loss, when there are fewer
+    devices, and when another process fails or is killed.
     """
     _check_validation(val.targets, config)
     if config.head_bias == "prior":
         start_at_prevalence(model, train.targets, config)
-    fabric = make_fabric(config, model)
     model.to(memory_format=torch.channels_last)
-    state = _State(model, fabric, config, len(train) * config.epochs)
-    state.load(folder / CHECKPOINT)
-    on_epoch = on_epoch or (lambda row: None)
-    for row in state.history:
-        on_epoch(row)
-    with tqdm(
-        total=state.steps, initial=state.step, desc="training", unit="batch", mininterval=1
-    ) as bar:
-        for epoch in range(len(state.history), config.epochs):
-            started = time.perf_counter()
-            loss = _train_epoch(state, train, epoch, bar)
-            scores = _score(state, val)
-            row = {
-                "epoch": epoch + 1,
-                "train_loss": loss,
-                **scores,
-                "lr": state.optimizer.param_groups[-1]["lr"],
-            }
-            state.keep({**row, "seconds": time.perf_counter() - started})
-            state.save(folder / CHECKPOINT)
-            bar.set_postfix(
-                epoch=epoch + 1, loss=f"{loss:.3f}", val_auroc=f"{scores['val_auroc']:.3f}"
-            )
-            on_epoch(state.history[-1])
+    checkpoint = folder / CHECKPOINT
+    content = _read_checkpoint(checkpoint, config)
+    if config.devices_per_run == 1:
+        state = _State(model, make_fabric(config, model), config, len(train) * config.epochs)
+        state.restore(content)
+        _train(state, train, val, checkpoint, on_epoch)
+    else:
+        state = _fit_on_ranks(model, train, val, config, checkpoint, content, on_epoch)
     model.load_state_dict(state.best)
     return pd.DataFrame(state.history)
 
@@ -241,7 +257,7 @@ def predict(
     fabric = fabric or make_fabric(config, model)
     model.to(fabric.device, memory_format=torch.channels_last).eval()
     parts = []
-    for images, _ in loader.epoch(ahead=fabric.device.type != "cpu"):
+    for images, _ in loader.epoch(device=fabric.device):
         images = images.to(fabric.device, memory_format=torch.channels_last)
         with fabric.autocast():
             logits = model(images)
@@ -270,7 +286,7 @@ def model_cost(model: Classifier, config: Config) -> dict[str, Any]:
     return {
         "parameters": count_parameters(model),
         "cpu_latency_ms": cpu_latency_ms(model, config.image_size),
-        "device": describe_device(make_fabric(config, model)),
+        "device": describe_device(make_fabric(config, model), config.devices_per_run),
         "weights": model.weights,
     }
 
@@ -306,6 +322,19 @@ class _State:
         self.best: dict[str, Tensor] = {}
         self.best_score = -math.inf
 
+    def seed(self, epoch: int) -> None:
+        """Give a rank above 0 its own random numbers for dropout, anew in every epoch.
+
+        So a checkpoint need hold those of rank 0 only, as with one device.
+        """
+        if rank := self.fabric.global_rank:
+            values = np.random.SeedSequence((self.config.seed, epoch, rank))
+            torch.manual_seed(values.generate_state(1, np.uint64).item())
+
+    def leave(self) -> None:
+        """Let go of what belongs to the process group, which then ends."""
+        self.net = self.fabric_optimizer = None
+
     @property
     def evaluated(self) -> nn.Module:
         return self.ema.module if self.ema else self.model
@@ -321,7 +350,8 @@ class _State:
             }
 
     def save(self, path: Path) -> None:
-        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        device = self.fabric.device
+        cuda = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
         content = {
             "version": CHECKPOINT_VERSION,
             "config": self.config.hash(),
@@ -337,37 +367,10 @@ class _State:
         with atomic_write(path) as partial:
             torch.save(content, partial)
 
-    def load(self, path: Path) -> None:
-        if not path.exists():
+    def restore(self, content: dict[str, Any] | None) -> None:
+        """Continue from the content of a checkpoint, if there is one."""
+        if content is None:
             return
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-            if content.get("version") != CHECKPOINT_VERSION:
-                raise ValueError(
-                    f"version {content.get('version', 1)}, this code writes {CHECKPOINT_VERSION}"
-                )
-        except (
-            RuntimeError,
-            OSError,
-            EOFError,
-            pickle.UnpicklingError,
-            zipfile.BadZipFile,
-            ValueError,
-        ) as error:
-            aside = path.rename(
-                path.with_name(f"{path.name}.damaged-{time.strftime('%Y%m%dT%H%M%S')}")
-            )
-            reason = (str(error).strip() or "it ends too early").splitlines()[0]
-            warnings.warn(
-                f"{path} is damaged or of another version ({reason}); "
-                f"it was kept as {aside.name}, and training starts over",
-                stacklevel=2,
-            )
-            return
-        if content["config"] != self.config.hash():
-            raise ModelError(
-                f"{path} was written by a run with other parameters; use another run_dir or delete the file"
-            )
         self.model.load_state_dict(content["model"])
         if self.ema:
             self.ema.module.load_state_dict(content["ema"])
@@ -379,26 +382,173 @@ class _State:
         )
         self.history = content["history"]
         torch.set_rng_state(content["random"]["cpu"])
-        if torch.cuda.is_available() and content["random"]["cuda"]:
-            torch.cuda.set_rng_state_all(content["random"]["cuda"])
+        if self.fabric.device.type == "cuda" and content["random"]["cuda"]:
+            torch.cuda.set_rng_state(content["random"]["cuda"][0], self.fabric.device)
+
+
+def _read_checkpoint(path: Path, config: Config) -> dict[str, Any] | None:
+    """Return the content of a checkpoint, or None where there is none or none that can be used."""
+    if not path.exists():
+        return None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        if content.get("version") != CHECKPOINT_VERSION:
+            raise ValueError(
+                f"version {content.get('version', 1)}, this code writes {CHECKPOINT_VERSION}"
+            )
+    except (
+        RuntimeError,
+        OSError,
+        EOFError,
+        pickle.UnpicklingError,
+        zipfile.BadZipFile,
+        ValueError,
+    ) as error:
+        aside = path.rename(path.with_name(f"{path.name}.damaged-{time.strftime('%Y%m%dT%H%M%S')}"))
+        reason = (str(error).strip() or "it ends too early").splitlines()[0]
+        warnings.warn(
+            f"{path} is damaged or of another version ({reason}); "
+            f"it was kept as {aside.name}, and training starts over",
+            stacklevel=3,
+        )
+        return None
+    if content["config"] != config.hash():
+        raise ModelError(
+            f"{path} was written by a run with other parameters; use another run_dir or delete the file"
+        )
+    return content
+
+
+def _fit_on_ranks(
+    model: Classifier,
+    train: Loader,
+    val: Loader,
+    config: Config,
+    checkpoint: Path,
+    content: dict[str, Any] | None,
+    on_epoch: Callable[[dict[str, Any]], None] | None,
+) -> "_State":
+    """Train as rank 0, with a process for each other device."""
+    check_devices(config)
+    _check_smallest_batch(model, train, config)
+    kind, _ = visible_devices(config.accelerator)
+    backend = "nccl" if kind == "cuda" else "gloo"
+    model.cpu()  # the others receive it without a detour over a device
+    resumes = content is not None
+    others = (_follow, model, train, val, config, checkpoint, resumes)
+    with Ranks(config.devices_per_run, backend, *others) as ranks:
+        state = _join(0, model, train, config, content)
+        _train(state, train, val, checkpoint, on_epoch, ranks.check)
+        state.leave()
+    return state
+
+
+def _follow(
+    rank: int,
+    model: Classifier,
+    train: Loader,
+    val: Loader,
+    config: Config,
+    checkpoint: Path,
+    resumes: bool,
+) -> None:
+    """Train as one of the ranks above 0."""
+    content = _read_checkpoint(checkpoint, config) if resumes else None
+    _train(_join(rank, model, train, config, content), train, val, checkpoint)
+
+
+def _join(
+    rank: int, model: Classifier, train: Loader, config: Config, content: dict[str, Any] | None
+) -> "_State":
+    fabric = make_fabric(config, model, rank)
+    fabric.launch()
+    state = _State(model, fabric, config, len(train) * config.epochs)
+    state.restore(content)
+    return state
+
+
+def _check_smallest_batch(model: Classifier, train: Loader, config: Config) -> None:
+    """Raise ModelError where a rank may get no image of a batch, and the network needs one."""
+    if train.smallest_batch() >= config.devices_per_run:
+        return
+    size = config.image_size
+    try:
+        with torch.inference_mode():
+            copy.deepcopy(model).cpu().eval()(torch.zeros(0, 1, size, size))
+    except RuntimeError as error:
+        raise ModelError(
+            f"batch_size {config.batch_size} leaves some of {config.devices_per_run} devices without "
+            f"an image, which {config.backbone} cannot do: raise batch_size or lower devices_per_run"
+        ) from error
+
+
+def _train(
+    state: "_State",
+    train: Loader,
+    val: Loader,
+    checkpoint: Path,
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    check: Callable[[], None] = lambda: None,
+) -> None:
+    """Train the epochs that are missing; rank 0 alone decides, reports and saves.
+
+    `check` raises when another rank has failed.
+    """
+    first = state.fabric.is_global_zero
+    on_epoch = on_epoch or (lambda row: None)
+    for row in state.history:
+        on_epoch(row)
+    with tqdm(
+        total=state.steps,
+        initial=state.step,
+        desc="training",
+        unit="batch",
+        mininterval=1,
+        disable=not first,
+    ) as bar:
+        for epoch in range(len(state.history), state.config.epochs):
+            started = time.perf_counter()
+            loss = _train_epoch(state, train, epoch, bar)
+            probs = _validate(state, val)
+            check()
+            if not first:
+                continue
+            scores = _score(probs, val.targets, state.config)
+            row = {
+                "epoch": epoch + 1,
+                "train_loss": loss,
+                **scores,
+                "lr": state.optimizer.param_groups[-1]["lr"],
+            }
+            state.keep({**row, "seconds": time.perf_counter() - started})
+            state.save(checkpoint)
+            bar.set_postfix(
+                epoch=epoch + 1, loss=f"{loss:.3f}", val_auroc=f"{scores['val_auroc']:.3f}"
+            )
+            on_epoch(state.history[-1])
 
 
 def _train_epoch(state: _State, train: Loader, epoch: int, bar: tqdm) -> float:
     """Train on all images once; return the mean loss of the batches."""
     config, device = state.config, state.fabric.device
+    rank, ranks = state.fabric.global_rank, state.fabric.world_size
     weighted = config.pos_weight == "balanced"
     pos_weight = balanced_pos_weight(train.targets).to(device) if weighted else None
+    state.seed(epoch)
     state.net.train()
     losses = []
-    for images, targets in train.epoch(epoch, ahead=device.type != "cpu"):
+    batches = train.epoch(epoch, device=device, rank=rank, ranks=ranks)
+    known = train.known_labels(epoch)  # of the whole batch, also where a rank has part of it
+    for (images, targets), labels in zip(batches, known, strict=True):
         factor = lr_factor(state.step, state.steps, config)
         for group in state.optimizer.param_groups:
             group["lr"] = config.lr * group["lr_scale"] * factor
         images = images.to(device, memory_format=torch.channels_last)
-        loss = masked_bce(
-            state.net(images).float(), targets.to(device), pos_weight, config.loss_reduction
-        )
-        state.fabric.backward(loss)
+        with GlobalBatchNorm() if ranks > 1 else nullcontext():
+            logits = state.net(images).float()
+        total = labels if ranks > 1 else None
+        loss = masked_bce(logits, targets.to(device), pos_weight, config.loss_reduction, total)
+        state.fabric.backward(loss * ranks)  # DDP takes the mean of the ranks' gradients
         if config.clip_norm:
             nn.utils.clip_grad_norm_(state.model.parameters(), config.clip_norm)
         state.fabric_optimizer.step()
@@ -408,7 +558,7 @@ def _train_epoch(state: _State, train: Loader, epoch: int, bar: tqdm) -> float:
             state.ema.update(state.model, step=state.step)
         losses.append(loss.detach())
         bar.update()
-    mean = torch.stack(losses).mean().item()
+    mean = state.fabric.all_reduce(torch.stack(losses), reduce_op="sum").mean().item()
     if not math.isfinite(mean):
         raise ModelError(
             f"the training loss of epoch {epoch + 1} is {mean}: lower lr, raise warmup or clip_norm"
@@ -431,27 +581,37 @@ def _check_validation(targets: np.ndarray, config: Config) -> None:
         )
 
 
-def _score(state: _State, val: Loader) -> dict[str, float]:
-    """Return validation loss, macro AUROC, macro average precision, and what chooses the epoch.
+def _validate(state: _State, val: Loader) -> np.ndarray:
+    """Return probabilities (N, F) of the weights that would be kept, on every rank.
 
-    They are those of the weights that would be kept.
+    Each rank predicts its share of the images; the others' are zeros until all are added.
     """
-    probs = predict(state.evaluated, val, state.config, state.fabric)
+    fabric, count = state.fabric, len(val.rows)
+    if fabric.world_size == 1:
+        return predict(state.evaluated, val, state.config, fabric)
+    where = share(count, fabric.global_rank, fabric.world_size)
+    probs = torch.zeros(val.targets.shape)
+    if where.start < where.stop:
+        mine = predict(state.evaluated, val.part(where), state.config, fabric)
+        probs[where] = torch.from_numpy(mine)
+    return fabric.all_reduce(probs.to(fabric.device), reduce_op="sum").cpu().numpy()
+
+
+def _score(probs: np.ndarray, targets: np.ndarray, config: Config) -> dict[str, float]:
+    """Return validation loss, macro AUROC, macro average precision, and what chooses the epoch."""
     loss = F.binary_cross_entropy(
         torch.from_numpy(probs).double(),
-        torch.from_numpy(np.nan_to_num(val.targets)).double(),
+        torch.from_numpy(np.nan_to_num(targets)).double(),
         reduction="none",
     ).numpy()
-    columns = list(zip(val.targets.T, probs.T, strict=True))
+    columns = list(zip(targets.T, probs.T, strict=True))
     scores = {
-        "val_loss": float(loss[~np.isnan(val.targets)].mean()),
+        "val_loss": float(loss[~np.isnan(targets)].mean()),
         "val_auroc": _mean([auroc(t, p) for t, p in columns]),
         "val_average_precision": _mean([average_precision(t, p) for t, p in columns]),
     }
-    if state.config.choose_epoch_by == "cardiomegaly_accuracy":
-        scores["val_cardiomegaly_accuracy"] = _cardiomegaly_accuracy(
-            val.targets, probs, state.config
-        )
+    if config.choose_epoch_by == "cardiomegaly_accuracy":
+        scores["val_cardiomegaly_accuracy"] = _cardiomegaly_accuracy(targets, probs, config)
     return scores
 
 

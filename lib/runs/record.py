@@ -36,6 +36,8 @@ class DevicePart(Part):
     ids: tuple[str, ...] = ()
     """As CUDA_VISIBLE_DEVICES names them; empty on a CPU."""
     host: str = ""
+    devices: int = 1
+    """How many trained together."""
 
 
 class GitPart(Part):

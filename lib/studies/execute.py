@@ -31,7 +31,7 @@ from lib.files import acquire_lock, read_json, write_json
 from lib.runs.run import folder_lock, is_complete, note_failure, read_status, write_status
 from lib.studies.devices import device_environment
 from lib.studies.durations import clock
-from lib.system import available_cores, visible_ids, without_batch_system
+from lib.system import available_cores, die_with_parent, visible_ids, without_batch_system
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -222,8 +222,6 @@ def _die_with(parent: int) -> None:
     """Sends this process SIGTERM when `parent`, or the runner that had it forked, ends: at once on
     Linux."""
     if sys.platform == "linux":
-        from lib.studies.fork_server import die_with_parent
-
         die_with_parent(signal.SIGTERM)
     runner = multiprocessing.parent_process()
 

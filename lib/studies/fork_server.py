@@ -31,7 +31,7 @@ import numpy
 from jupyter_client.provisioning import LocalProvisioner
 from tqdm.auto import tqdm
 
-from lib.system import without_batch_system
+from lib.system import die_with_parent, without_batch_system
 
 PRELOADED = [
     "papermill", "papermill.execute", "nbclient", "ipykernel.kernelapp", "ipykernel.ipkernel", "IPython", "ipywidgets",
@@ -46,7 +46,7 @@ PRELOADED = [
 with the running kernel, and there is none yet."""
 
 INLINE = "module://matplotlib_inline.backend_inline"
-SET_PARENT_DEATH_SIGNAL, SET_NAME = 1, 15  # PR_SET_PDEATHSIG and PR_SET_NAME of prctl(2)
+SET_NAME = 15  # PR_SET_NAME of prctl(2)
 
 _LOCK = threading.Lock()
 _SERVED: list[
@@ -108,11 +108,6 @@ def _blank_main() -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = main
-
-
-def die_with_parent(number: int) -> None:
-    """Has Linux send this process the signal when its parent ends."""
-    ctypes.CDLL(None).prctl(SET_PARENT_DEATH_SIGNAL, number)
 
 
 def _set_name(name: str) -> None:

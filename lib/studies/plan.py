@@ -29,7 +29,7 @@ RECIPE = (
         "head_bias",
     ),
 )
-EVERYWHERE = ("data_root", "weights_root", "on_bad", "accelerator", "epochs")
+EVERYWHERE = ("data_root", "weights_root", "on_bad", "accelerator", "devices_per_run", "epochs")
 """`--set` of these holds for every run, also for one that sets them itself: they say where and how
 long, not what."""
 

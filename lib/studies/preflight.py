@@ -27,6 +27,7 @@ MODEL_PARAMETERS = (
     "freeze",
     "image_size",
     "accelerator",
+    "devices_per_run",
 )
 
 
