@@ -19,7 +19,9 @@ from tiny_model import FINDINGS, SIZE, write_tiny_model
 import lib.inference.batch
 from lib.config import REPO_ROOT
 from lib.exceptions import CxrError
-from lib.inference.batch import Found, find_files, path_text, predict_command, predict_files
+from lib.inference.batch import predict_files
+from lib.inference.command import predict_command
+from lib.inference.listing import Found, find_files, path_text
 from lib.inference.predictor import Predictor
 from lib.inference.table import Journal, columns, escaped, line, read_answers
 
@@ -507,7 +509,7 @@ def test_hostile_files_each_have_a_row_and_the_exit_code_is_0(model, tmp_path):
     fates = write_hostile(tmp_path / "hostile")
     assert len(fates) >= COUNT
     code = "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30)); "
-    code += "from pathlib import Path; from lib.inference.batch import predict_command as p; "
+    code += "from pathlib import Path; from lib.inference.command import predict_command as p; "
     code += "sys.exit(p(Path(sys.argv[1]), [sys.argv[2]], Path(sys.argv[3]), threads=2))"
     words = [
         sys.executable,

@@ -43,13 +43,15 @@ _ENDINGS = (".csv", ".parquet")
 class Counts:
     """How many files were predicted now, refused, or predicted before.
 
-    `unfamiliar` counts those predicted now that are unlike the training images.
+    `unfamiliar` counts those predicted now that are unlike the training images. `device` is where
+    the model was.
     """
 
     answered: int = 0
     refused: int = 0
     reused: int = 0
     unfamiliar: int = 0
+    device: str = "cpu"
 
     def add(self, row: Row | None) -> None:
         """Count a row made now, or None for a row made before."""
@@ -217,7 +219,7 @@ def _parsed(text: str, kind: type) -> Any:
 def _read_parquet(path: Path) -> Iterator[Row]:
     from pyarrow import parquet
 
-    for group in parquet.ParquetFile(path).iter_batches():
+    for group in parquet.ParquetFile(path).iter_batches(batch_size=1024):
         yield from group.to_pylist()
 
 
