@@ -4,7 +4,6 @@ In: the model, the files that were predicted for, and the tables of the shards. 
 one process would have written.
 """
 
-import csv
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -14,7 +13,15 @@ from lib.inference.batch import unanswered
 from lib.inference.listing import Found, find_files, once, without_output
 from lib.inference.predictor import Predictor
 from lib.inference.shards import Shard, shard_number, shard_tables
-from lib.inference.table import KNOWN_BY, Counts, Row, check_output, read_answers, write_answers
+from lib.inference.table import (
+    BROKEN,
+    KNOWN_BY,
+    Counts,
+    Row,
+    check_output,
+    read_answers,
+    write_answers,
+)
 
 
 def merge_shards(
@@ -68,7 +75,7 @@ def _merged(
 def _rows(shard: Shard, table: Path) -> Iterator[Row]:
     try:
         yield from read_answers(table)
-    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
+    except BROKEN as error:
         raise CxrError(_again(shard, table, f"is broken ({error})")) from error
 
 

@@ -103,7 +103,12 @@ class Predictor:
             raise ValueError(
                 f"images are {images.dtype} {images.shape}; {self.name} takes uint8 (B, {size}, {size}) with B >= 1"
             )
-        outputs = self.session.run(OUTPUTS, {"images": images})
+        try:
+            outputs = self.session.run(OUTPUTS, {"images": images})
+        except Exception as error:  # onnxruntime's own types have no common base
+            raise ExportError(
+                f"{self.path} cannot be computed; export it again ({error})"
+            ) from error
         if not np.isfinite(outputs[1]).all():
             raise ExportError(
                 f"{self.path} predicts probabilities that are not finite; export the run again"
@@ -144,8 +149,9 @@ def _read_card(session: onnxruntime.InferenceSession, path: Path) -> dict[str, A
         raise ExportError(
             f"{path} has a card of format {card.get('format')!r}, but this version reads format {CARD_FORMAT}"
         )
-    shape = [*session.get_inputs()[0].shape[1:], *outputs["logits"][1:]]  # S, S, F
-    if wrong := _card_problem(card, shape):
+    inputs = {given.name: given.shape for given in session.get_inputs()}
+    shape = [*inputs.get("images", [])[1:], *outputs["logits"][1:]]  # S, S, F
+    if wrong := _card_problem(card, shape) or _statistics_problem(card, outputs["embedding"]):
         raise ExportError(f"{path} has a broken card: {wrong}; export it again")
     return card
 
@@ -157,7 +163,7 @@ def parse_card(text: str, path: Path) -> dict[str, Any]:
     """
     try:
         card = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ExportError(
             f"{path} has a broken card: it is not valid JSON ({error}); export it again"
         ) from error
@@ -190,9 +196,22 @@ def _card_problem(card: dict[str, Any], shape: list[Any]) -> str:
         type(cut) in (int, float) and 0 <= cut <= 1 for cut in thresholds
     ):  # NaN compares false
         return f"thresholds are {thresholds!r}, but must be numbers from 0 to 1"
+    return ""
+
+
+def _statistics_problem(card: dict[str, Any], embedding: list[Any]) -> str:
+    """Return what is wrong with a card's `familiarity`, or an empty string.
+
+    `embedding` is the shape (B, D) of the graph's output.
+    """
     statistics = card.get("familiarity")
-    if statistics is not None and not (
-        isinstance(statistics, dict) and statistics.keys() >= set(_STATISTICS)
-    ):
+    if statistics is None:
+        return ""
+    if not (isinstance(statistics, dict) and statistics.keys() >= set(_STATISTICS)):
         return f"familiarity must be null, or an object with {', '.join(_STATISTICS)}"
+    try:
+        score = unlikeness(np.zeros((1, *embedding[1:]), np.float32), statistics)
+        score > statistics["threshold"]  # noqa: B015 - that it can be compared
+    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+        return f"familiarity cannot be used: {error}"
     return ""

@@ -7,10 +7,7 @@ probabilities.
 import copy
 import logging
 import math
-import pickle
 import time
-import warnings
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,10 +29,14 @@ from lib.files import atomic_write
 from lib.metrics.predictions import Predictions
 from lib.metrics.scores import auroc, average_precision, epoch_score, mean_defined
 from lib.models.batches import Loader
+from lib.models.checkpoint import DAMAGED, read_checkpoint, set_aside
 from lib.models.classifier import Classifier, count_parameters
+from lib.models.weights import few, misfits
 
 CHECKPOINT = "last.ckpt"
 CHECKPOINT_VERSION = 2
+HISTORY = {"epoch", "train_loss", "val_loss", "val_auroc", "val_average_precision", "lr", "seconds"}
+"""The columns that every row of a history has."""
 """Increase this when the same config trains differently than before. Training then does not resume
 from a checkpoint of the older code."""
 
@@ -332,47 +333,56 @@ class _State:
     def load(self, path: Path) -> None:
         if not path.exists():
             return
+        before = copy.deepcopy((self.model.state_dict(), self.optimizer.state_dict()))
+        random = torch.get_rng_state()
         try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-            if content.get("version") != CHECKPOINT_VERSION:
-                raise ValueError(
-                    f"version {content.get('version', 1)}, this code writes {CHECKPOINT_VERSION}"
-                )
-        except (
-            RuntimeError,
-            OSError,
-            EOFError,
-            pickle.UnpicklingError,
-            zipfile.BadZipFile,
-            ValueError,
-        ) as error:
-            aside = path.rename(
-                path.with_name(f"{path.name}.damaged-{time.strftime('%Y%m%dT%H%M%S')}")
-            )
-            reason = (str(error).strip() or "it ends too early").splitlines()[0]
-            warnings.warn(
-                f"{path} is damaged or of another version ({reason}); "
-                f"it was kept as {aside.name}, and training starts over",
-                stacklevel=2,
-            )
+            content = read_checkpoint(path, CHECKPOINT_VERSION)
+            if content["config"] == self.config.hash():
+                self._take_over(content)
+                return
+        except DAMAGED as error:
+            self.model.load_state_dict(before[0])
+            self.optimizer.load_state_dict(before[1])
+            if self.ema:
+                self.ema.set(self.model)
+            torch.set_rng_state(random)
+            set_aside(path, error)
             return
-        if content["config"] != self.config.hash():
-            raise ModelError(
-                f"{path} was written by a run with other parameters; use another run_dir or delete the file"
-            )
+        raise ModelError(
+            f"{path} was written by a run with other parameters; use another run_dir or delete the file"
+        )
+
+    def _take_over(self, content: dict[str, Any]) -> None:
+        """Become what a checkpoint holds; raises one of DAMAGED when it does not fit."""
+        step, history, best_score = (content[key] for key in ("step", "history", "best_score"))
+        if any(not row.keys() >= HISTORY for row in history):
+            raise ValueError("its history lacks a column")
+        if (
+            len(history) > self.config.epochs
+            or step * self.config.epochs != len(history) * self.steps
+        ):
+            raise ValueError(f"{step} steps in {len(history)} epochs")
+        if wrong := misfits(content["best"], self.model.state_dict()):
+            raise ValueError(f"of the best weights {few(wrong)}")
         self.model.load_state_dict(content["model"])
         if self.ema:
             self.ema.module.load_state_dict(content["ema"])
         self.optimizer.load_state_dict(content["optimizer"])
-        self.step, self.best, self.best_score = (
-            content["step"],
-            content["best"],
-            content["best_score"],
-        )
-        self.history = content["history"]
+        _check_shapes(self.optimizer)
         torch.set_rng_state(content["random"]["cpu"])
         if torch.cuda.is_available() and content["random"]["cuda"]:
             torch.cuda.set_rng_state_all(content["random"]["cuda"])
+        self.step, self.history = step, history
+        self.best, self.best_score = content["best"], float(best_score)
+
+
+def _check_shapes(optimizer: torch.optim.Optimizer) -> None:
+    """Raise ValueError where the optimizer's state is not that of its weights."""
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    for weight in weights:
+        kept = optimizer.state[weight].values()  # KeyError: none for this weight
+        if any(value.ndim and value.shape != weight.shape for value in kept):
+            raise ValueError("the optimizer's state is not of these weights")
 
 
 def _train_epoch(state: _State, train: Loader, epoch: int, bar: tqdm) -> float:
