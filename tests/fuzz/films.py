@@ -10,7 +10,7 @@ import pandas as pd
 import pydicom
 from dicom_files import dicom_bytes, encoded
 from hostile import REFUSED as HOSTILE_REFUSED
-from hostile import write_hostile
+from hostile import PNG, png_chunk, write_hostile
 from PIL import Image
 from pydicom import uid
 from tiny_model import write_tiny_model
@@ -39,9 +39,22 @@ def prepare_images(folder: Path) -> None:
 
 
 def make_image(seeds: Path, folder: Path, rng: Random) -> None:
-    """Mutate the bytes of one of the images."""
+    """Mutate the bytes of one of the images; half of the PNGs get checksums that fit."""
     source = rng.choice(sorted((seeds / "images").iterdir()))
-    (folder / f"film{source.suffix}").write_bytes(mutate_bytes(source.read_bytes(), rng))
+    data = mutate_bytes(source.read_bytes(), rng)
+    if data.startswith(PNG) and rng.random() < 0.5:
+        data = _with_checksums(data)
+    (folder / f"film{source.suffix}").write_bytes(data)
+
+
+def _with_checksums(data: bytes) -> bytes:
+    """A PNG whose chunks have the right checksums: else the decoder refuses it at once."""
+    made, place = PNG, len(PNG)
+    while place + 8 <= len(data):
+        length = int.from_bytes(data[place : place + 4], "big")
+        made += png_chunk(data[place + 4 : place + 8], data[place + 8 : place + 8 + length])
+        place += 12 + length
+    return made
 
 
 def prepare_dicoms(folder: Path) -> None:

@@ -15,12 +15,14 @@ import torch
 from made_records import full_record
 from tiny_model import FINDINGS, SIZE, tiny_card, write_tiny_model
 
+from fuzz.films import blank
 from fuzz.judge import REFUSED, WORKED, Problem, called, check_named
-from fuzz.mutate import mutate_bytes, mutate_json, mutate_values
+from fuzz.mutate import mutate_bytes, mutate_json, mutate_table, mutate_values
 from lib.config import Config
 from lib.files import write_json
-from lib.inference import Predictor, card_text, predict_files
+from lib.inference import Predictor, card_text, merge_shards, predict_files
 from lib.inference.card import make_card
+from lib.inference.table import read_answers
 from lib.models import Loader, build_model, fit, load_model, save_model
 from lib.models.classifier import build_backbone
 from lib.models.weights import load_weights
@@ -62,35 +64,34 @@ def prepare_onnx(folder: Path) -> None:
 
 
 def make_onnx(seeds: Path, folder: Path, rng: Random) -> None:
-    """Mutate the card, the graph's bytes, or a node's attributes."""
-    path = seeds / "tiny.onnx"
-    kind = rng.randrange(3)
-    if kind == 0:
-        (folder / "model.onnx").write_bytes(mutate_bytes(path.read_bytes(), rng))
+    """Mutate the card, the file's bytes, or a part of the graph."""
+    data = (seeds / "tiny.onnx").read_bytes()
+    kind = rng.choice(("bytes", "card", "card", "graph"))
+    if kind == "bytes":
+        (folder / "model.onnx").write_bytes(mutate_bytes(data, rng))
         return
-    model = onnx.load(path)
-    if kind == 1:
-        model.metadata_props[0].value = mutate_json(model.metadata_props[0].value, rng).decode(
-            "utf-8", "replace"
-        )
+    model = onnx.load_from_string(data)
+    if kind == "card":
+        card = mutate_json(model.metadata_props[0].value, rng)
+        model.metadata_props[0].value = card.decode("utf-8", "replace")
     else:
-        model.graph.ParseFromString(
-            mutate_bytes(model.graph.SerializeToString(), rng, start=0)[:0]
-            or model.graph.SerializeToString()
-        )
-        node = rng.choice(model.graph.node)
-        choice = rng.randrange(3)
-        if choice == 0:
-            node.op_type = rng.choice(("Identity", "Neg", "Exp", "Log", "Sqrt", "Softmax", "Shape"))
-        elif choice == 1:
-            tensor = rng.choice(model.graph.initializer)
-            tensor.float_data[:] = [rng.choice((0.0, 1e38, -1e38, float("nan")))] * len(
-                tensor.float_data
-            )
-        else:
-            output = rng.choice(model.graph.output)
-            output.type.tensor_type.shape.dim[-1].dim_value = rng.choice((0, 1, 2, 5, 10**9))
+        _mutate_graph(model.graph, rng)
     (folder / "model.onnx").write_bytes(model.SerializeToString())
+
+
+def _mutate_graph(graph: onnx.GraphProto, rng: Random) -> None:
+    tensor, output = rng.choice(graph.initializer), rng.choice(graph.output)
+    match rng.randrange(4):
+        case 0:
+            operators = ("Identity", "Neg", "Exp", "Log", "Sqrt", "Softmax", "Shape", "MatMul")
+            rng.choice(graph.node).op_type = rng.choice(operators)
+        case 1:
+            value = rng.choice((0.0, 1e38, -1e38, float("nan")))
+            tensor.float_data[:] = [value] * len(tensor.float_data)
+        case 2:
+            tensor.dims[:] = rng.choice(([], [1], [3, 1], [0], [10**9], [2**40]))
+        case 3:
+            output.type.tensor_type.shape.dim[-1].dim_value = rng.choice((0, 1, 2, 5, 10**9))
 
 
 def judge_onnx(folder: Path) -> str:
@@ -258,8 +259,6 @@ def _mutated_weights(data: bytes, rng: Random) -> bytes:
 
 def prepare_predictions(folder: Path) -> None:
     """Write the tiny model, three films, and the tables of an interrupted run and of a shard."""
-    from fuzz.films import blank
-
     write_tiny_model(folder / "tiny.onnx", **tiny_card())
     (folder / "films").mkdir()
     for number in range(3):
@@ -271,8 +270,6 @@ def prepare_predictions(folder: Path) -> None:
 
 def make_predictions(seeds: Path, folder: Path, rng: Random) -> None:
     """Mutate an earlier table, a journal, or the table of a shard."""
-    from fuzz.mutate import mutate_table
-
     name = rng.choice(("out.csv", "out.parquet", ".out.csv.partial"))
     data = (seeds / name).read_bytes()
     table = name.endswith((".csv", ".partial")) and rng.random() < 0.6
@@ -284,9 +281,6 @@ def make_predictions(seeds: Path, folder: Path, rng: Random) -> None:
 
 def judge_predictions(folder: Path) -> str:
     """Go on from the file, or merge it: there is a row per film, or the file is named."""
-    from lib.inference import merge_shards
-    from lib.inference.table import read_answers
-
     (found,) = [path for path in folder.iterdir() if "out." in path.name]
     suffix = ".parquet" if ".parquet" in found.name else ".csv"
     out = folder / f"out{suffix}"

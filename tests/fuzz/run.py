@@ -17,11 +17,13 @@ import time
 import traceback
 import warnings
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import NamedTuple
 
 import pandas as pd
 import psutil
@@ -29,49 +31,78 @@ import psutil
 from lib.config import REPO_ROOT
 from lib.files import write_table
 
-# kind -> (share of the inputs, module, and its functions that prepare, make and judge)
-KINDS: dict[str, tuple[int, str, str, str, str]] = {
-    "tables": (30, "tables", "prepare", "make", "judge"),
-    "images": (25, "films", "prepare_images", "make_image", "judge_image"),
-    "DICOMs": (12, "films", "prepare_dicoms", "make_dicom", "judge_predicted"),
-    "study files": (8, "studies", "prepare", "make", "judge"),
-    "ONNX models": (8, "models", "prepare_onnx", "make_onnx", "judge_onnx"),
-    "run folders": (6, "models", "prepare_run", "make_run", "judge_run"),
-    "checkpoints": (3, "models", "prepare_run", "make_checkpoint", "judge_checkpoint"),
-    "weight files": (3, "models", "prepare_weights", "make_weights", "judge_weights"),
-    "prediction tables": (
-        5,
-        "models",
-        "prepare_predictions",
-        "make_predictions",
-        "judge_predictions",
+BEGUN = "begun"
+
+
+class Kind(NamedTuple):
+    """A kind of input: its share of all, a module, and the names of three functions in it.
+
+    `prepare(seeds)` writes sound files, `make(seeds, folder, rng)` a mutated one, and
+    `judge(folder)` calls the entry point and returns worked or refused, or raises.
+    """
+
+    share: int
+    module: str
+    prepare: str
+    make: str
+    judge: str
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one input may take. The time on the clock is long, since machines are loaded."""
+
+    cpu_seconds: float = 20.0
+    wall_seconds: float = 1800.0
+    memory: int = 3 * 2**30  # bytes of resident memory
+
+
+KINDS = {
+    "tables": Kind(30, "fuzz.tables", "prepare", "make", "judge"),
+    "images": Kind(25, "fuzz.films", "prepare_images", "make_image", "judge_image"),
+    "DICOMs": Kind(12, "fuzz.films", "prepare_dicoms", "make_dicom", "judge_predicted"),
+    "study files": Kind(8, "fuzz.studies", "prepare", "make", "judge"),
+    "ONNX models": Kind(8, "fuzz.models", "prepare_onnx", "make_onnx", "judge_onnx"),
+    "run folders": Kind(6, "fuzz.models", "prepare_run", "make_run", "judge_run"),
+    "checkpoints": Kind(3, "fuzz.models", "prepare_run", "make_checkpoint", "judge_checkpoint"),
+    "weight files": Kind(3, "fuzz.models", "prepare_weights", "make_weights", "judge_weights"),
+    "prediction tables": Kind(
+        5, "fuzz.models", "prepare_predictions", "make_predictions", "judge_predictions"
     ),
 }
-CPU_SECONDS = 20.0  # of one input: more is a hang
-WALL_SECONDS = 1800.0  # the same for what waits; long, since machines are loaded
-MEMORY = 3 * 2**30  # bytes of resident memory: more is a bomb
 
 
 @dataclass
 class _Worker:
-    process: Any
+    """A process that takes inputs, and what it does.
+
+    `since` is when it was given its job, or has begun it; `cpu` are its seconds of computing by
+    then, None while it still imports what the job needs.
+    """
+
+    process: BaseProcess
     pipe: Connection
     job: tuple[str, int] | None = None
     since: float = 0.0
-    cpu: float = 0.0
+    cpu: float | None = None
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.join()
 
 
 @dataclass
 class Found:
     """Counts of outcomes per kind, and (kind, number, text) of the problems."""
 
+    kinds: tuple[str, ...]
     counts: Counter = field(default_factory=Counter)
     problems: list[tuple[str, int, str]] = field(default_factory=list)
 
     def table(self) -> pd.DataFrame:
         """One row per kind: inputs, worked, refused with the file's name, problems; and the sum."""
         rows = []
-        for kind in KINDS:
+        for kind in self.kinds:
             numbers = {name: self.counts[kind, name] for name in ("worked", "refused", "problems")}
             rows.append({"kind": kind, "inputs": sum(numbers.values()), **numbers})
         frame = pd.DataFrame(rows)
@@ -79,92 +110,95 @@ class Found:
         return pd.concat([frame, pd.DataFrame([total])], ignore_index=True)
 
 
-def fuzz(count: int, seed: int, keep: Path, workers: int = 2, kinds: tuple[str, ...] = ()) -> Found:
+def fuzz(
+    count: int,
+    seed: int,
+    keep: Path,
+    workers: int = 2,
+    kinds: dict[str, Kind] = KINDS,
+    limits: Limits = Limits(),
+) -> Found:
     """Give `count` mutated inputs to the library; the inputs of problems are copied to `keep`."""
-    found = Found()
+    found = Found(tuple(kinds))
     with tempfile.TemporaryDirectory() as scratch:
-        jobs = iter(_jobs(count, kinds or tuple(KINDS)))
-        pool = [_start(Path(scratch), seed) for _ in range(workers)]
+        jobs = iter(_jobs(count, kinds))
+        pool = [_start(Path(scratch), seed, kinds) for _ in range(workers)]
         try:
             while busy := [worker for worker in pool if worker.job or _give(worker, jobs)]:
                 ready = wait([worker.pipe for worker in busy], timeout=0.5)
                 for number, worker in enumerate(pool):
                     if worker.job is None:
                         continue
-                    if worker.pipe in ready:
-                        text = _answer(worker)
-                    elif not (text := _watched(worker)):
+                    text = _answer(worker) if worker.pipe in ready else _watched(worker, limits)
+                    if not text:
                         continue
                     _count(found, worker.job, text, Path(scratch), seed, keep)
                     worker.job = None
                     if not worker.process.is_alive():
-                        pool[number] = _start(Path(scratch), seed)
+                        pool[number] = _start(Path(scratch), seed, kinds)
         finally:
             for worker in pool:
-                worker.process.kill()
-                worker.process.join()
+                worker.end()
     return found
 
 
-def _jobs(count: int, kinds: tuple[str, ...]) -> list[tuple[str, int]]:
-    whole = sum(KINDS[kind][0] for kind in kinds)
+def _jobs(count: int, kinds: dict[str, Kind]) -> list[tuple[str, int]]:
+    whole = sum(kind.share for kind in kinds.values())
     return [
-        (kind, number)
-        for kind in kinds
-        for number in range(max(1, round(count * KINDS[kind][0] / whole)))
+        (name, number)
+        for name, kind in kinds.items()
+        for number in range(max(1, round(count * kind.share / whole)))
     ]
 
 
-def _start(scratch: Path, seed: int) -> _Worker:
+def _start(scratch: Path, seed: int, kinds: dict[str, Kind]) -> _Worker:
     ours, theirs = multiprocessing.Pipe()
     context = multiprocessing.get_context("spawn")
-    process = context.Process(target=_work, args=(theirs, str(scratch), seed), daemon=True)
+    words = (theirs, str(scratch), seed, kinds)
+    process = context.Process(target=_work, args=words, daemon=True)
     process.start()
     theirs.close()
     return _Worker(process, ours)
 
 
-def _give(worker: _Worker, jobs: Any) -> bool:
+def _give(worker: _Worker, jobs: Iterator[tuple[str, int]]) -> bool:
     worker.job = next(jobs, None)
     if worker.job is None:
         return False
-    worker.since, worker.cpu = time.monotonic(), _cpu(worker)
+    worker.since, worker.cpu = time.monotonic(), None
     worker.pipe.send(worker.job)
     return True
 
 
-def _cpu(worker: _Worker) -> float:
-    try:
-        times = psutil.Process(worker.process.pid).cpu_times()
-    except psutil.NoSuchProcess:
-        return 0.0
-    return times.user + times.system
-
-
 def _answer(worker: _Worker) -> str:
+    """The outcome of a worker's job; empty where it has only begun it."""
     try:
-        return worker.pipe.recv()
+        text = worker.pipe.recv()
     except (EOFError, ConnectionResetError):
-        worker.process.join()
+        worker.end()
         return f"crash: the process ended with exit code {worker.process.exitcode}"
-
-
-def _watched(worker: _Worker) -> str:
-    """Why a worker was killed, or an empty string. Its first input pays for imports."""
-    try:
-        memory = psutil.Process(worker.process.pid).memory_info().rss
-    except psutil.NoSuchProcess:
+    if text == BEGUN:
+        times = psutil.Process(worker.process.pid).cpu_times()
+        worker.since, worker.cpu = time.monotonic(), times.user + times.system
         return ""
+    return text
+
+
+def _watched(worker: _Worker, limits: Limits) -> str:
+    """Why a worker was ended, or an empty string."""
+    process = psutil.Process(worker.process.pid)
+    with process.oneshot():
+        memory, times = process.memory_info().rss, process.cpu_times()
+    computed = 0.0 if worker.cpu is None else times.user + times.system - worker.cpu
     text = ""
-    if memory > MEMORY:
+    if memory > limits.memory:
         text = f"memory: {memory >> 20} MiB"
-    elif _cpu(worker) - worker.cpu > CPU_SECONDS + 60 * (worker.cpu < 30):
-        text = f"hang: more than {CPU_SECONDS:.0f} s of computing"
-    elif time.monotonic() - worker.since > WALL_SECONDS:
-        text = f"hang: more than {WALL_SECONDS:.0f} s"
+    elif computed > limits.cpu_seconds:
+        text = f"hang: more than {limits.cpu_seconds:.0f} s of computing"
+    elif time.monotonic() - worker.since > limits.wall_seconds:
+        text = f"hang: more than {limits.wall_seconds:.0f} s"
     if text:
-        worker.process.kill()
-        worker.process.join()
+        worker.end()
     return text
 
 
@@ -186,46 +220,46 @@ def _count(
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _work(pipe: Connection, scratch: str, seed: int) -> None:
-    """Run in a worker: answers jobs until the pipe ends."""
+def _work(pipe: Connection, scratch: str, seed: int, kinds: dict[str, Kind]) -> None:
+    """Run in a worker: take jobs and answer them until the pipe ends."""
     os.environ["CXR_STORE"] = str(Path(scratch) / "store")
-    sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115 - progress bars and libraries' notes
-    os.dup2(sys.stderr.fileno(), 2)
+    with open(os.devnull, "w") as nothing:  # noqa: PTH123 - progress bars and libraries' notes
+        os.dup2(nothing.fileno(), 1)
+        os.dup2(nothing.fileno(), 2)
     warnings.simplefilter("ignore")
     while True:
         try:
-            kind, number = pipe.recv()
+            name, number = pipe.recv()
         except EOFError:
             return
-        pipe.send(one(kind, number, seed, Path(scratch)))
+        seeds = sound_files(kinds[name], Path(scratch))
+        pipe.send(BEGUN)
+        folder = Path(scratch) / "inputs" / f"{name}-{number}"
+        pipe.send(outcome(kinds[name], Random(f"{seed}:{name}:{number}"), seeds, folder))
 
 
-def one(kind: str, number: int, seed: int, scratch: Path) -> str:
-    """What becomes of one input: worked, refused, or the text of a problem."""
-    _, name, prepare, make, judge = KINDS[kind]
-    module = importlib.import_module(f"fuzz.{name}")
-    seeds = scratch / f"seeds-{name}-{prepare}-{os.getpid()}"
+def sound_files(kind: Kind, scratch: Path) -> Path:
+    """The folder of a kind's sound files, of this process, made at the first call."""
+    seeds = scratch / f"sound-{kind.module}-{kind.prepare}-{os.getpid()}"
     if not seeds.exists():
         seeds.mkdir(parents=True)
-        getattr(module, prepare)(seeds)
-    folder = scratch / "inputs" / f"{kind}-{number}"
+        getattr(importlib.import_module(kind.module), kind.prepare)(seeds)
+    return seeds
+
+
+def outcome(kind: Kind, rng: Random, seeds: Path, folder: Path) -> str:
+    """What becomes of one input, made in `folder`: worked, refused, or the text of a problem."""
+    module = importlib.import_module(kind.module)
     folder.mkdir(parents=True)
+    getattr(module, kind.make)(seeds, folder, rng)
     try:
-        getattr(module, make)(seeds, folder, Random(f"{seed}:{kind}:{number}"))
-        return getattr(module, judge)(folder)
-    except Exception as error:
-        last = traceback.extract_tb(error.__traceback__)
-        place = next(
-            (
-                frame
-                for frame in reversed(last)
-                if "/lib/" in frame.filename
-                and "/site-packages/" not in frame.filename
-                and "/lib/python" not in frame.filename
-            ),
-            last[-1],
-        )
-        return f"{type(error).__name__}: {str(error)[:400]} ({Path(place.filename).name}:{place.lineno})"
+        return getattr(module, kind.judge)(folder)
+    except Exception as error:  # each is a problem, with the place in this project that it left
+        frames = traceback.extract_tb(error.__traceback__)
+        ours = [frame for frame in frames if frame.filename.startswith(f"{REPO_ROOT / 'lib'}/")]
+        place = (ours or frames)[-1]
+        where = f"{Path(place.filename).name}:{place.lineno}"
+        return f"{type(error).__name__}: {str(error)[:400]} ({where})"
 
 
 def main() -> int:
@@ -234,27 +268,30 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--kind", action="append", choices=KINDS, help="these kinds alone")
+    parser.add_argument("--kind", action="append", choices=list(KINDS), help="these kinds alone")
     parser.add_argument("--only", metavar="KIND:NUMBER", help="one input, in this process")
     parser.add_argument("--out", type=Path, help="a .csv file for the table")
     options = parser.parse_args()
+    keep = REPO_ROOT / "runs" / "fuzz"
     if options.only:
-        kind, _, number = options.only.rpartition(":")
-        with tempfile.TemporaryDirectory() as scratch:
-            print(one(kind, int(number), options.seed, Path(scratch)))
-        return 0
-    found = fuzz(
-        options.count,
-        options.seed,
-        REPO_ROOT / "runs" / "fuzz",
-        options.workers,
-        tuple(options.kind or ()),
-    )
+        return _again(options.only, options.seed, keep / "again")
+    kinds = {name: KINDS[name] for name in options.kind or KINDS}
+    found = fuzz(options.count, options.seed, keep, options.workers, kinds)
     table = found.table()
     print(f"\nseed {options.seed}\n{table.to_string(index=False)}")
     if options.out:
         write_table(options.out, table)
     return 1 if found.problems else 0
+
+
+def _again(job: str, seed: int, folder: Path) -> int:
+    """Repeat one input in this process, where a debugger can follow it; it is left in `folder`."""
+    name, _, number = job.rpartition(":")
+    shutil.rmtree(folder, ignore_errors=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        seeds = sound_files(KINDS[name], Path(scratch))
+        print(outcome(KINDS[name], Random(f"{seed}:{name}:{number}"), seeds, folder))
+    return 0
 
 
 if __name__ == "__main__":

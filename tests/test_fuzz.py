@@ -1,0 +1,106 @@
+"""A few hundred of `make fuzz`'s inputs, and that the fuzzer notices what it looks for."""
+
+import os
+import signal
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+from fuzz.judge import Problem, called
+from fuzz.mutate import mutate_bytes, mutate_table, mutate_values
+from fuzz.run import KINDS, Kind, Limits, fuzz
+
+from lib.exceptions import CxrError
+
+BAD = {
+    name: Kind(1, "test_fuzz", "nothing", "number", name)
+    for name in ("works", "refuses", "raises", "ends", "computes", "grows", "waits")
+}
+
+
+def nothing(seeds: Path) -> None:
+    """No sound files are needed."""
+
+
+def number(seeds: Path, folder: Path, rng: Random) -> None:
+    (folder / "input").write_text(str(rng.random()))
+
+
+def works(folder: Path) -> str:
+    return called(lambda: None, "input")
+
+
+def refuses(folder: Path) -> str:
+    return called(lambda: (_ for _ in ()).throw(CxrError("input is odd")).__next__(), "input")
+
+
+def raises(folder: Path) -> str:
+    raise KeyError("a bug")
+
+
+def ends(folder: Path) -> str:
+    os.kill(os.getpid(), signal.SIGSEGV)
+    return "worked"
+
+
+def computes(folder: Path) -> str:
+    while True:
+        pass
+
+
+def grows(folder: Path) -> str:
+    held = []
+    while True:
+        held.append(np.ones(2**22))
+
+
+def waits(folder: Path) -> str:
+    signal.pause()
+    return "worked"
+
+
+@pytest.mark.timeout(1800)
+def test_some_mutated_inputs_of_every_kind_are_used_or_refused_by_name(tmp_path):
+    found = fuzz(200, seed=1, keep=tmp_path)
+    assert found.problems == []
+    assert set(found.table()["kind"]) == {*KINDS, "all"}
+    assert all(count > 0 for count in found.table()["inputs"])
+
+
+@pytest.mark.timeout(900)
+def test_what_must_not_be_is_counted_and_its_input_kept(tmp_path, capsys):
+    limits = Limits(cpu_seconds=2.0, wall_seconds=60.0, memory=2**30)
+    found = fuzz(len(BAD), 5, tmp_path, workers=2, kinds=BAD, limits=limits)
+    told = {kind: text.split(":")[0] for kind, _, text in found.problems}
+    assert told == {
+        "raises": "KeyError",
+        "ends": "crash",
+        "computes": "hang",
+        "grows": "memory",
+        "waits": "hang",
+    }
+    assert found.counts["works", "worked"] == found.counts["refuses", "refused"] == 1
+    assert (tmp_path / "raises-5-0" / "input").exists()
+    assert "raises:0 of seed 5" in capsys.readouterr().out
+
+
+def test_a_refusal_that_does_not_name_the_file_is_a_problem():
+    def refuse() -> None:
+        raise CxrError("something is wrong")
+
+    with pytest.raises(Problem, match=r"does not name table\.csv: something is wrong"):
+        called(refuse, "table.csv")
+
+
+@pytest.mark.parametrize(
+    ("mutate", "sound"),
+    [
+        (mutate_bytes, bytes(range(256))),
+        (mutate_table, "a,b\n1,2\n3,4\n"),
+        (mutate_values, {"a": [1, {"b": 2}], "c": "d"}),
+    ],
+)
+def test_the_same_seed_makes_the_same_input(mutate, sound):
+    made = [[repr(mutate(sound, Random(seed))) for seed in range(50)] for _ in range(2)]
+    assert made[0] == made[1] and len(set(made[0])) > 25
