@@ -19,7 +19,7 @@ from lib.images.pixels import decode_grey
 from lib.images.read import read_radiograph
 from lib.inference.card import card_text
 from lib.inference.ood import fit_familiarity, unlikeness
-from lib.inference.predictor import _STATISTICS, Predictor
+from lib.inference.predictor import Predictor
 from lib.models.classifier import Classifier, build_backbone, build_head
 from lib.models.heatmaps import ServingModule
 
@@ -126,9 +126,9 @@ def test_a_film_far_from_the_training_films_is_unfamiliar(tmp_path):
 
 
 def test_only_a_score_over_the_threshold_is_unfamiliar(tmp_path):
-    path = write_tiny_model(
-        tmp_path / "told.onnx", familiarity=dict.fromkeys(_STATISTICS) | {"threshold": 3.0}
-    )
+    rng = np.random.default_rng(0)
+    statistics = fit_familiarity(rng.normal(size=(40, 2)), rng.normal(size=(30, 2)))
+    path = write_tiny_model(tmp_path / "told.onnx", familiarity=statistics | {"threshold": 3.0})
     assert Predictor(path).unfamiliar(np.array([2.9, 3.0, 3.1, np.inf, np.nan])).tolist() == [
         0,
         0,
@@ -270,6 +270,13 @@ def write_with_card(path, text: str):
 def test_a_card_of_deeply_nested_lists_is_one_sentence(tmp_path):
     path = write_with_card(tmp_path / "deep.onnx", "[" * 100_000)
     with pytest.raises(ExportError, match=r"deep\.onnx has a broken card: it is not valid JSON"):
+        Predictor(path)
+
+
+def test_a_card_that_is_no_text_is_one_sentence(tmp_path):
+    path = write_with_card(tmp_path / "odd.onnx", '{"name": "XXXX"}')
+    path.write_bytes(path.read_bytes().replace(b"XXXX", b"\xff\xfe\xff\xfe"))
+    with pytest.raises(ExportError, match=r"odd\.onnx (has a broken card|cannot be loaded)"):
         Predictor(path)
 
 

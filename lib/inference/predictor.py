@@ -138,7 +138,12 @@ class Predictor:
 
 
 def _read_card(session: onnxruntime.InferenceSession, path: Path) -> dict[str, Any]:
-    text = session.get_modelmeta().custom_metadata_map.get("card")
+    try:
+        text = session.get_modelmeta().custom_metadata_map.get("card")
+    except UnicodeDecodeError as error:
+        raise ExportError(
+            f"{path} has a broken card: it is not text in UTF-8 ({error}); export it again"
+        ) from error
     outputs = {output.name: output.shape for output in session.get_outputs()}
     if text is None or not outputs.keys() >= set(OUTPUTS):
         raise ExportError(

@@ -15,7 +15,7 @@ import pandas as pd
 import safetensors.torch
 import timm
 import torch
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from timm.models import group_parameters
 from torch import Tensor, nn
 
@@ -267,23 +267,27 @@ def save_model(folder: Path, model: Classifier, card: dict[str, Any]) -> None:
     write_json(folder / "card.json", {"weights": model.weights, **card, "normalisation": stats})
 
 
-class _Channels(BaseModel):
-    mean: tuple[float, float, float]
-    std: tuple[Positive, Positive, Positive]
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
 
-class _Origin(BaseModel):
+class _Channels(_Part):
+    mean: Annotated[list[float], Field(min_length=3, max_length=3)]
+    std: Annotated[list[Positive], Field(min_length=3, max_length=3)]
+
+
+class _Origin(_Part):
     text: str
 
 
-class _Card(BaseModel):
+class _Card(_Part):
     """What a saved model is built from; a card holds more."""
 
     backbone: str
     head: Literal["mlp", "linear"]
     dropout: Fraction
     findings: Annotated[list[str], Field(min_length=1)]
-    image_size: Annotated[int, Field(ge=1, le=4096, strict=True)]
+    image_size: Annotated[int, Field(ge=1, le=4096)]
     normalisation: _Channels
     weights: _Origin | None = None
     data: dict[str, Any] = {}

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pydicom
 from dicom_files import dicom_bytes, encoded
-from hostile import REFUSED as HOSTILE_REFUSED
 from hostile import PNG, png_chunk, write_hostile
+from hostile import REFUSED as HOSTILE_REFUSED
 from PIL import Image
 from pydicom import uid
 from tiny_model import write_tiny_model

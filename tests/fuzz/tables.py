@@ -2,6 +2,7 @@
 `read_dataset` and `check_folder` do with them."""
 
 import csv
+import os
 import shutil
 from pathlib import Path
 from random import Random
@@ -9,12 +10,14 @@ from random import Random
 from PIL import Image
 
 from fuzz.judge import REFUSED, WORKED, Problem, called, check_named
-from fuzz.mutate import mutate_bytes, mutate_table
+from fuzz.mutate import TEXTS, mutate_bytes, mutate_table
 from lib.datasets import Dataset, check_folder, read_dataset
 from lib.exceptions import CxrError
 
 LABELS = ("Cardiomegaly", "No Finding", "Mass|Nodule", "Effusion", "No Finding", "Hernia")
 NAMES = [f"{i // 2 + 1:08d}_{i % 2:03d}.png" for i in range(len(LABELS))]
+ODD_NAMES = (b"\xff\xfe.png", b"latin1_\xe9.png", b"new\nline.png", b"a,b.png", b'quote".png')
+ODD_NAMES += (b" .png", b"00000001_000.PNG", b"person1_virtus_.jpeg", b"\xed\xa0\x80.png", b"png")
 NIH = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position\n"
 
 
@@ -47,18 +50,35 @@ def prepare(folder: Path) -> None:
             place = folder / layout / places[i >= 4 and len(places) > 1]
             place.mkdir(exist_ok=True)
             Image.linear_gradient("L").resize((40, 40)).rotate(90 * i).save(place / name)
+    for i, name in enumerate(NAMES):
+        place = folder / "classes" / ("NORMAL", "PNEUMONIA")[i % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copy(folder / "nih" / "images" / name, place)
 
 
 def make(seeds: Path, folder: Path, rng: Random) -> None:
     """Copy a folder and mutate one of its tables; its name goes into `mutated`."""
     source = rng.choice(sorted(seeds.iterdir()))
     shutil.copytree(source, folder / "data")
+    if source.name == "classes":
+        _rename(folder / "data", rng)
+        return
     tables = sorted(path for path in source.iterdir() if path.suffix in (".csv", ".txt"))
     table = rng.choice((tables[0], *tables)) if source.name != "nih" else rng.choice(tables)
     text = table.read_text()
     data = mutate_table(text, rng) if rng.random() < 0.7 else mutate_bytes(text.encode(), rng)
     (folder / "data" / table.name).write_bytes(data)
     (folder / "mutated").write_text(table.name)
+
+
+def _rename(data: Path, rng: Random) -> None:
+    """Give one or two images other names, which are what this layout has for a table."""
+    for _ in range(rng.choice((1, 2))):
+        image = rng.choice(sorted(data.glob("*/*")))
+        name = rng.choice((*ODD_NAMES, *(text.encode() for text in TEXTS)))
+        if 0 < len(name) < 256 and not {b"/"[0], 0} & set(name) and name not in (b".", b".."):
+            image.rename(image.parent / os.fsdecode(name))
+    (data.parent / "mutated").write_text("classes")
 
 
 def judge(folder: Path) -> str:
@@ -73,7 +93,7 @@ def judge(folder: Path) -> str:
             raise Problem("on_bad=skip refuses what on_bad=raise reads") from error
         return REFUSED
     _check_rows(table, dataset)
-    strict = called(lambda: read_dataset(data), table.name)
+    strict = called(lambda: read_dataset(data), table.name, data.name)
     if (strict == REFUSED) != bool(len(dataset.bad_rows)):
         raise Problem(f"on_bad=raise: {strict}, but {len(dataset.bad_rows)} rows are bad")
     report = check_folder(data, workers=1, progress=False)
@@ -85,6 +105,11 @@ def judge(folder: Path) -> str:
 
 def _check_rows(table: Path, dataset: Dataset) -> None:
     """Every row of the mutated table is an image of the frame, or is reported by its number."""
+    if table.name == "classes":
+        files = [path for path in table.parent.glob("*/*") if not path.name.startswith(".")]
+        if len(files) != len(dataset.frame) + dataset.bad_rows["image"].nunique():
+            raise Problem(f"{len(files)} files, but {len(dataset.frame)} images")
+        return
     if table.suffix == ".txt":
         _check_list(table, dataset)
         return
