@@ -1,5 +1,6 @@
 """A few hundred of `make fuzz`'s inputs, and that the fuzzer notices what it looks for."""
 
+import importlib
 import os
 import signal
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from fuzz.judge import Problem, called
 from fuzz.mutate import mutate_bytes, mutate_table, mutate_values
-from fuzz.run import KINDS, Kind, Limits, fuzz
+from fuzz.run import KINDS, Kind, Limits, fuzz, outcome, sound_files
 
 from lib.exceptions import CxrError
 
@@ -65,7 +66,31 @@ def test_some_mutated_inputs_of_every_kind_are_used_or_refused_by_name(tmp_path)
     found = fuzz(200, seed=1, keep=tmp_path)
     assert found.problems == []
     assert set(found.table()["kind"]) == {*KINDS, "all"}
-    assert all(count > 0 for count in found.table()["inputs"])
+    assert all(found.table()["inputs"] > 0) and all(found.table()["refused"] > 0)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", KINDS)
+def test_what_is_not_mutated_works(name, tmp_path, monkeypatch):
+    """Else a kind would look fine because everything of it is refused."""
+    kind = KINDS[name]
+    module = importlib.import_module(kind.module)
+    for mutate in ("mutate_bytes", "mutate_table", "mutate_json", "mutate_values"):
+        monkeypatch.setattr(module, mutate, same, raising=False)
+    for changed in ("_with_other_elements", "_mutate_graph", "_mutated_weights", "_rename"):
+        monkeypatch.setattr(module, changed, same, raising=False)
+    monkeypatch.setattr(module, "_mutated_content", lambda content, rng: None, raising=False)
+    seeds = sound_files(kind, tmp_path)
+    assert "worked" in {
+        outcome(kind, Random(seed), seeds, tmp_path / str(seed)) for seed in range(5)
+    }
+
+
+def same(sound, rng, **options):
+    """No mutation: the sound file, in the form that is written."""
+    if isinstance(sound, Path):
+        (sound.parent / "mutated").write_text("classes")
+    return sound.encode() if isinstance(sound, str) else sound
 
 
 @pytest.mark.timeout(900)

@@ -119,7 +119,7 @@ def card_text(card: dict[str, Any]) -> str:
     """
     try:
         return _text(_as_text(card))
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise ExportError(
             f"the card of {card.get('name')!r} cannot be shown ({reason}); export the run again"

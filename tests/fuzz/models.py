@@ -58,7 +58,7 @@ RUN_CARD = {
 def prepare_onnx(folder: Path) -> None:
     """Write the tiny model with a card of every field."""
     metrics = [{"finding": name, "auroc": 0.8, "threshold": 0.5} for name in (*FINDINGS, "macro")]
-    parts = {"precision": "fp32", "exported": "2030-01-01", "run": {"study": "s", "run": "r"}}
+    parts = {"precision": "fp32", "exported": "2030-01-01", "versions": {"torch": "2"}}
     card = make_card("tiny", RUN_CARD, metrics, **parts, familiarity=None)
     write_tiny_model(folder / "tiny.onnx", **card)
 
@@ -175,19 +175,20 @@ def make_checkpoint(seeds: Path, folder: Path, rng: Random) -> None:
         path.write_bytes(mutate_bytes((seeds / "last.ckpt").read_bytes(), rng))
         return
     content = torch.load(seeds / "last.ckpt", weights_only=True)
-    inside = (
-        content
-        if rng.random() < 0.6
-        else rng.choice([part for part in content.values() if isinstance(part, dict) and part])
-    )
+    _mutated_content(content, rng)
+    torch.save(content, path)
+
+
+def _mutated_content(content: dict, rng: Random) -> None:
+    """Leave out or replace a value of a checkpoint, or of one of its parts."""
+    parts = [part for part in content.values() if isinstance(part, dict) and part]
+    inside = content if rng.random() < 0.6 else rng.choice(parts)
     key = rng.choice(sorted(inside, key=str))
     if rng.random() < 0.4:
         del inside[key]
-    else:
-        inside[key] = rng.choice(
-            (None, 0, -1, "x", [], {}, torch.zeros(2), torch.full((3, 3), float("nan")))
-        )
-    torch.save(content, path)
+        return
+    tensors = (torch.zeros(2), torch.full((3, 3), float("nan")))
+    inside[key] = rng.choice((None, 0, -1, "x", [], {}, *tensors))
 
 
 def judge_checkpoint(folder: Path) -> str:

@@ -27,6 +27,7 @@ from typing import NamedTuple
 
 import pandas as pd
 import psutil
+from tqdm import tqdm
 
 from lib.config import REPO_ROOT
 from lib.files import write_table
@@ -121,7 +122,7 @@ def fuzz(
     """Give `count` mutated inputs to the library; the inputs of problems are copied to `keep`."""
     found = Found(tuple(kinds))
     with tempfile.TemporaryDirectory() as scratch:
-        jobs = iter(_jobs(count, kinds))
+        jobs = iter(tqdm(_jobs(count, kinds), unit="input", disable=None))
         pool = [_start(Path(scratch), seed, kinds) for _ in range(workers)]
         try:
             while busy := [worker for worker in pool if worker.job or _give(worker, jobs)]:
@@ -138,17 +139,18 @@ def fuzz(
                         pool[number] = _start(Path(scratch), seed, kinds)
         finally:
             for worker in pool:
+                worker.pipe.close()  # it ends by itself
+                worker.process.join(10.0)
                 worker.end()
     return found
 
 
 def _jobs(count: int, kinds: dict[str, Kind]) -> list[tuple[str, int]]:
+    """(kind, number) of every input, the kinds in turn, so that a part shows all of them."""
     whole = sum(kind.share for kind in kinds.values())
-    return [
-        (name, number)
-        for name, kind in kinds.items()
-        for number in range(max(1, round(count * kind.share / whole)))
-    ]
+    counts = {name: max(1, round(count * kind.share / whole)) for name, kind in kinds.items()}
+    jobs = [(name, number) for name in kinds for number in range(counts[name])]
+    return sorted(jobs, key=lambda job: job[1] / counts[job[0]])
 
 
 def _start(scratch: Path, seed: int, kinds: dict[str, Kind]) -> _Worker:
