@@ -91,6 +91,7 @@ def load(path: Path, modified: int) -> Predictor:
     """
     predictor = Predictor(path, threads=min(THREADS, available_cores()))
     predictor.warm_up()
+    card_text(predictor.card)  # a card that cannot be shown is refused here
     return predictor
 
 

@@ -324,6 +324,28 @@ def predict(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Cores to use; by default all.")
     ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Predicts part I of N of the films, for example on one machine of several; "
+            "writes predictions.shard-I-of-N.csv where --out is predictions.csv.",
+        ),
+    ] = None,
+    merge: Annotated[
+        bool,
+        typer.Option(
+            "--merge",
+            help="Writes --out from the tables of all shards, after it has checked that every film "
+            "has its row of this model.",
+        ),
+    ] = False,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"],
+        typer.Option(
+            help="cuda needs onnxruntime-gpu. auto: cuda for fp32 models where it works, else cpu."
+        ),
+    ] = "auto",
 ) -> None:
     """Predicts findings for PNG, JPEG, TIFF and DICOM files; a file that cannot be used is a row
     with the reason. Not for diagnosis."""
@@ -332,7 +354,16 @@ def predict(
         from lib.inference import predict_command
 
         raise typer.Exit(
-            predict_command(model, paths, out, threads=threads, leaderboard=leaderboard)
+            predict_command(
+                model,
+                paths,
+                out,
+                threads=threads,
+                leaderboard=leaderboard,
+                shard=shard,
+                merge=merge,
+                device=device,
+            )
         )
 
 

@@ -4,6 +4,7 @@ import difflib
 import hashlib
 import json
 import os
+import reprlib
 import warnings
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -285,9 +286,21 @@ def config_problems(error: ValidationError, values: dict[str, Any]) -> list[str]
         text = one["msg"].removeprefix("Value error, ").removeprefix("Input ")
         reasons.setdefault(str(one["loc"][0]), []).append(text)
     return [
-        f"parameter {name!r} is {values[name]!r}: it {' or '.join(texts)}"
+        f"parameter {name!r} is {value_shown(values[name])}: it {' or '.join(texts)}"
         for name, texts in reasons.items()
     ]
+
+
+def value_shown(value: Any) -> str:
+    """A value as it stands in a message: `repr`, with the middle of long values left out.
+
+    A few lines of YAML can name a value whose `repr` has gigabytes.
+    """
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = short.maxlong = 200
+    short.maxlist = short.maxtuple = short.maxdict = 20
+    short.maxlevel = 3
+    return short.repr(value)
 
 
 def config_changes(made: dict[str, Any], planned: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

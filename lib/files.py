@@ -68,7 +68,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except FileNotFoundError:
         raise RunError(f"{path} is missing; run the study again to make it") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # of JSON, UTF-8, a number's length, or nesting
         raise RunError(f"{path} is damaged ({error}); delete it and run the study again") from error
 
 

@@ -19,7 +19,9 @@ from tiny_model import FINDINGS, SIZE, write_tiny_model
 import lib.inference.batch
 from lib.config import REPO_ROOT
 from lib.exceptions import CxrError
-from lib.inference.batch import Found, find_files, path_text, predict_command, predict_files
+from lib.inference.batch import predict_files
+from lib.inference.command import predict_command
+from lib.inference.listing import Found, find_files, path_text
 from lib.inference.predictor import Predictor
 from lib.inference.table import Journal, columns, escaped, line, read_answers
 
@@ -507,7 +509,7 @@ def test_hostile_files_each_have_a_row_and_the_exit_code_is_0(model, tmp_path):
     fates = write_hostile(tmp_path / "hostile")
     assert len(fates) >= COUNT
     code = "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30)); "
-    code += "from pathlib import Path; from lib.inference.batch import predict_command as p; "
+    code += "from pathlib import Path; from lib.inference.command import predict_command as p; "
     code += "sys.exit(p(Path(sys.argv[1]), [sys.argv[2]], Path(sys.argv[3]), threads=2))"
     words = [
         sys.executable,
@@ -534,3 +536,22 @@ def test_all_real_files_have_a_row(model, real_data, tmp_path):
     refused = {Path(row["path"]).name for row in rows if row["status"] == "refused"}
     assert len(rows) == len(files) == 698
     assert refused == {"udacity_test4.dcm", "udacity_test5.dcm", "sample_labels.csv"}
+
+
+@pytest.mark.parametrize("damage", [b"a\rb,ok\n", b'"' + b"x" * 200_000 + b"\n"])
+def test_a_journal_that_no_csv_reader_reads_is_reported(model, films, tmp_path, damage):
+    answers(model, films, out=tmp_path / "out.csv")
+    head = (tmp_path / "out.csv").read_bytes().splitlines(keepends=True)[0]
+    (tmp_path / ".out.csv.partial").write_bytes(head + damage)
+    with pytest.raises(CxrError, match=r"\.out\.csv\.partial is broken at line 2"):
+        answers(model, films, out=tmp_path / "out.csv")
+
+
+@pytest.mark.parametrize("cell", ["", "x"])
+def test_an_earlier_row_without_its_probability_is_reported(model, films, tmp_path, cell):
+    answers(model, films, out=tmp_path / "out.csv")
+    lines = [line.split(",") for line in (tmp_path / "out.csv").read_text().splitlines()]
+    lines[3][lines[0].index("prob_Effusion")] = cell
+    (tmp_path / "out.csv").write_text("\n".join(map(",".join, lines)) + "\n")
+    with pytest.raises(CxrError, match=r"out\.csv is broken"):
+        answers(model, films, out=tmp_path / "out.csv")

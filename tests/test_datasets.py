@@ -598,3 +598,12 @@ def test_what_is_odd_about_the_splits_is_reported_with_the_data_and_not_as_a_war
     text = data_text(facts)
     assert text.startswith("images used: train ") and "dataset_full: NIH release" in text
     assert facts["split_warnings"] and all(note in text for note in facts["split_warnings"])
+
+
+def test_a_table_of_boxes_without_its_header_loses_no_box(tmp_path):
+    folder = nih(tmp_path / "full", TWO)
+    (folder / "BBox_List_2017.csv").write_text("00000001_000.png,Cardiomegaly,1,2,3,4\n")
+    with pytest.raises(
+        DatasetError, match=r"BBox_List_2017\.csv row 1, the header must begin with"
+    ):
+        read_dataset(folder)

@@ -2,10 +2,12 @@
 files."""
 
 import pytest
+import safetensors.torch
 import torch
 
 from lib.config import FINDINGS, Config
 from lib.exceptions import CxrError
+from lib.files import read_json, write_json
 from lib.models.classifier import (
     backbone_stages,
     build_backbone,
@@ -162,3 +164,54 @@ def test_weights_that_cannot_be_fetched_are_one_sentence(monkeypatch, tmp_path):
 def test_an_unknown_backbone_gets_close_names():
     with pytest.raises(CxrError, match="resnet18"):
         build_backbone("resnet1800", 32)
+
+
+# --- saved models that are damaged
+
+
+@pytest.fixture
+def saved(tmp_path):
+    save_model(tmp_path, build_model(SMALL), card(SMALL))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("backbone", None),
+        ("head", "other"),
+        ("dropout", 2),
+        ("findings", []),
+        ("image_size", "32"),
+        ("normalisation", {"mean": [0, 0, 0]}),
+        ("weights", {"source": "none"}),
+    ],
+)
+def test_a_damaged_card_is_named(saved, field, value):
+    write_json(saved / "card.json", read_json(saved / "card.json") | {field: value})
+    for use in (lambda: load_model(saved), lambda: build_model(small(init_from=str(saved)))):
+        with pytest.raises(CxrError, match=rf"card\.json is damaged \({field}"):
+            use()
+
+
+def test_damaged_weights_are_named(saved):
+    path = saved / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-9])
+    for use in (lambda: load_model(saved), lambda: build_model(small(init_from=str(saved)))):
+        with pytest.raises(CxrError, match=r"model\.safetensors cannot be read"):
+            use()
+
+
+def test_weights_that_are_not_finite_are_named(saved):
+    state = safetensors.torch.load_file(saved / "model.safetensors")
+    key = next(key for key in state if key.endswith("conv1.weight"))
+    state[key][0] = float("nan")
+    safetensors.torch.save_file(state, saved / "model.safetensors")
+    with pytest.raises(CxrError, match=rf"model\.safetensors: values are not finite in {key}"):
+        load_model(saved)
+
+
+def test_weights_that_do_not_fit_their_card_are_named(saved):
+    write_json(saved / "card.json", read_json(saved / "card.json") | {"findings": ["Mass"]})
+    with pytest.raises(CxrError, match=r"model\.safetensors does not fit its card\.json"):
+        load_model(saved)

@@ -17,8 +17,9 @@ from lib.exceptions import CxrError, ExportError
 from lib.export.onnx_file import write_card, write_onnx
 from lib.images.pixels import decode_grey
 from lib.images.read import read_radiograph
+from lib.inference.card import card_text
 from lib.inference.ood import fit_familiarity, unlikeness
-from lib.inference.predictor import _STATISTICS, Predictor
+from lib.inference.predictor import Predictor
 from lib.models.classifier import Classifier, build_backbone, build_head
 from lib.models.heatmaps import ServingModule
 
@@ -125,9 +126,9 @@ def test_a_film_far_from_the_training_films_is_unfamiliar(tmp_path):
 
 
 def test_only_a_score_over_the_threshold_is_unfamiliar(tmp_path):
-    path = write_tiny_model(
-        tmp_path / "told.onnx", familiarity=dict.fromkeys(_STATISTICS) | {"threshold": 3.0}
-    )
+    rng = np.random.default_rng(0)
+    statistics = fit_familiarity(rng.normal(size=(40, 2)), rng.normal(size=(30, 2)))
+    path = write_tiny_model(tmp_path / "told.onnx", familiarity=statistics | {"threshold": 3.0})
     assert Predictor(path).unfamiliar(np.array([2.9, 3.0, 3.1, np.inf, np.nan])).tolist() == [
         0,
         0,
@@ -254,3 +255,51 @@ def test_what_the_app_and_the_command_import_is_light(module):
         [sys.executable, "-c", code], cwd=REPO_ROOT, capture_output=True, text=True
     )
     assert found.returncode == 0, found.stderr
+
+
+# ---- models that nobody meant to write
+
+
+def write_with_card(path, text: str):
+    model = onnx.load(write_tiny_model(path))
+    helper.set_model_props(model, {"card": text})
+    onnx.save(model, path)
+    return path
+
+
+def test_a_card_of_deeply_nested_lists_is_one_sentence(tmp_path):
+    path = write_with_card(tmp_path / "deep.onnx", "[" * 100_000)
+    with pytest.raises(ExportError, match=r"deep\.onnx has a broken card: it is not valid JSON"):
+        Predictor(path)
+
+
+def test_a_card_that_is_no_text_is_one_sentence(tmp_path):
+    path = write_with_card(tmp_path / "odd.onnx", '{"name": "XXXX"}')
+    path.write_bytes(path.read_bytes().replace(b"XXXX", b"\xff\xfe\xff\xfe"))
+    with pytest.raises(ExportError, match=r"odd\.onnx (has a broken card|cannot be loaded)"):
+        Predictor(path)
+
+
+@pytest.mark.parametrize("broken", [{"mean": 3}, {"rest": "x"}, {"threshold": None}, {"scale": {}}])
+def test_statistics_that_cannot_be_used_are_reported_when_the_model_is_loaded(tmp_path, broken):
+    rng = np.random.default_rng(0)
+    statistics = fit_familiarity(rng.normal(size=(40, 2)), rng.normal(size=(30, 2)))
+    good = write_tiny_model(tmp_path / "good.onnx", familiarity=statistics)
+    Predictor(good).predict(plain(3))
+    path = write_tiny_model(tmp_path / "odd.onnx", familiarity=statistics | broken)
+    with pytest.raises(ExportError, match=r"odd\.onnx has a broken card: familiarity"):
+        Predictor(path)
+
+
+def test_a_graph_that_cannot_be_computed_is_one_sentence(tmp_path):
+    model = onnx.load(write_tiny_model(tmp_path / "odd.onnx"))
+    model.graph.initializer[2].dims[:] = [3, 1]  # the slope no longer fits
+    model.graph.node[8].op_type = "MatMul"
+    onnx.save(model, tmp_path / "odd.onnx")
+    with pytest.raises(ExportError, match=r"odd\.onnx (cannot be|was not)"):
+        Predictor(tmp_path / "odd.onnx").predict(plain(1, 2))
+
+
+def test_a_card_that_cannot_be_shown_is_one_sentence(tiny):
+    with pytest.raises(ExportError, match="the card of 'tiny' cannot be shown"):
+        card_text(tiny.card)

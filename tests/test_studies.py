@@ -521,3 +521,46 @@ def test_a_study_may_run_under_another_name(study, tmp_path):
     assert plan.study == "again" and plan.folder == tmp_path / "runs" / "again"
     with pytest.raises(StudyError, match="a name of letters"):
         plan_study(tmp_path / "study.yaml", name="a/b")
+
+
+# --- files that nobody meant to write
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("study: a\n3: b\nnull: c\n", "the names of fields must be text; 3, None is not"),
+        ("study: " + "[" * 20_000, "is not valid YAML: its values are nested too deeply"),
+        ("study: 2001-13-45\n", "is not valid YAML: month must be in 1..12"),
+        ("study: 0b_\n", "is not valid YAML: invalid literal"),
+    ],
+)
+def test_yaml_that_is_no_study_is_one_sentence(tmp_path, text, words):
+    (tmp_path / "s.yaml").write_text(text)
+    with pytest.raises(StudyError, match=r"s\.yaml") as caught:
+        plan_study(tmp_path / "s.yaml")
+    assert words in str(caught.value) and len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("value", [5, True, [1, 2], "lr"])
+def test_settings_that_are_no_mapping_are_refused(study, value):
+    row = {"changes": "adaptive", "set": value}
+    refused(study, "run 'odd', field 'set' is", "must be a mapping", runs={"odd": row})
+
+
+def test_folds_beyond_any_use_are_refused_before_they_are_planned(study):
+    refused(study, "folds", "up to 100", top={"folds": 2**40})
+
+
+def test_a_value_that_would_be_gigabytes_of_text_is_shown_shortly(tmp_path):
+    """Each of 40 lists names the one before twice."""
+    lines = ["a0: &a0 [x, x]"] + [f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 40)]
+    (tmp_path / "s.yaml").write_text("study: s\n" + "\n".join(lines) + "\nbase: *a39\nruns: *a39\n")
+    with pytest.raises(StudyError, match=r"s\.yaml: base is \[\[") as caught:
+        plan_study(tmp_path / "s.yaml")
+    assert len(str(caught.value)) < 20_000
+
+
+def test_a_notebook_whose_name_no_disk_holds_is_refused(study):
+    row = {"notebook": "a" * 300 + ".ipynb", "init_from": "cardiomegaly"}
+    refused(study, "does not exist below", runs={"odd": row})

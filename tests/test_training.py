@@ -452,3 +452,42 @@ def test_a_batch_systems_environment_changes_no_run(monkeypatch):
         monkeypatch.setenv(name, value)
     fabric = make_fabric(CONFIG, build_model(CONFIG))
     assert fabric.world_size == 1 and fabric.global_rank == 0
+
+
+def begun_anew(folder: Path) -> bool:
+    """Whether training with the checkpoint in `folder` gives what it gives without one, and warns."""
+    with pytest.warns(UserWarning, match=r"last\.ckpt is damaged .* training starts over"):
+        again = build_model(CONFIG)
+        fit(again, *loaders(CONFIG), CONFIG, folder)
+    fresh = build_model(CONFIG)
+    fit(fresh, *loaders(CONFIG), CONFIG, folder / "fresh")
+    pairs = zip(again.state_dict().values(), fresh.state_dict().values(), strict=True)
+    return all(torch.equal(one, other) for one, other in pairs)
+
+
+def test_one_wrong_bit_in_a_checkpoint_is_noticed(tmp_path):
+    fit(build_model(CONFIG), *loaders(CONFIG), CONFIG, tmp_path)
+    data = bytearray((tmp_path / CHECKPOINT).read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / CHECKPOINT).write_bytes(data)
+    assert begun_anew(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("model", {}),
+        ("ema", {}),
+        ("optimizer", {}),
+        ("best", {}),
+        ("best_score", None),
+        ("history", [{}]),
+        ("step", 1),
+        ("random", {}),
+    ],
+)
+def test_a_checkpoint_with_a_damaged_part_changes_nothing(tmp_path, key, value):
+    fit(build_model(CONFIG), *loaders(CONFIG), CONFIG, tmp_path)
+    content = torch.load(tmp_path / CHECKPOINT, weights_only=True)
+    torch.save(content | {key: value}, tmp_path / CHECKPOINT)
+    assert begun_anew(tmp_path)

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from lib.exceptions import ExportError
+
 CARD_FORMAT = 1
 NOTICE = "Not a medical device. Not for diagnosis. Do not base any decision about patient care on this model."
 INTENDED_USE = (
@@ -113,8 +115,18 @@ def card_text(card: dict[str, Any]) -> str:
     """Return the card in Markdown: intended use, origin, test results, inputs and outputs.
 
     A card may come from anyone: its own text is shown as text, never as a link, an image or HTML.
+    Raises ExportError for a card that lacks what is shown.
     """
-    card = _as_text(card)
+    try:
+        return _text(_as_text(card))
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ExportError(
+            f"the card of {card.get('name')!r} cannot be shown ({reason}); export the run again"
+        ) from error
+
+
+def _text(card: dict[str, Any]) -> str:
     size, data = card["image_size"], card["data"]
     parts = [
         f"# {card['name']}",

@@ -15,6 +15,7 @@ from lib.exceptions import ExportError
 from lib.images.pixels import MAX_SIDE
 from lib.inference.card import CARD_FORMAT
 from lib.inference.ood import unlikeness
+from lib.inference.session import CPU, CUDA, cuda_installed, open_session
 from lib.system import available_cores
 
 OUTPUTS = ("logits", "probs", "heatmaps", "embedding")
@@ -51,18 +52,40 @@ class Predictor:
     """A model of `savefolder/`, loaded once; several threads may call `predict` at a time.
 
     `card` is what the export wrote into the file; `thresholds` (F,) apply to `probs`. `threads` is
-    how many cores one prediction may use, all by default. Raises ExportError for a file that is not
-    such a model.
+    how many cores one prediction may use, all by default. `device` is cpu, cuda, or auto: cuda
+    where onnxruntime has it, a device is there, and the model is fp32. `self.device` says which one
+    it is. Raises ExportError for a file that is not such a model, and for cuda where it cannot be
+    had.
     """
 
-    def __init__(self, model: Path | str, threads: int | None = None):
+    def __init__(self, model: Path | str, threads: int | None = None, device: str = CPU):
         self.path = Path(model)
-        self.session = open_session(self.path, threads or available_cores())
+        self.device, threads = CPU, threads or available_cores()
+        self.session = open_session(self.path, threads)
         self.card = _read_card(self.session, self.path)
+        if device == CUDA or (device == "auto" and cuda_installed()):
+            self._move_to_cuda(threads, optional=device == "auto")
         self.name: str = self.card["name"]
         self.findings: tuple[str, ...] = tuple(self.card["findings"])
         self.image_size: int = self.card["image_size"]
         self.thresholds = np.asarray(self.card["thresholds"], dtype=np.float32)  # (F,)
+
+    def _move_to_cuda(self, threads: int, optional: bool) -> None:
+        """Open the model on CUDA; if `optional`, stay on the CPU where that cannot be.
+
+        int8 stays on the CPU: onnxruntime has no integer convolutions for CUDA, and the file's
+        agreement with fp32 was measured with those of the CPU.
+        """
+        try:
+            if self.card.get("precision") == "int8":
+                raise ExportError(
+                    f"{self.path} is int8, which is computed on the CPU alone: "
+                    "use the fp32 model, or --device cpu"
+                )
+            self.session, self.device = open_session(self.path, threads, CUDA), CUDA
+        except ExportError:
+            if not optional:
+                raise
 
     def predict(self, images: np.ndarray) -> Answer:
         """Predict for grey images (B, S, S) uint8 with B >= 1.
@@ -80,7 +103,12 @@ class Predictor:
             raise ValueError(
                 f"images are {images.dtype} {images.shape}; {self.name} takes uint8 (B, {size}, {size}) with B >= 1"
             )
-        outputs = self.session.run(OUTPUTS, {"images": images})
+        try:
+            outputs = self.session.run(OUTPUTS, {"images": images})
+        except Exception as error:  # onnxruntime's own types have no common base
+            raise ExportError(
+                f"{self.path} cannot be computed; export it again ({error})"
+            ) from error
         if not np.isfinite(outputs[1]).all():
             raise ExportError(
                 f"{self.path} predicts probabilities that are not finite; export the run again"
@@ -109,34 +137,13 @@ class Predictor:
         self.predict(np.zeros((1, self.image_size, self.image_size), np.uint8))
 
 
-def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
-    """Open an ONNX file on the CPU with the settings of serving.
-
-    No memory is kept between predictions, and threads do not spin while they wait. Raises
-    ExportError for a file that is missing or not an ONNX model.
-    """
-    if not path.is_file():
-        raise ExportError(
-            f"{path} is not a file; export a trained run with `cxr export RUN`, or name another model"
-        )
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.enable_cpu_mem_arena = False  # an arena keeps the memory of the largest batch
-    options.add_session_config_entry(
-        "session.intra_op.allow_spinning", "0"
-    )  # spinning threads would occupy whole cores
-    options.log_severity_level = 3  # errors
-    try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's own types have no common base
-        raise ExportError(
-            f"{path} cannot be loaded as an ONNX model; export it again ({error})"
-        ) from error
-
-
 def _read_card(session: onnxruntime.InferenceSession, path: Path) -> dict[str, Any]:
-    text = session.get_modelmeta().custom_metadata_map.get("card")
+    try:
+        text = session.get_modelmeta().custom_metadata_map.get("card")
+    except UnicodeDecodeError as error:
+        raise ExportError(
+            f"{path} has a broken card: it is not text in UTF-8 ({error}); export it again"
+        ) from error
     outputs = {output.name: output.shape for output in session.get_outputs()}
     if text is None or not outputs.keys() >= set(OUTPUTS):
         raise ExportError(
@@ -147,8 +154,9 @@ def _read_card(session: onnxruntime.InferenceSession, path: Path) -> dict[str, A
         raise ExportError(
             f"{path} has a card of format {card.get('format')!r}, but this version reads format {CARD_FORMAT}"
         )
-    shape = [*session.get_inputs()[0].shape[1:], *outputs["logits"][1:]]  # S, S, F
-    if wrong := _card_problem(card, shape):
+    inputs = {given.name: given.shape for given in session.get_inputs()}
+    shape = [*inputs.get("images", [])[1:], *outputs["logits"][1:]]  # S, S, F
+    if wrong := _card_problem(card, shape) or _statistics_problem(card, outputs["embedding"]):
         raise ExportError(f"{path} has a broken card: {wrong}; export it again")
     return card
 
@@ -160,7 +168,7 @@ def parse_card(text: str, path: Path) -> dict[str, Any]:
     """
     try:
         card = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ExportError(
             f"{path} has a broken card: it is not valid JSON ({error}); export it again"
         ) from error
@@ -193,9 +201,22 @@ def _card_problem(card: dict[str, Any], shape: list[Any]) -> str:
         type(cut) in (int, float) and 0 <= cut <= 1 for cut in thresholds
     ):  # NaN compares false
         return f"thresholds are {thresholds!r}, but must be numbers from 0 to 1"
+    return ""
+
+
+def _statistics_problem(card: dict[str, Any], embedding: list[Any]) -> str:
+    """Return what is wrong with a card's `familiarity`, or an empty string.
+
+    `embedding` is the shape (B, D) of the graph's output.
+    """
     statistics = card.get("familiarity")
-    if statistics is not None and not (
-        isinstance(statistics, dict) and statistics.keys() >= set(_STATISTICS)
-    ):
+    if statistics is None:
+        return ""
+    if not (isinstance(statistics, dict) and statistics.keys() >= set(_STATISTICS)):
         return f"familiarity must be null, or an object with {', '.join(_STATISTICS)}"
+    try:
+        score = unlikeness(np.zeros((1, *embedding[1:]), np.float32), statistics)
+        score > statistics["threshold"]  # noqa: B015 - that it can be compared
+    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+        return f"familiarity cannot be used: {error}"
     return ""

@@ -1,4 +1,4 @@
-"""Run an ONNX file.
+"""Open and run an ONNX file.
 
 In: an ONNX file. Out: its outputs, and its speed. `python -m lib.inference.session FILE` prints the
 peak memory in MiB of a process that only predicts with it.
@@ -10,11 +10,72 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 
-from lib.inference.predictor import Predictor, open_session
+from lib.exceptions import ExportError
 from lib.system import peak_memory_mb
 
 THREADS = 2  # as on a small laptop; latencies are reported for this number
+CPU, CUDA = "cpu", "cuda"
+
+_PROVIDERS: dict[str, list] = {
+    CPU: ["CPUExecutionProvider"],
+    CUDA: [
+        # TF32 rounds to 10 bits; a search among algorithms may choose others in the next process
+        ("CUDAExecutionProvider", {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}),
+        "CPUExecutionProvider",
+    ],
+}
+
+
+def cuda_installed() -> bool:
+    """Return whether this onnxruntime can use CUDA; a device need not be there."""
+    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+
+
+def open_session(path: Path, threads: int, device: str = CPU) -> onnxruntime.InferenceSession:
+    """Open an ONNX file on the CPU or on CUDA with the settings of serving.
+
+    No memory is kept between predictions, and threads do not spin while they wait. Raises
+    ExportError for a file that is missing or not an ONNX model, and where CUDA cannot be used.
+    """
+    if not path.is_file():
+        raise ExportError(
+            f"{path} is not a file; export a trained run with `cxr export RUN`, or name another model"
+        )
+    if device == CUDA:
+        _load_cuda()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.enable_cpu_mem_arena = False  # an arena keeps the memory of the largest batch
+    options.add_session_config_entry(
+        "session.intra_op.allow_spinning", "0"
+    )  # spinning threads would occupy whole cores
+    options.log_severity_level = 3  # errors
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=_PROVIDERS[device])
+    except Exception as error:  # onnxruntime's own types have no common base
+        raise ExportError(
+            f"{path} cannot be loaded as an ONNX model; export it again ({error})"
+        ) from error
+    session.disable_fallback()  # an error on CUDA must not become predictions of the CPU
+    if device == CUDA and "CUDAExecutionProvider" not in session.get_providers():
+        raise ExportError(
+            "onnxruntime found no CUDA device that it can use; see its message above, "
+            "or use --device cpu"
+        )
+    return session
+
+
+def _load_cuda() -> None:
+    if not cuda_installed():
+        raise ExportError(
+            "this onnxruntime has no CUDA: install onnxruntime-gpu in place of onnxruntime, "
+            "or use --device cpu"
+        )
+    if hasattr(onnxruntime, "preload_dlls"):  # since 1.21
+        onnxruntime.preload_dlls()  # finds the CUDA libraries that torch's packages bring
 
 
 def run_file(path: Path, images: np.ndarray, batch: int = 16) -> dict[str, np.ndarray]:
@@ -54,6 +115,8 @@ def latencies_ms(paths: Mapping[str, Path], size: int, rounds: int = 20) -> dict
 
 
 def _print_peak_memory(path: str) -> None:
+    from lib.inference.predictor import Predictor  # which imports this module
+
     predictor = Predictor(path, THREADS)
     for _ in range(5):
         predictor.warm_up()

@@ -37,19 +37,23 @@ _KINDS = _ANSWER_COLUMNS | {
     "model": str,
 }  # of the columns; prob_* are float
 _ENDINGS = (".csv", ".parquet")
+BROKEN = (OSError, KeyError, TypeError, ValueError, NotImplementedError, csv.Error)
+"""What reading a broken table raises, of pyarrow too."""
 
 
 @dataclass
 class Counts:
     """How many files were predicted now, refused, or predicted before.
 
-    `unfamiliar` counts those predicted now that are unlike the training images.
+    `unfamiliar` counts those predicted now that are unlike the training images. `device` is where
+    the model was.
     """
 
     answered: int = 0
     refused: int = 0
     reused: int = 0
     unfamiliar: int = 0
+    device: str = "cpu"
 
     def add(self, row: Row | None) -> None:
         """Count a row made now, or None for a row made before."""
@@ -92,7 +96,7 @@ def check_output(out: Path, findings: Sequence[str], leaderboard: bool) -> None:
         return
     try:
         held = _header(out)
-    except (OSError, ValueError) as error:
+    except BROKEN as error:
         raise CxrError(f"{out} exists but cannot be read ({error}); name another file") from error
     if held != (["imageID", "disease"] if leaderboard else columns(findings)):
         raise CxrError(
@@ -131,9 +135,19 @@ def write_answers(
 def read_answers(path: Path) -> Iterator[Row]:
     """Yield the rows of a file that `write_answers` wrote.
 
-    Raises ValueError where the file is broken.
+    Raises one of BROKEN where the file is broken.
     """
-    return _read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
+    for row in _read_parquet(path) if path.suffix == ".parquet" else _read_csv(path):
+        if wrong := [name for name, value in row.items() if value is None and _needed(name, row)]:
+            raise ValueError(f"the row of {row['path']!r} has no {wrong[0]}")
+        if row["status"] not in ("ok", "refused"):
+            raise ValueError(f"the row of {row['path']!r} has the status {row['status']!r}")
+        yield row
+
+
+def _needed(name: str, row: Row) -> bool:
+    """Whether a row of this status has a value in this column."""
+    return name in ("path", "model") or (name.startswith("prob_") and row["status"] == "ok")
 
 
 def line(row: Row) -> str:
@@ -217,7 +231,7 @@ def _parsed(text: str, kind: type) -> Any:
 def _read_parquet(path: Path) -> Iterator[Row]:
     from pyarrow import parquet
 
-    for group in parquet.ParquetFile(path).iter_batches():
+    for group in parquet.ParquetFile(path).iter_batches(batch_size=1024):
         yield from group.to_pylist()
 
 
@@ -290,7 +304,7 @@ class Journal:
                 if row["status"] == "ok" and row["path"] not in self.answered:
                     cells = _cells(row, self.names)
                     self._learn(_line(cells), self._append(cells))
-        except (KeyError, TypeError, ValueError) as error:
+        except BROKEN as error:
             self.close(done=False)
             raise CxrError(f"{out} is broken ({error}); delete it, or name another file") from error
 
@@ -348,7 +362,10 @@ def _cells(row: Row, names: Sequence[str]) -> list[object]:
 
 
 def _parsed_line(line: bytes, names: Sequence[str]) -> Row | None:
-    cells = next(csv.reader([line.decode("utf-8", "replace")]), [])
+    try:
+        cells = next(csv.reader([line.decode("utf-8", "replace")]), [])
+    except csv.Error:
+        return None
     return dict(zip(names, cells, strict=True)) if len(cells) == len(names) else None
 
 

@@ -9,16 +9,17 @@ import json
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pandas as pd
 import safetensors.torch
 import timm
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from timm.models import group_parameters
 from torch import Tensor, nn
 
-from lib.config import Config, resolve
+from lib.config import Config, Fraction, Positive, resolve
 from lib.exceptions import ModelError
 from lib.files import atomic_write, read_json, write_json
 from lib.models.weights import (
@@ -28,6 +29,7 @@ from lib.models.weights import (
     normalisation,
     origin,
     origin_in_run,
+    read_weights,
     weights_to_load,
 )
 
@@ -236,7 +238,7 @@ def transfer_backbone(model: Classifier, name: str, folder: Path) -> None:
         raise ModelError(
             f"init_from: {folder} holds a {card['backbone']}, but this run uses {name}; use the same backbone for both"
         )
-    state = safetensors.torch.load_file(folder / "model.safetensors")
+    state = _read_state(folder)
     prefix = "backbone."
     given = {
         key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)
@@ -265,16 +267,64 @@ def save_model(folder: Path, model: Classifier, card: dict[str, Any]) -> None:
     write_json(folder / "card.json", {"weights": model.weights, **card, "normalisation": stats})
 
 
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+
+class _Channels(_Part):
+    mean: Annotated[list[float], Field(min_length=3, max_length=3)]
+    std: Annotated[list[Positive], Field(min_length=3, max_length=3)]
+
+
+class _Origin(_Part):
+    text: str
+
+
+class _Card(_Part):
+    """What a saved model is built from; a card holds more."""
+
+    backbone: str
+    head: Literal["mlp", "linear"]
+    dropout: Fraction
+    findings: Annotated[list[str], Field(min_length=1)]
+    image_size: Annotated[int, Field(ge=1, le=4096)]
+    normalisation: _Channels
+    weights: _Origin | None = None
+    data: dict[str, Any] = {}
+
+
 def read_card(folder: Path) -> dict[str, Any]:
-    """Return the card of a saved model; raises ModelError when a file is missing."""
+    """Return the card of a saved model; raises ModelError when a file is missing, and when the card
+    does not say how the model is built."""
     for name in ("card.json", "model.safetensors"):
         if not (folder / name).exists():
             raise ModelError(f"{folder} holds no {name}: that stage is not complete; run it first")
-    return read_json(folder / "card.json")
+    path = folder / "card.json"
+    card = read_json(path)
+    try:
+        _Card.model_validate(card)
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
+        raise ModelError(
+            f"{path} is damaged ({'; '.join(problems)}); run the stage again"
+        ) from error
+    return card
+
+
+def _read_state(folder: Path) -> dict[str, Tensor]:
+    """Return the tensors of a saved model; raises ModelError when they are broken."""
+    path = folder / "model.safetensors"
+    state = read_weights(path)
+    if broken := [key for key, value in state.items() if not value.isfinite().all()]:
+        raise ModelError(f"{path}: values are not finite in {few(broken)}; run the stage again")
+    return state
 
 
 def load_model(folder: Path) -> tuple[Classifier, dict[str, Any]]:
-    """Return the model saved in `folder`, in evaluation mode, and its card."""
+    """Return the model saved in `folder`, in evaluation mode, and its card.
+
+    Raises ModelError when a file is missing or damaged.
+    """
     card = read_card(folder)
     backbone = build_backbone(card["backbone"], card["image_size"])
     head = build_head(
@@ -287,5 +337,10 @@ def load_model(folder: Path) -> tuple[Classifier, dict[str, Any]]:
         card["normalisation"]["std"],
         card.get("weights"),
     )
-    model.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"))
+    state = _read_state(folder)
+    if wrong := misfits(state, model.state_dict()):
+        raise ModelError(
+            f"{folder / 'model.safetensors'} does not fit its card.json: {few(wrong)}; run the stage again"
+        )
+    model.load_state_dict(state)
     return model.eval(), card

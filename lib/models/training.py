@@ -7,11 +7,8 @@ probabilities.
 import copy
 import logging
 import math
-import pickle
 import socket
 import time
-import warnings
-import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -35,14 +32,18 @@ from lib.metrics.predictions import Predictions
 from lib.metrics.scores import auroc, average_precision, epoch_score, mean_defined
 from lib.models.batch_norm import GlobalBatchNorm
 from lib.models.batches import Loader, share
+from lib.models.checkpoint import DAMAGED, read_checkpoint, set_aside
 from lib.models.classifier import Classifier, count_parameters
 from lib.models.ranks import OwnProcesses, Ranks, check_devices, visible_devices
+from lib.models.weights import few, misfits
 from lib.system import visible_ids
 
 CHECKPOINT = "last.ckpt"
 CHECKPOINT_VERSION = 2
 """Increase this when the same config trains differently than before. Training then does not resume
 from a checkpoint of the older code."""
+HISTORY = {"epoch", "train_loss", "val_loss", "val_auroc", "val_average_precision", "lr", "seconds"}
+"""The columns that every row of a history has."""
 
 
 def make_fabric(config: Config, model: nn.Module, rank: int | None = None) -> Fabric:
@@ -238,7 +239,7 @@ def fit(
     content = _read_checkpoint(checkpoint, config)
     if config.devices_per_run == 1:
         state = _State(model, make_fabric(config, model), config, len(train) * config.epochs)
-        state.restore(content)
+        state.restore(checkpoint, content)
         _train(state, train, val, checkpoint, on_epoch)
     else:
         state = _fit_on_ranks(model, train, val, config, checkpoint, content, on_epoch)
@@ -367,56 +368,76 @@ class _State:
         with atomic_write(path) as partial:
             torch.save(content, partial)
 
-    def restore(self, content: dict[str, Any] | None) -> None:
-        """Continue from the content of a checkpoint, if there is one."""
+    def restore(self, path: Path, content: dict[str, Any] | None) -> None:
+        """Continue from the content of the checkpoint `path`, if there is one.
+
+        One that does not fit is set aside, and training starts over.
+        """
         if content is None:
             return
+        before = copy.deepcopy((self.model.state_dict(), self.optimizer.state_dict()))
+        random = torch.get_rng_state()
+        try:
+            self._take_over(content)
+        except DAMAGED as error:
+            self.model.load_state_dict(before[0])
+            self.optimizer.load_state_dict(before[1])
+            if self.ema:
+                self.ema.set(self.model)
+            torch.set_rng_state(random)
+            if self.fabric.is_global_zero:  # every rank finds the same
+                set_aside(path, error)
+
+    def _take_over(self, content: dict[str, Any]) -> None:
+        """Become what a checkpoint holds; raises one of DAMAGED when it does not fit."""
+        step, history, best_score = (content[key] for key in ("step", "history", "best_score"))
+        if any(not row.keys() >= HISTORY for row in history):
+            raise ValueError("its history lacks a column")
+        if (
+            len(history) > self.config.epochs
+            or step * self.config.epochs != len(history) * self.steps
+        ):
+            raise ValueError(f"{step} steps in {len(history)} epochs")
+        if wrong := misfits(content["best"], self.model.state_dict()):
+            raise ValueError(f"of the best weights {few(wrong)}")
         self.model.load_state_dict(content["model"])
         if self.ema:
             self.ema.module.load_state_dict(content["ema"])
         self.optimizer.load_state_dict(content["optimizer"])
-        self.step, self.best, self.best_score = (
-            content["step"],
-            content["best"],
-            content["best_score"],
-        )
-        self.history = content["history"]
+        _check_shapes(self.optimizer)
         torch.set_rng_state(content["random"]["cpu"])
         if self.fabric.device.type == "cuda" and content["random"]["cuda"]:
             torch.cuda.set_rng_state(content["random"]["cuda"][0], self.fabric.device)
+        self.step, self.history = step, history
+        self.best, self.best_score = content["best"], float(best_score)
+
+
+def _check_shapes(optimizer: torch.optim.Optimizer) -> None:
+    """Raise ValueError where the optimizer's state is not that of its weights."""
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    for weight in weights:
+        kept = optimizer.state[weight].values()
+        if any(value.ndim and value.shape != weight.shape for value in kept):
+            raise ValueError("the optimizer's state is not of these weights")
 
 
 def _read_checkpoint(path: Path, config: Config) -> dict[str, Any] | None:
-    """Return the content of a checkpoint, or None where there is none or none that can be used."""
+    """Return the content of a checkpoint, or None where there is none or none that can be read.
+
+    Raises ModelError for the checkpoint of a run with other parameters.
+    """
     if not path.exists():
         return None
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        if content.get("version") != CHECKPOINT_VERSION:
-            raise ValueError(
-                f"version {content.get('version', 1)}, this code writes {CHECKPOINT_VERSION}"
-            )
-    except (
-        RuntimeError,
-        OSError,
-        EOFError,
-        pickle.UnpicklingError,
-        zipfile.BadZipFile,
-        ValueError,
-    ) as error:
-        aside = path.rename(path.with_name(f"{path.name}.damaged-{time.strftime('%Y%m%dT%H%M%S')}"))
-        reason = (str(error).strip() or "it ends too early").splitlines()[0]
-        warnings.warn(
-            f"{path} is damaged or of another version ({reason}); "
-            f"it was kept as {aside.name}, and training starts over",
-            stacklevel=3,
-        )
+        content = read_checkpoint(path, CHECKPOINT_VERSION)
+        if content["config"] == config.hash():
+            return content
+    except DAMAGED as error:
+        set_aside(path, error)
         return None
-    if content["config"] != config.hash():
-        raise ModelError(
-            f"{path} was written by a run with other parameters; use another run_dir or delete the file"
-        )
-    return content
+    raise ModelError(
+        f"{path} was written by a run with other parameters; use another run_dir or delete the file"
+    )
 
 
 def _fit_on_ranks(
@@ -437,7 +458,7 @@ def _fit_on_ranks(
     resumes = content is not None
     others = (_follow, model, train, val, config, checkpoint, resumes)
     with Ranks(config.devices_per_run, backend, *others) as ranks:
-        state = _join(0, model, train, config, content)
+        state = _join(0, model, train, config, checkpoint, content)
         _train(state, train, val, checkpoint, on_epoch, ranks.check)
         state.leave()
     return state
@@ -454,16 +475,22 @@ def _follow(
 ) -> None:
     """Train as one of the ranks above 0."""
     content = _read_checkpoint(checkpoint, config) if resumes else None
-    _train(_join(rank, model, train, config, content), train, val, checkpoint)
+    state = _join(rank, model, train, config, checkpoint, content)
+    _train(state, train, val, checkpoint)
 
 
 def _join(
-    rank: int, model: Classifier, train: Loader, config: Config, content: dict[str, Any] | None
+    rank: int,
+    model: Classifier,
+    train: Loader,
+    config: Config,
+    checkpoint: Path,
+    content: dict[str, Any] | None,
 ) -> "_State":
     fabric = make_fabric(config, model, rank)
     fabric.launch()
     state = _State(model, fabric, config, len(train) * config.epochs)
-    state.restore(content)
+    state.restore(checkpoint, content)
     return state
 
 

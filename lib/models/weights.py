@@ -163,8 +163,9 @@ def origin_in_run(folder: Path, card: Mapping[str, Any]) -> dict[str, Any]:
 
 def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
     """Return the tensors of a state dict that may lie below one of WRAPPERS and have PREFIXES."""
-    while isinstance(content, Mapping) and (inner := _first_mapping(content)) is not None:
-        content = inner
+    for _ in WRAPPERS:  # a mapping may hold itself
+        if isinstance(content, Mapping) and (inner := _first_mapping(content)) is not None:
+            content = inner
     if not isinstance(content, Mapping) or not content:
         raise ModelError(f"{path} holds no state dict of tensors: {type(content).__name__}")
     strange = [

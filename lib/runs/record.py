@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
+from lib.config import Config, config_problems
 from lib.exceptions import RunError
 from lib.metrics.scores import MACRO
 
@@ -97,6 +98,19 @@ class RunRecord(Part):
     def macro(self) -> dict[str, Any]:
         """The row of `metrics` that is the mean over findings."""
         return next(row for row in self.metrics if row["finding"] == MACRO)
+
+
+def checked_config(content: Any, path: Path) -> Config:
+    """`content` as the config in `path`; raises RunError that names the file and what is wrong."""
+    if not isinstance(content, dict):
+        raise RunError(f"{path} holds no parameters: it is damaged; run the study again")
+    try:
+        return Config(**content)
+    except ValidationError as error:
+        problems = "; ".join(config_problems(error, content))
+        raise RunError(
+            f"{path} is damaged or of another version ({problems}); run the study again"
+        ) from error
 
 
 def checked_record(content: Any, path: Path) -> RunRecord:

@@ -12,7 +12,7 @@ import pandas as pd
 from lib.config import Config, config_changes
 from lib.exceptions import RunError
 from lib.files import read_json, read_table
-from lib.runs.record import RunRecord, checked_record
+from lib.runs.record import RunRecord, checked_config, checked_record
 from lib.runs.run import is_complete
 
 
@@ -141,7 +141,8 @@ def read_run(folder: Path) -> tuple[Config, RunRecord]:
             f"{folder} holds no complete run. Run `make demo` (writes runs/demo/adaptive-s0), or set `run` to an "
             "existing folder."
         )
-    return Config(**read_json(folder / "config.json")), read_record(folder)
+    path = folder / "config.json"
+    return checked_config(read_json(path), path), read_record(folder)
 
 
 def read_tables(study_folder: Path, name: str = "metrics.csv") -> pd.DataFrame:

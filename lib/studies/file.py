@@ -11,12 +11,13 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from lib.config import REPO_ROOT, Config, config_problems, resolve
+from lib.config import REPO_ROOT, Config, config_problems, resolve, value_shown
 from lib.exceptions import StudyError
 
 METRICS = ("auroc", "average_precision", "f1")
 """What can be the primary metric of a study: the one whose differences become verdicts."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+MOST_FOLDS = 100
 MUST_BE = {
     "changes": "text",
     "about": "text",
@@ -24,7 +25,7 @@ MUST_BE = {
     "reference": "true or false",
     "primary": f"one of {', '.join(METRICS)}",
     "study": "a name of letters, digits, '_', '.' and '-'",
-    "folds": "0 (official lists) or a whole number from 2 on",
+    "folds": f"0 (official lists) or a whole number from 2 on, up to {MOST_FOLDS}",
 }
 """What a field must be, for the message where it is something else."""
 ELSEWHERE = {
@@ -44,9 +45,13 @@ class _Fields(BaseModel):
 
 
 def _no_single_fold(value: int) -> int:
-    if value < 0 or value == 1:
+    if not _are_folds(value):
         raise ValueError(MUST_BE["folds"])
     return value
+
+
+def _are_folds(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= MOST_FOLDS and value != 1
 
 
 Folds = Annotated[int, AfterValidator(_no_single_fold)]
@@ -174,6 +179,16 @@ _Loader.add_implicit_resolver(
 )
 
 
+def _parsed(text: str) -> Any:
+    """The values in a YAML text; raises yaml.YAMLError, or StudyError for a key given twice."""
+    try:
+        return yaml.load(text, _Loader)  # a SafeLoader
+    except RecursionError:
+        raise yaml.YAMLError("its values are nested too deeply") from None
+    except (ValueError, OverflowError) as error:  # of what looks like a number or a date
+        raise yaml.YAMLError(str(error)) from error
+
+
 def _read_yaml(file: Path) -> dict[str, Any]:
     if not file.is_file():
         files = (
@@ -184,7 +199,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
             f"{file} is not a file; the study files in {REPO_ROOT / 'studies'} are: {files}"
         )
     try:
-        data = yaml.load(file.read_text(encoding="utf-8-sig"), _Loader)  # a SafeLoader
+        data = _parsed(file.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError as error:
         raise StudyError(
             f"{file} is not text in UTF-8 ({error.reason} at byte {error.start}); save it so"
@@ -197,6 +212,8 @@ def _read_yaml(file: Path) -> dict[str, Any]:
         raise StudyError(
             f"{file} must hold the fields {', '.join(_FileFields.model_fields)}; it holds {type(data).__name__}"
         )
+    if odd := [value_shown(key) for key in data if not isinstance(key, str)]:
+        raise StudyError(f"{file}: the names of fields must be text; {', '.join(odd)} is not")
     return data
 
 
@@ -252,13 +269,13 @@ def _field_problem(
     name = str(error["loc"][0])
     if error["type"] == "extra_forbidden":
         return f"{where}: unknown field {name!r}{_closest(name, model.model_fields)}"
-    return f"{before}field {name!r} is {data.get(name)!r}, but must be {MUST_BE[name]}"
+    return f"{before}field {name!r} is {value_shown(data.get(name))}, but must be {MUST_BE[name]}"
 
 
 def _mapping(value: Any, where: str, problems: list[str]) -> dict[str, Any]:
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
         return value
-    problems.append(f"{where} is {value!r}, but must be a mapping of names to values")
+    problems.append(f"{where} is {value_shown(value)}, but must be a mapping of names to values")
     return {}
 
 
@@ -269,7 +286,7 @@ def _seeds(value: Any, where: str, problems: list[str]) -> tuple[int, ...]:
     if whole and value and len(set(value)) == len(value):
         return tuple(value)
     problems.append(
-        f"{where} is {value!r}, but must be a list of different whole numbers from 0 to 2**63 - 1,"
+        f"{where} is {value_shown(value)}, but must be a list of different whole numbers from 0 to 2**63 - 1,"
         " for example [0, 1, 2]"
     )
     return ()
@@ -277,10 +294,17 @@ def _seeds(value: Any, where: str, problems: list[str]) -> tuple[int, ...]:
 
 def _notebook(value: Any, where: str, problems: list[str]) -> str:
     if not isinstance(value, str) or not value.endswith(".ipynb"):
-        problems.append(f"{where}: {value!r} is not the path of a notebook (.ipynb)")
-    elif not resolve(value).is_file():
+        problems.append(f"{where}: {value_shown(value)} is not the path of a notebook (.ipynb)")
+    elif not _is_file(value):
         problems.append(f"{where}: the notebook {value} does not exist below {REPO_ROOT}")
     return str(value)
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return resolve(path).is_file()
+    except (OSError, RuntimeError):  # a name that is too long, or of an unknown user's home
+        return False
 
 
 def _read_settings(settings: Iterable[str], problems: list[str]) -> dict[str, Any]:
@@ -294,15 +318,14 @@ def _read_settings(settings: Iterable[str], problems: list[str]) -> dict[str, An
             problems.append(f"{where}: write KEY=VALUE")
             continue
         try:
-            value = yaml.load(text, _Loader)
+            value = _parsed(text)
         except yaml.YAMLError:
             value = text
         if key == "seeds":
             overrides["seeds"] = _seeds([value] if type(value) is int else value, where, problems)
             continue
         if key == "folds":
-            whole = type(value) is int and value >= 0 and value != 1
-            problems += [] if whole else [f"{where}: folds must be {MUST_BE['folds']}"]
+            problems += [] if _are_folds(value) else [f"{where}: folds must be {MUST_BE['folds']}"]
             overrides["folds"] = value
             continue
         as_yaml: list[str] = []
@@ -330,7 +353,7 @@ def _read_row(name: str, fields: Any, problems: list[str]) -> Row:
         name=name,
         things=(
             *(key for key in ("notebook", "init_from") if key in fields),
-            *map(str, fields.get("set") or ()),
+            *(fields["set"] if isinstance(fields.get("set"), dict) else ()),
         ),
         notebook=_notebook(fields["notebook"], where, problems) if "notebook" in fields else None,
         set=check_parameters(fields.get("set", {}), f"{where}, field 'set'", problems),

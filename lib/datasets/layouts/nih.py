@@ -59,7 +59,9 @@ def read(folder: Path, table: Path) -> Listing:
             f"{len(unlisted):,} images are in neither official list, as {min(unlisted)}"
         )
     if (path := folder / "BBox_List_2017.csv").is_file():
-        _, listing.boxes, broken = table_lines(path)
+        header, listing.boxes, broken = table_lines(path)
+        if header[:1] != [COLUMNS["image"]]:  # else a first row without a header would be lost
+            broken.append((1, f"the header must begin with {COLUMNS['image']!r}"))
         listing.problems += [
             Problem(path.name, number, "", "broken row", detail) for number, detail in broken
         ]
