@@ -15,7 +15,7 @@ TESTED = 25_596
 SIDE = 32  # px
 PER_FOLDER = 10_000
 # of the release, in the order of FINDINGS
-PREVALENCES = (0.103, 0.025, 0.119, 0.177, 0.052, 0.056, 0.013)
+PREVALENCES: tuple[float, ...] = (0.103, 0.025, 0.119, 0.177, 0.052, 0.056, 0.013)
 PREVALENCES += (0.047, 0.042, 0.021, 0.022, 0.015, 0.030, 0.002)
 HEADER = (
     "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Sex,View Position,"
