@@ -15,6 +15,7 @@ help:
 	@echo "make app     the model on a web page on this machine"
 	@echo "make lint    ruff on code and notebooks, mypy on lib and benchmarks"
 	@echo "make bench   speed, as ratios measured in one run"
+	@echo "make bench scale   the same over 112,120 films; SECTION=NAME measures one section"
 	@echo "make fuzz    N=10000 mutated files of every kind: all are used, or refused by name"
 
 # The stamp is newer than what decides the environment: a change of either installs again.
@@ -47,8 +48,14 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# `make bench scale`: the second goal names the section
+SECTION ?= $(filter scale,$(MAKECMDGOALS))
 bench: $(VENV)/.installed
-	$(BIN)/python -m benchmarks.run
+	$(BIN)/python -m benchmarks.run $(SECTION)
+
+.PHONY: scale
+scale: bench
+	@:
 
 N ?= 10000
 FUZZ_SEED ?= 0

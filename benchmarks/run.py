@@ -1,7 +1,8 @@
 """Measure speeds on this machine, print the table, and write it to runs/bench/.
 
-Both values of a ratio are measured in the same run. `python -m benchmarks.run` measures everything;
-`python -m benchmarks.run intervals serving` measures these sections.
+Both values of a ratio are measured in the same run. `python -m benchmarks.run` measures everything
+but `scale`, which takes ten minutes; `python -m benchmarks.run intervals scale` measures these
+sections.
 """
 
 import os
@@ -73,18 +74,26 @@ def serving(scratch: Path) -> list[Row]:
     return serving_rows(scratch)
 
 
+def scale(scratch: Path) -> list[Row]:
+    """Measure a data set and a study of the size of the NIH's release."""
+    from benchmarks.scale import scale_rows
+
+    return scale_rows(scratch)
+
+
 SECTIONS: dict[str, Callable[[Path], list[Row]]] = {
     section.__name__: section
-    for section in (data, training, feeding, compiling, intervals, predicting, serving)
+    for section in (data, training, feeding, compiling, intervals, predicting, serving, scale)
 }
+ON_REQUEST = ("scale",)
 
 
 def main(names: list[str]) -> None:
-    """Measure the sections `names`, or all if empty; exit with a message for an unknown one."""
+    """Measure the sections `names`, or the usual ones if empty; exit with a message for an unknown one."""
     if unknown := [name for name in names if name not in SECTIONS]:
         sys.exit(f"unknown section {', '.join(unknown)}; use {', '.join(SECTIONS)}")
     rows = []
-    for name in names or SECTIONS:
+    for name in names or [name for name in SECTIONS if name not in ON_REQUEST]:
         print(f"measuring: {name}", file=sys.stderr)
         with tempfile.TemporaryDirectory() as scratch:
             rows += SECTIONS[name](Path(scratch))

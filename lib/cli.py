@@ -25,7 +25,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Chest X-ray studies. With CXR_DEBUG=1 in the environment, errors come with their traceback.",
 )
-data = typer.Typer(no_args_is_help=True, help="Look at a dataset folder, or make a synthetic one.")
+data = typer.Typer(
+    no_args_is_help=True, help="Look at a dataset folder, download one, or make a synthetic one."
+)
 app.add_typer(data, name="data")
 
 SET_HELP = (
@@ -391,6 +393,29 @@ def check(
             typer.echo(check_overlap(folders))
         good = all(report.ok or (on_bad == "skip" and not report.failure) for report in reports)
         raise typer.Exit(0 if good else 1)
+
+
+@data.command()
+def download(
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="nih: the NIH's release of ChestX-ray14, 45 GB; kaggle: how to get Kaggle's copies."
+        ),
+    ],
+    folder: Annotated[
+        Path | None, typer.Argument(help="The folder to fill, for example dataset_full.")
+    ] = None,
+    keep_archives: Annotated[
+        bool, typer.Option("--keep-archives", help="Keeps each archive after it was unpacked.")
+    ] = False,
+) -> None:
+    """Downloads a data set, checks every file and unpacks the images; the same command continues
+    what was interrupted."""
+    with _errors_as_sentences():
+        from lib.datasets import download_dataset
+
+        typer.echo(download_dataset(name, folder, keep_archives=keep_archives))
 
 
 @data.command()

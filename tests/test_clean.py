@@ -20,7 +20,13 @@ def places(tmp_path, monkeypatch):
     for name in ("last.ckpt", "last.ckpt.damaged-1", "last.ckpt.of_other_data-1"):
         (study / "a-s0" / name).write_text(name)
     store.mkdir()
-    for name in ("64px-1.npy", "64px-1.index.npz", "64px-2.partial", "64px-2.done.npz"):
+    for name in (
+        "64px-1.npy",
+        "64px-1.index.npz",
+        "64px-1.copies1.npz",
+        "64px-2.partial",
+        "64px-2.done.npz",
+    ):
         (store / name).write_text(name)
     monkeypatch.setenv("CXR_STORE", str(store))
     return study, store

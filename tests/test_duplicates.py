@@ -51,3 +51,23 @@ def test_copies_of_one_patient_are_no_leak_beyond_the_patient(images):
 def test_an_excluded_copy_is_fine(images, recwarn):
     check_duplicates(frame_of(*["train"] * 19, "excluded"), images)
     assert not recwarn
+
+
+def test_of_an_image_cache_the_pairs_are_remembered(images, tmp_path, monkeypatch):
+    np.save(tmp_path / "64px-key.npy", images)
+    store = np.load(tmp_path / "64px-key.npy", mmap_mode="r")
+    assert duplicate_pairs(store).tolist() == [[3, 19]]
+    monkeypatch.setattr("lib.datasets.duplicates._find_pairs", lambda images: None)
+    assert duplicate_pairs(store).tolist() == [[3, 19]]
+    assert duplicate_pairs(store[:10]) is None  # a part of the cache is searched itself
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 damaged", b"\x93NUMPY"])
+def test_a_damaged_memory_of_pairs_is_made_again(images, tmp_path, content):
+    np.save(tmp_path / "64px-key.npy", images)
+    store = np.load(tmp_path / "64px-key.npy", mmap_mode="r")
+    duplicate_pairs(store)
+    (kept,) = tmp_path.glob("*.npz")
+    kept.write_bytes(content)
+    assert duplicate_pairs(store).tolist() == [[3, 19]]
+    assert kept.read_bytes() != content

@@ -2,6 +2,7 @@
 
 import builtins
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -67,9 +68,35 @@ def test_a_file_that_was_changed_is_opened_again(tmp_path):
 @pytest.mark.parametrize("table", [b"", b"\x93NUMPY", b"garbage"])
 def test_a_damaged_table_is_begun_anew(tmp_path, table):
     paths = films(tmp_path, a=PNG)
-    (tmp_path / "heads.npy").write_bytes(table)
-    assert check_heads(paths, tmp_path) == [None]
-    assert (tmp_path / "heads.npy").stat().st_size > 16
+    cache = tmp_path / "cache"
+    check_heads(paths, cache)
+    (kept,) = cache.iterdir()
+    kept.write_bytes(table)
+    assert check_heads(paths, cache) == [None]
+    assert kept.stat().st_size > 16
+
+
+def test_each_folder_has_a_memory_of_its_own_that_holds_what_is_there_now(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    one, two = films(tmp_path / "one", a=PNG, b=PNG), films(tmp_path / "two", a=PNG)
+    for paths in (one, two):
+        check_heads(paths, tmp_path / "cache")
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+    sizes = []
+    for moment in range(3):  # a film that changes again and again does not fill the memory
+        os.utime(one[0], ns=(moment, moment))
+        check_heads(one, tmp_path / "cache")
+        sizes.append(sum(path.stat().st_size for path in (tmp_path / "cache").iterdir()))
+    assert len(set(sizes)) == 1
+
+
+def test_processes_that_check_the_same_folder_at_once_find_the_same(tmp_path):
+    paths = films(tmp_path, **{f"f{i}": PNG for i in range(600)}, bad=b"x")
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: check_heads(paths, tmp_path / "cache"), range(16)))
+    assert all(one == found[0] for one in found) and found[0][-1][0] == "not an image"
+    assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
 def test_where_nothing_can_be_kept_the_files_are_checked_all_the_same(tmp_path):

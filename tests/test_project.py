@@ -71,6 +71,21 @@ def test_modules_that_must_stay_light_import_no_torch(module):
     assert subprocess.run([sys.executable, "-c", code], cwd=REPO_ROOT).returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("datasets", {"torch", "matplotlib", "scipy", "sklearn"}),
+        ("studies", {"torch", "matplotlib", "scipy.stats", "sklearn"}),
+    ],
+)
+def test_what_reads_a_frame_or_a_status_imports_nothing_heavy(module, heavy):
+    code = f"import sys, lib.{module}; print(*(set(sys.modules) & {heavy}))"
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPO_ROOT, capture_output=True, text=True, check=True
+    )
+    assert found.stdout.split() == []
+
+
 def sources(folder: Path) -> list[Path]:
     """Every Python file of the package `lib` below `folder`, at any depth; an empty set tests
     nothing and fails."""

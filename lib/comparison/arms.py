@@ -31,7 +31,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy.special import stdtr, stdtrit
 
 from lib.comparison.folds import FoldedRun, fold_noise, overlap_factor
 from lib.comparison.significance import satterthwaite
@@ -407,14 +407,14 @@ def _student_interval(
     value: np.ndarray, error: np.ndarray, freedom: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """low and high (F + 1,) of the 95 % interval."""
-    reach = stats.t.ppf((1 + LEVEL) / 2, freedom) * error
+    reach = stdtrit(freedom, (1 + LEVEL) / 2) * error
     return value - reach, value + reach
 
 
 def _p_values(value: np.ndarray, error: np.ndarray, freedom: np.ndarray) -> np.ndarray:
     """Two-sided p-values (F + 1,) that the value is 0; 1 where it is 0 without error."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        p = 2 * stats.t.sf(np.abs(value) / error, freedom)
+        p = 2 * stdtr(freedom, -np.abs(value) / error)
     return np.where(error > 0, p, np.where(value == 0, 1.0, np.nan))
 
 

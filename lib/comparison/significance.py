@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 from lib.metrics.bootstrap import ALPHA, POWER
 
@@ -29,7 +29,7 @@ def detectable(
     the intervals.
     """
     df = satterthwaite(variance_patients, variance_seeds, df_seeds)
-    steps = stats.t.ppf(1 - alpha / 2, df) + stats.t.ppf(POWER, df)
+    steps = stdtrit(df, 1 - alpha / 2) + stdtrit(df, POWER)
     return float(steps * np.sqrt(variance_patients + variance_seeds))
 
 

@@ -5,6 +5,7 @@ from lib.datasets.check import (
     check_folder,
     check_overlap,
 )
+from lib.datasets.download import download_dataset
 from lib.datasets.prepare import (
     PreparedData,
     data_fingerprint,
@@ -32,6 +33,7 @@ __all__ = [
     "data_fingerprint",
     "data_text",
     "describe_data",
+    "download_dataset",
     "load_images",
     "prepare_data",
     "read_dataset",

@@ -6,21 +6,43 @@ compared by pixel.
 """
 
 import warnings
+from contextlib import suppress
+from mmap import mmap
+from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
 
 from lib.exceptions import SplitError
+from lib.files import atomic_write
 
 CHUNK = 1024  # images that are read at a time
 NEIGHBOURS = 4  # images of the same partial hash that each one is compared with
 LARGEST_DIFFERENCE = 1.5  # grey levels of 255, mean over the pixels
+VERSION = 1  # increase it when other pairs would be found
 LEAST_CONTRAST = 2.0  # standard deviation in grey levels; blank images are not compared
 
 
 def duplicate_pairs(images: np.ndarray) -> np.ndarray:
     """Pairs of rows of `images` (N, S, S) uint8 that are the same radiograph, first < second: (P,
-    2) int."""
+    2) int.
+
+    Of an image cache they are remembered beside it: every run of a study asks, and reading all
+    pixels of a large set takes minutes.
+    """
+    if not (isinstance(images, np.memmap) and isinstance(images.base, mmap)):  # or a part of one
+        return _find_pairs(images)
+    kept = Path(images.filename).with_suffix(f".copies{VERSION}.npz")
+    with suppress(OSError, ValueError, KeyError, EOFError, BadZipFile), np.load(kept) as found:
+        return found["pairs"]
+    pairs = _find_pairs(images)
+    with suppress(OSError), atomic_write(kept) as partial:  # a shared cache may be read-only
+        np.savez(partial, pairs=pairs)
+    return pairs
+
+
+def _find_pairs(images: np.ndarray) -> np.ndarray:
     hashes, contrast = _summaries(images)
     pairs = [
         _candidates(hashes[:, part], contrast > LEAST_CONTRAST) for part in range(hashes.shape[1])

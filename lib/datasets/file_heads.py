@@ -1,7 +1,8 @@
 """In: paths of images. Out: what is wrong with files that do not begin like an image.
 
-A file that was read before, and has the same size and modification time, is not opened again: on a
-network disk opening 100,000 files takes minutes, and every run of a study would do it.
+A file that was read before, and has the same path, size and modification time, is not opened again:
+on a network disk opening 100,000 files takes minutes, and every run of a study would do it. A file
+whose content changed without these is not noticed.
 """
 
 import os
@@ -26,9 +27,9 @@ _CHUNK = 256  # files per task of a thread
 
 
 def check_heads(paths: Sequence[str], folder: Path) -> list[Wrong | None]:
-    """Per file, what is wrong, or None; files without a fault are remembered in
-    `folder`/heads.npy."""
-    table = folder / "heads.npy"
+    """Per file, what is wrong, or None; files without a fault are remembered in `folder`, in one
+    table per folder that holds images."""
+    table = folder / f"heads-{_place(paths)}.npy"
     checked = _read_checked(table)
     keys, found = [], []
     starts = range(0, len(paths), _CHUNK)
@@ -36,11 +37,18 @@ def check_heads(paths: Sequence[str], folder: Path) -> list[Wrong | None]:
         for part in pool.map(lambda start: _check(paths[start : start + _CHUNK], checked), starts):
             keys += part[0]
             found += part[1]
-    new = {key for key, wrong in zip(keys, found, strict=True) if key and wrong is None} - checked
-    if new:
+    right = {key for key, wrong in zip(keys, found, strict=True) if key and wrong is None}
+    if right - checked:
         with suppress(OSError), atomic_write(table) as partial:  # a cache may be read-only
-            np.save(partial, np.frombuffer(b"".join(checked | new), dtype="V16"))
+            np.save(partial, np.frombuffer(b"".join(right), dtype="V16"))
     return found
+
+
+def _place(paths: Sequence[str]) -> str:
+    """A digest of the folder that holds all of the files, at any depth."""
+    folders = {os.path.dirname(path) for path in paths}  # noqa: PTH120 - for every image: quick
+    common = os.path.commonpath(folders) if folders else ""
+    return blake2b(common.encode(errors="surrogateescape"), digest_size=8).hexdigest()
 
 
 def _read_checked(table: Path) -> set[bytes]:

@@ -28,7 +28,6 @@ from lib.datasets.tables import Dataset, read_dataset
 from lib.exceptions import RunError
 from lib.files import read_json, write_json, write_table
 from lib.images.pixels import decode_grey
-from lib.phantoms.write import write_phantoms
 
 
 @dataclass(frozen=True)
@@ -84,6 +83,8 @@ def read_rows(config: Config) -> tuple[Dataset, pd.DataFrame, pd.DataFrame]:
     phantoms are drawn."""
     root = resolve(config.data_root)
     if config.data_root == PHANTOMS and not root.exists():
+        from lib.phantoms.write import write_phantoms  # scipy, only where films are drawn
+
         write_phantoms(root)
     data = read_dataset(config.data_folders, on_bad=config.on_bad)
     frame, bad_rows = data.frame, data.bad_rows

@@ -217,13 +217,9 @@ def check_leaks(frame: pd.DataFrame, by: str = "patient") -> None:
     unknown = set(used["split"]) - set(SPLITS)
     if unknown:
         raise SplitError(f"unknown splits {sorted(unknown)}; they are {', '.join(SPLITS)}")
-    parts = (
-        used["split"]
-        .replace("submit", "test")
-        .groupby(used[by])
-        .agg(lambda s: "+".join(sorted(set(s))))
-    )
-    leaks = parts[parts.str.contains("+", regex=False)]
+    pairs = used[[by, "split"]].replace({"split": {"submit": "test"}}).drop_duplicates()
+    several = pairs[pairs[by].duplicated(keep=False)]
+    leaks = several.groupby(by)["split"].agg(lambda parts: "+".join(sorted(parts)))
     if len(leaks):
         raise SplitError(
             f"{len(leaks):,} {by}s stand in two splits: {_names(f'{u} ({p})' for u, p in leaks.items())}"

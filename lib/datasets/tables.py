@@ -26,6 +26,9 @@ BOX_COLUMNS = ["image", "finding", "x", "y", "w", "h"]
 _TEXT_COLUMNS = ["image", "path", "patient", "age", "sex", "view", "source", "official"]
 _OLDEST = 120  # years; a few ages of the NIH table are above 400
 _AGE = re.compile(r"^(-?\d+(?:\.\d+)?)\s*([YMWD]?)$", re.IGNORECASE)
+_ODD_AGES = f"ages under 0 or above {_OLDEST} years"
+_SEXES = {"M": "M", "MALE": "M", "F": "F", "FEMALE": "F"}
+_VIEWS = {"PA": "PA", "AP": "AP"}
 _UNITS_PER_YEAR = {"": 1.0, "Y": 1.0, "M": 12.0, "W": 52.18, "D": 365.25}
 
 
@@ -146,6 +149,7 @@ def _bad_rows(listing: Listing) -> list[Problem]:
     problems: list[Problem] = []
     seen: dict[str, Row] = {}
     parsed = {text: parse_labels(text) for text in {row.labels for row in listing.rows}}
+    no_ages = {text for text in {row.age for row in listing.rows} if _age(text) is None}
     for row in listing.rows:
 
         def add(kind: str, detail: str = "", row: Row = row) -> None:
@@ -156,7 +160,7 @@ def _bad_rows(listing: Listing) -> list[Problem]:
             add(kind, detail)
         elif row.labels is None and (listing.complete or row.official != "test"):
             add("no finding given")
-        if _age(row.age) is None:
+        if row.age in no_ages:
             add("unparsable age", repr(row.age))
         if not row.image:
             add("no image name")
@@ -191,16 +195,18 @@ def _records(rows: Sequence[Row], source: str) -> tuple[list[tuple], list[str]]:
     """The text columns of the frame, and notes about values that were read as missing."""
     records, odd = [], Counter[str]()
     examples: dict[str, str] = {}
+    ages = {text: _age(text) for text in {row.age for row in rows}}
+    lost_ages = {text for text, age in ages.items() if text is not None and age != age}
     for row in rows:
-        age = _age(row.age)
-        sex = {"M": "M", "MALE": "M", "F": "F", "FEMALE": "F"}.get((row.sex or "").upper())
-        view = (row.view or "").upper() if (row.view or "").upper() in ("PA", "AP") else None
+        age = ages[row.age]
+        sex = _SEXES.get((row.sex or "").upper())
+        view = _VIEWS.get((row.view or "").upper())
         for what, text, lost in (
-            (f"ages under 0 or above {_OLDEST} years", row.age, age is not None and np.isnan(age)),
+            (_ODD_AGES, row.age, row.age in lost_ages),
             ("sexes other than M and F", row.sex, sex is None),
             ("views other than PA and AP", row.view, view is None),
         ):
-            if text is not None and lost:
+            if lost and text is not None:
                 odd[what] += 1
                 examples.setdefault(what, f"{text!r} of {row.image}")
         records.append(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy.special import stdtrit
 
 from lib.metrics.ranking import rank, ranked_scores
 from lib.metrics.scores import (
@@ -90,7 +90,7 @@ def finding_interval(
     of_patients, of_logits = spread(resampled), spread(_logit(resampled))
     with np.errstate(invalid="ignore", divide="ignore"):
         wider = 1.0 if error is None else np.where(of_patients > 0, error / of_patients, 1.0)
-        reach = stats.t.ppf(0.975, np.maximum(np.minimum(df, rarer - 1), 1)) * of_logits * wider
+        reach = stdtrit(np.maximum(np.minimum(df, rarer - 1), 1), 0.975) * of_logits * wider
         ends = [1 / (1 + np.exp(-(_logit(value) + sign * reach))) for sign in (-1, 1)]
     enough = rarer >= LEAST[metric]
     return np.where(enough, ends[0], np.nan), np.where(enough, ends[1], np.nan)

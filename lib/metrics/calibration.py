@@ -18,9 +18,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import minimize
 from scipy.special import expit, logit
-from scipy.stats import rankdata
 
 from lib.exceptions import ExportError
 from lib.metrics.bootstrap import patient_codes
@@ -91,6 +89,8 @@ def reliability(
     one in which the middle of them stands; bins left empty are not returned. y is 0, 1 or NaN,
     which is skipped. Raises ValueError where bins < 1.
     """
+    from scipy.stats import rankdata  # half a second, and few commands calibrate
+
     if bins < 1:
         raise ValueError(f"bins must be at least 1; got {bins}")
     y, p = np.asarray(y, dtype=float), np.asarray(p, dtype=float)
@@ -325,6 +325,8 @@ def _clearly_positive(gain: np.ndarray, codes: np.ndarray) -> bool:
 def _fit(z: np.ndarray, y: np.ndarray, method: str) -> tuple[float, float]:
     """Slope and intercept (0 for a temperature) that minimise the smoothed log loss, which is
     convex."""
+    from scipy.optimize import minimize
+
     features = np.stack([z, np.ones(len(z))], axis=1)[:, : METHODS.index(method)]  # (n, 1 or 2)
     positives, negatives = (y == 1).sum(), (y == 0).sum()
     wanted = np.where(y == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))

@@ -83,7 +83,8 @@ def _of_study(folder: Path) -> Iterator[Removable]:
 
 def _caches(folder: Path) -> Iterator[Removable]:
     for path in sorted(folder.glob("*px-*.npy")):
-        yield _removable((path, path.with_suffix(".index.npz")), "image cache")
+        beside = (path.with_suffix(".index.npz"), *path.parent.glob(f"{path.stem}.copies*.npz"))
+        yield _removable((path, *beside), "image cache")
     for path in sorted(folder.glob("*px-*.partial")):
         yield _removable((path, path.with_suffix(".done.npz")), "unfinished image cache")
     for path in sorted(folder.glob("*px-*.index.npz")):
