@@ -52,8 +52,8 @@ def run_plan(
     `confirm`, called with the list of them, returns True. A run that was set aside and matches the
     plan again is taken back. A broken run continues in its folder. A failed run fails those that
     need it and nothing else, after `retries` more tries; a try has failed after `time_limit`
-    seconds. `executor` submits `execute_run`: threads here by default, or Dask's
-    `client.get_executor()` on a cluster with a shared disk, where `jobs` is the only limit, none by
+    seconds. `executor` submits `execute_run`: threads here by default, or a Dask
+    cluster with a shared disk (`open_cluster`), where `jobs` is the only limit, none by
     default, and devices are not assigned here. `on_end` is called with each run that ended, or was
     complete, and the reason of its failure; it must not raise. Raises StudyError for an unknown
     name in `only` and for a run that wants more devices than there are, RunError when another
