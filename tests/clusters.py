@@ -2,14 +2,16 @@
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import nbformat
 import psutil
+import pytest
 import yaml
 from made_datasets import write_smallest_dataset
 from made_records import PARTS
@@ -154,3 +156,32 @@ def processes_in_turn(ticked: list[tuple[str, int]]) -> int:
     ]
     assert len(turns) == len(set(turns)), f"two processes trained at the same time: {ticked}"
     return len(turns)
+
+
+@contextlib.contextmanager
+def slurm_stand_ins(folder: Path, jobs: int) -> Iterator[Path]:
+    """A cluster file for the stand-ins of sbatch, squeue and scancel; what they started is ended."""
+    (folder / "jobs").mkdir(parents=True)
+    options = {"cores": 1, "memory": "4GB", "walltime": "00:30:00", "job-cpu": 2}
+    options |= {"scheduler-options": {"host": "127.0.0.1"}, "local-directory": str(folder)}
+    file = folder / "slurm.yaml"
+    file.write_text(yaml.safe_dump({"jobqueue": {"slurm": options}, "jobs": jobs}))
+    stand_ins = REPO_ROOT / "tests" / "slurm_stand_ins"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{stand_ins}:{os.environ['PATH']}")
+        patch.setenv("SLURM_STAND_IN_FOLDER", str(folder / "jobs"))
+        yield file
+    for pid in (folder / "jobs").glob("*.pid"):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(int(pid.read_text()), signal.SIGKILL)
+
+
+def jobs_of(file: Path) -> list[psutil.Process]:
+    """The jobs that the stand-ins have started and that run."""
+    found = []
+    for pid in (file.parent / "jobs").glob("*.pid"):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(int(pid.read_text()))
+            if process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found

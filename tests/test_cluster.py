@@ -1,6 +1,5 @@
 """Studies on a Dask cluster: real schedulers and workers, which are killed, frozen and ended."""
 
-import contextlib
 import json
 import os
 import random
@@ -17,7 +16,9 @@ import yaml
 from clusters import (
     MadeCluster,
     executing,
+    jobs_of,
     processes_in_turn,
+    slurm_stand_ins,
     ticks,
     wait_for,
     worker_process,
@@ -353,32 +354,9 @@ def test_the_code_of_a_worker_is_compared_by_commit_and_versions():
 
 
 @pytest.fixture
-def slurm(tmp_path, monkeypatch):
-    """Stand-ins for sbatch, squeue and scancel, and a cluster file; what they started is ended."""
-    jobs = tmp_path / "jobs"
-    jobs.mkdir()
-    stand_ins = REPO_ROOT / "tests" / "slurm_stand_ins"
-    monkeypatch.setenv("PATH", f"{stand_ins}:{os.environ['PATH']}")
-    monkeypatch.setenv("SLURM_STAND_IN_FOLDER", str(jobs))
-    options = {"cores": 1, "memory": "4GB", "walltime": "00:30:00", "job-cpu": 2}
-    options |= {"scheduler-options": {"host": "127.0.0.1"}, "local-directory": str(tmp_path)}
-    file = tmp_path / "slurm.yaml"
-    file.write_text(yaml.safe_dump({"jobqueue": {"slurm": options}, "jobs": 2}))
-    yield file
-    for pid in jobs.glob("*.pid"):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(int(pid.read_text()), signal.SIGKILL)
-
-
-def jobs_of(file: Path) -> list[psutil.Process]:
-    """The jobs that the stand-ins have started and that run."""
-    found = []
-    for pid in (file.parent / "jobs").glob("*.pid"):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process = psutil.Process(int(pid.read_text()))
-            if process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-    return found
+def slurm(tmp_path):
+    with slurm_stand_ins(tmp_path, jobs=2) as file:
+        yield file
 
 
 def test_a_study_in_slurm_jobs_of_which_one_is_killed(slurm, tmp_path, start_command):
