@@ -81,7 +81,7 @@ def write_study(folder: Path, **notebooks: str) -> Plan:
     return plan_study(file, (), runs_dir=folder / "runs")
 
 
-def wait_for(fact: Callable[[], object], seconds: float = 240.0) -> None:
+def wait_for(fact: Callable[[], object], seconds: float = 900.0) -> None:
     until = time.monotonic() + seconds
     while not fact():
         assert time.monotonic() < until, "waited in vain"

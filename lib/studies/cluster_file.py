@@ -9,6 +9,7 @@ or `local: {n_workers: 3}`, for distributed.LocalCluster's own; see studies/clus
 import contextlib
 import difflib
 import importlib
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -170,7 +171,8 @@ def _local(file: ClusterFile) -> Any:
 
     options = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": None, **file.options}
     share = available_cores() // (options["n_workers"] * options["threads_per_worker"])
-    options["env"] = {"CXR_THREADS": str(max(1, share)), **options.get("env", {})}
+    threads = os.environ.get("CXR_THREADS") or str(max(1, share))
+    options["env"] = {"CXR_THREADS": threads, **options.get("env", {})}
     return LocalCluster(**options, processes=True)
 
 

@@ -9,6 +9,7 @@ import contextlib
 import os
 import queue
 import socket
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -129,7 +130,7 @@ def on_worker(
         with contextlib.suppress(RunError):  # asked to end meanwhile
             acquire_lock(lock, str(folder), -1, ended).release()
     if leaves():
-        return {"moved": True}
+        return _moved(worker)
     planned = {"config": spec["parameters"], "lineage": spec["lineage"]}
     if run_state(folder, planned).name == "complete":  # by a worker that was thought dead
         return {"reason": None}
@@ -137,4 +138,14 @@ def on_worker(
     with slots.one() as device:
         environment = worker_environment(worker.state.nthreads, device)
         reason = execute({**spec, "environment": environment}, leaves)
-    return {"moved": True} if reason and leaves() else {"reason": reason}
+    return _moved(worker) if reason and leaves() else {"reason": reason}
+
+
+def _moved(worker: Worker) -> dict[str, Any]:
+    """The outcome of a run that another worker continues.
+
+    Dask takes it away from a worker that retires; a result that came before would be moved first.
+    """
+    while worker.status == Status.closing_gracefully:
+        time.sleep(0.1)
+    return {"moved": True}
