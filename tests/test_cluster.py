@@ -315,9 +315,8 @@ def test_what_the_nanny_sets_for_dask_does_not_decide_the_threads_of_a_run(monke
     monkeypatch.delenv("CXR_THREADS", raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as the nanny does
     monkeypatch.setenv("MKL_NUM_THREADS", "3")  # as a user does
-    found = worker_environment(2, None)
+    found = worker_environment(2)
     assert found["OMP_NUM_THREADS"] == "4" and found["MKL_NUM_THREADS"] == "3"
-    assert "CUDA_VISIBLE_DEVICES" not in found
 
 
 def test_a_worker_with_other_locks_is_refused_at_the_start_and_when_it_comes_later(

@@ -6,9 +6,10 @@ ends with it. A worker that is about to end stops its runs, and Dask gives them 
 """
 
 import contextlib
+import math
 import os
-import queue
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,11 +18,13 @@ from typing import Any
 import dask
 from distributed import Status, Worker, WorkerPlugin, get_worker
 
-from lib.config import REPO_ROOT
-from lib.exceptions import RunError
+from lib.config import REPO_ROOT, Config
+from lib.exceptions import RunError, StudyError
 from lib.files import acquire_lock
 from lib.locks import lock_kind
+from lib.runs.run import folder_lock
 from lib.runs.study import run_state
+from lib.studies.devices import Slots, devices_needed, find_devices
 from lib.studies.execute import process_environment
 from lib.system import git_state, package_versions
 
@@ -63,34 +66,42 @@ def code_difference(here: dict[str, Any], there: dict[str, Any]) -> str:
 
 
 class RunSlots(WorkerPlugin):
-    """A device for each thread of a worker; where there are fewer devices, threads share them."""
+    """Gives each run on a worker devices of its own; where a worker has fewer devices than threads,
+    its runs share them."""
 
     name = SLOTS
     idempotent = True  # a second study on the same cluster shares the slots of the first
 
     def setup(self, worker: Worker) -> None:
         """Called by Dask on every worker, also on one that comes later."""
-        devices: list[str | None] = [*visible_devices()] or [None]
-        self.free: queue.SimpleQueue = queue.SimpleQueue()
-        for thread in range(worker.state.nthreads):
-            self.free.put(devices[thread % len(devices)])
+        devices, _ = find_devices()
+        room = math.ceil(worker.state.nthreads / max(1, len(devices)))
+        self.slots, self.change = Slots(None, dict.fromkeys(devices, room)), threading.Condition()
 
     @contextlib.contextmanager
-    def one(self) -> Iterator[str | None]:
-        """A device for one run; None where the worker has none."""
-        device = self.free.get()
+    def devices(self, config: Config) -> Iterator[list[str] | None]:
+        """The devices of one run, waited for until others end; None where the worker has none.
+
+        Raises StudyError for a run that needs more devices than the worker has.
+        """
+        free = self.slots.free
+        if free and devices_needed(config) > len(free):
+            raise StudyError(
+                f"devices_per_run is {config.devices_per_run}, and the worker on {socket.gethostname()} has "
+                f"{len(free)}: {', '.join(free)}"
+            )
+        with self.change:
+            while (taken := self.slots.take(config)) is None:
+                self.change.wait()
         try:
-            yield device
+            yield taken if free else None
         finally:
-            self.free.put(device)
+            with self.change:
+                self.slots.give_back(taken)
+                self.change.notify_all()
 
 
-def visible_devices() -> list[str]:
-    """The ids in CUDA_VISIBLE_DEVICES."""
-    return [one for one in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if one.strip()]
-
-
-def worker_environment(threads: int, device: str | None) -> dict[str, str]:
+def worker_environment(threads: int) -> dict[str, str]:
     """The environment of one run on a worker that executes `threads` at a time.
 
     Dask's nanny sets OMP_NUM_THREADS=1 and others for Dask's own use; these do not count. Values
@@ -98,8 +109,7 @@ def worker_environment(threads: int, device: str | None) -> dict[str, str]:
     """
     nanny = dask.config.get("distributed.nanny.pre-spawn-environ", {})
     own = {name: value for name, value in os.environ.items() if str(nanny.get(name)) != value}
-    wanted = process_environment(threads, own)
-    return wanted if device is None else wanted | {"CUDA_VISIBLE_DEVICES": device}
+    return process_environment(threads, own)
 
 
 def on_worker(
@@ -122,7 +132,7 @@ def on_worker(
         return stop.exists() or leaves()
 
     worker.log_event(topic, {"action": "started", **where})
-    lock = folder.with_name(f".{folder.name}.lock")
+    lock = folder_lock(folder)
     try:
         acquire_lock(lock, str(folder), WAIT_SECONDS, ended).release()
     except RunError as error:
@@ -135,9 +145,9 @@ def on_worker(
     if run_state(folder, planned).name == "complete":  # by a worker that was thought dead
         return {"reason": None}
     slots: Any = worker.plugins[SLOTS]
-    with slots.one() as device:
-        environment = worker_environment(worker.state.nthreads, device)
-        reason = execute({**spec, "environment": environment}, leaves)
+    with slots.devices(Config(**spec["parameters"])) as devices:
+        environment = worker_environment(worker.state.nthreads)
+        reason = execute({**spec, "environment": environment, "devices": devices}, leaves)
     return _moved(worker) if reason and leaves() else {"reason": reason}
 
 

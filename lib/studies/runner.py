@@ -2,6 +2,7 @@
 what failed."""
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from pathlib import Path
@@ -66,7 +67,7 @@ def run_plan(
         entries = _plan_to_write(plan, chosen)
         _check_file(plan)
         data = _read_data(plan, chosen)
-        states = _check(plan, chosen, data, replace, confirm)
+        states = _check(plan, chosen, data, replace, confirm, here=executor is None)
         slots = _slots(plan, chosen, states, jobs, runs_per_device, executor)
         write_json(plan.folder / "plan.json", entries)
         _make_room(plan, chosen, states, console)
@@ -105,9 +106,10 @@ def _check(
     data: StudyData,
     replace: bool,
     confirm: Callable[[str], bool] | None,
+    here: bool,
 ) -> dict[str, RunState]:
     """The states of the chosen runs, after all that can be known before training was checked;
-    changes nothing."""
+    changes nothing. `here`: whether runs are executed on this machine, and need its devices."""
     states = planned_states(plan, chosen)
     replaced = {
         name: state
@@ -119,9 +121,14 @@ def _check(
             f"{plan.file}: nothing was started\n{replaced_text(replaced)}\n{REPLACE_ADVICE}"
         )
     incomplete = [run for run in chosen if states[run.name].name != "complete"]
-    check_runs(plan.file, incomplete)
+    check_runs(plan.file, incomplete if here else [_anywhere(run) for run in incomplete])
     check_stages(plan, incomplete, data)
     return states
+
+
+def _anywhere(run: PlannedRun) -> PlannedRun:
+    """The run without the device that another machine has to have."""
+    return dataclasses.replace(run, config=run.config.model_copy(update={"accelerator": "auto"}))
 
 
 def _slots(
