@@ -18,6 +18,7 @@ from lib.studies.execute import INTERRUPTED
 LOST_LIMIT = 10
 """So many workers may be lost during a run, without an epoch in between, before it fails."""
 REFUSED_SECONDS = 2.0
+MOVES = "its worker ends; the run continues on another one"
 
 
 @dataclass
@@ -120,6 +121,8 @@ class DaskExecutor(Executor):
         """What a worker returned; the run is submitted again unless it ended."""
         if "reason" in outcome:
             work.end(outcome["reason"])
+        elif "moved" in outcome:
+            self.say(f"{work.folder.name}: {MOVES}")
         elif "refused" in outcome and outcome["worker"] not in self.refused:
             self.refused[outcome["worker"]] = outcome["refused"]
             self.say(
@@ -161,7 +164,7 @@ class DaskExecutor(Executor):
             if self.closing:
                 await self._cancel(work, INTERRUPTED)
             elif told["expected"]:
-                self.say(f"{work.folder.name}: its worker ends; the run continues on another one")
+                self.say(f"{work.folder.name}: {MOVES}")
             else:
                 await self._count_loss(work)
 

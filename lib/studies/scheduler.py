@@ -112,7 +112,8 @@ class Scheduler:
                 if devices is not None:
                     del self.waiting[run.name]
                     self.devices[run.name] = devices
-                    self.progress.start(run.name, run.folder, device_text(devices))
+                    word = "started" if self.slots.jobs else "submitted"
+                    self.progress.start(run.name, run.folder, device_text(devices), word)
                     self.running[pool.submit(execute_run, self._spec(run))] = run
 
     def _has_place(self) -> bool:
