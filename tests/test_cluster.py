@@ -24,6 +24,7 @@ from clusters import (
     worker_process,
     write_study,
 )
+from distributed import Client
 from rich.console import Console
 
 from lib.config import REPO_ROOT
@@ -203,11 +204,18 @@ def test_a_worker_at_the_end_of_its_lifetime_stops_its_run_which_resumes_elsewhe
 ):
     plan = write_study(tmp_path, slow="trains")
     (tmp_path / "wait").touch()
-    cluster.start(0)
-    first = cluster.add_worker("--lifetime", "15s")
+    cluster.start(2)
     command, said = start_command(cluster.file)
     wait_for(lambda: ticks(plan, "slow-s0"))
-    cluster.add_worker()
+    first = busy(cluster)
+    name = f"w{cluster.workers.index(first)}"
+    with Client(scheduler_file=str(cluster.file), set_as_default=False) as client:
+        client.run(  # what Dask calls when the lifetime is reached
+            lambda dask_worker: (
+                dask_worker.name == name
+                and dask_worker.loop.add_callback(dask_worker.close_gracefully)
+            )
+        )
     assert first.wait(LONG) == 0
     (tmp_path / "wait").unlink()
     assert command.wait(LONG) == 0, said.read_text()
