@@ -66,6 +66,8 @@ def _check_workers(client: Any, where: str, say: Callable[[str], None]) -> None:
         raise ClusterError(
             f"--dask {where}: scheduler or workers cannot import this project ({error}); {START_ADVICE}"
         ) from error
+    except OSError as error:
+        raise ClusterError(f"--dask {where}: the scheduler was lost ({error})") from error
     here = code_state()
     found = {address: code_difference(here, there) for address, there in states.items()}
     if wrong := [f"  {address}: {text}" for address, text in found.items() if text]:
