@@ -137,8 +137,9 @@ class DaskExecutor(Executor):
         return [address for address in known["workers"] if address not in self.refused]
 
     def _lose(self, error: BaseException) -> None:
+        reason = getattr(error, "reason", error)
         self.lost = ClusterError(
-            f"the Dask scheduler {self.where} was lost ({error}); the runs on its workers end. Nothing else is lost: "
+            f"the Dask scheduler {self.where} was lost ({reason}); the runs on its workers end. Nothing else is lost: "
             "start a scheduler and workers, and the same command continues"
         )
         for work in self.works:
