@@ -5,6 +5,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -40,6 +41,10 @@ JOBS_HELP = (
     "Runs at a time, by default 1; the cores are shared among them, and where there are GPUs each gets its own. "
     "auto: one per GPU, without one a run per two cores."
 )
+DASK_HELP = (
+    "Executes the runs on a Dask cluster: the address of its scheduler (tcp://HOST:8786), its scheduler file, or a "
+    ".yaml file that starts one (studies/clusters); see docs/cluster.md. By default as many runs at a time as it takes."
+)
 ON_END_HELP = (
     "Runs a shell command at the end, which finds CXR_STUDY, CXR_DONE, CXR_FAILED, CXR_SKIPPED, CXR_FAILED_RUNS "
     "and CXR_EXIT_CODE in its environment."
@@ -68,6 +73,7 @@ Folder = Annotated[Path, typer.Argument(help="A dataset folder.")]
 def run(
     study: StudyFile,
     jobs: Annotated[str | None, typer.Option(metavar="N|auto", help=JOBS_HELP)] = None,
+    dask: Annotated[str | None, typer.Option(metavar="CLUSTER", help=DASK_HELP)] = None,
     runs_per_device: Annotated[int, typer.Option(min=1, help="Runs that share a device.")] = 1,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=SET_HELP)
@@ -115,6 +121,7 @@ def run(
 
         from lib.studies import (
             failure_text,
+            open_cluster,
             parse_duration,
             parse_jobs,
             plan_study,
@@ -143,7 +150,13 @@ def run(
         on_end = (
             track_as_they_end(plan.study, tracking_uri, plan.entry, typer.echo) if track else None
         )
-        summary = run_plan(plan, only=only or (), **options, console=console, on_end=on_end)
+        options |= {"only": only or (), "console": console, "on_end": on_end}
+        with contextlib.ExitStack() as stack:
+            if dask:
+                _need("cluster", "distributed", "dask_jobqueue")
+                say = partial(console.print, highlight=False, soft_wrap=True, markup=False)
+                options["executor"] = stack.enter_context(open_cluster(dask, say))
+            summary = run_plan(plan, **options)
         if summary.failed:
             typer.echo(failure_text(summary.failed))
         typer.echo(summary.text())

@@ -41,3 +41,7 @@ class ComparisonError(CxrError):
 
 class ExportError(CxrError):
     """Why a run or a checkpoint cannot be exported, or an exported file cannot be used."""
+
+
+class ClusterError(CxrError):
+    """A Dask cluster cannot be used, or was lost while a study ran."""

@@ -7,16 +7,17 @@ import math
 import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, Timeout
 
 from lib.exceptions import RunError
+from lib.locks import take_lock
 
 
 @contextlib.contextmanager
@@ -94,25 +95,26 @@ def json_values(value: Any) -> Any:
     return value
 
 
-def acquire_lock(path: Path, what: str, wait_seconds: float = 0.0) -> FileLock:
-    """A lock on the file `path` that ends with this process, however it ends.
+def acquire_lock(
+    path: Path, what: str, wait_seconds: float = 0.0, ended: Callable[[], bool] | None = None
+) -> BaseFileLock:
+    """A lock on the file `path` that ends with this process, however it ends (see `lib.locks`).
 
-    It lies beside what it protects, never inside a folder that is renamed. Where the disk has no
-    flock (some network disks), filelock takes a soft lock instead, which outlives a machine that
-    crashes. Raises RunError, which names the process that holds it, when it is not free within
-    `wait_seconds`.
+    It lies beside what it protects, never inside a folder that is renamed. Raises RunError, which
+    names the process that holds it, when it is not free within `wait_seconds` (negative: waits for
+    ever), or when `ended`, asked while waiting, returns True.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     holder = path.with_suffix(".holder")
-    lock = FileLock(path, timeout=wait_seconds, poll_interval=0.2, thread_local=False)
     try:
-        lock.acquire()
+        lock = take_lock(path, wait_seconds, ended)
     except Timeout:
         name = holder.read_text() if holder.exists() else "another process"
         raise RunError(f"{what} is in use by {name}; wait for it or stop it") from None
     except OSError as error:
         raise RunError(
-            f"{path} cannot be locked ({error}); runs need a disk that has file locks"
+            f"{path} cannot be locked ({error}); runs need a disk that has file locks, "
+            "or the environment variable CXR_LOCKS=lease on all machines"
         ) from error
     write_text(holder, f"process {os.getpid()} on {socket.gethostname()}")
     return lock

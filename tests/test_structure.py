@@ -9,12 +9,13 @@ from tracked import tracked
 
 from lib.config import REPO_ROOT
 
-GROUND = {"config", "exceptions", "files"}
+GROUND = {"config", "exceptions", "files", "locks"}
 TOOLS = GROUND | {"system", "images", "metrics"}
 MAY_IMPORT = {
     "config": GROUND,
     "exceptions": set(),
     "files": GROUND,
+    "locks": GROUND,
     "system": GROUND,
     "images": GROUND,
     "metrics": GROUND,

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from tqdm.auto import tqdm
 
 from lib.config import cache_folder
@@ -30,6 +30,7 @@ from lib.datasets.layouts import Problem
 from lib.datasets.tables import BAD_COLUMNS, problem_text
 from lib.exceptions import DatasetError
 from lib.images.pixels import DECODE_VERSION, Bad, decode_chunk
+from lib.locks import take_lock
 from lib.system import available_cores, start_worker
 
 _CHUNK = 32  # images per task
@@ -348,13 +349,12 @@ def _write_npz(path: Path, **arrays: np.ndarray) -> None:
 @contextmanager
 def _locked(path: Path, progress: bool) -> Iterator[None]:
     """Hold the lock file; the system frees it when this process ends, however it ends."""
-    lock = FileLock(path)
     try:
-        lock.acquire(blocking=False)
+        lock = take_lock(path)
     except Timeout:
         if progress:
             tqdm.write(f"waiting for another process that builds {path.stem}")
-        lock.acquire()
+        lock = take_lock(path, wait_seconds=-1)
     try:
         yield
     finally:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from filelock import FileLock
+from filelock import BaseFileLock
 
 from lib.config import Config, config_changes, resolve
 from lib.exceptions import RunError
@@ -111,7 +111,7 @@ class Run:
     folder: Path
     config: Config
     started: float
-    lock: FileLock
+    lock: BaseFileLock
     progress: Progress
     heart: "Heartbeat | None" = None
 

@@ -4,6 +4,9 @@ from lib.studies.clean import (
     find_removable,
     remove,
 )
+from lib.studies.cluster import (
+    open_cluster,
+)
 from lib.studies.devices import (
     parse_jobs,
 )
@@ -58,6 +61,7 @@ __all__ = [
     "failure_text",
     "find_removable",
     "make_report",
+    "open_cluster",
     "parse_duration",
     "parse_jobs",
     "plain_text",

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from lib.config import REPO_ROOT, cache_folder
+from lib.locks import take_lock
 
 CHECKPOINTS = ("*/last.ckpt.damaged-*", "*/last.ckpt.of_other_data-*")
 
@@ -56,13 +57,15 @@ def remove(found: Removable) -> bool:
     if not found.is_cache:
         _delete(first)
         return True
-    lock = FileLock(first.parent / f"{first.name.partition('.')[0]}.lock")
     try:
-        with lock.acquire(blocking=False):
-            for path in found.paths:
-                _delete(path)
+        lock = take_lock(first.parent / f"{first.name.partition('.')[0]}.lock")
     except Timeout:
         return False
+    try:
+        for path in found.paths:
+            _delete(path)
+    finally:
+        lock.release()
     return True
 
 

@@ -20,7 +20,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -51,22 +51,25 @@ INTERRUPTED = "interrupted"
 ERROR_LINES = 20
 
 
-def process_environment(jobs: int) -> dict[str, str]:
-    """Threads of one of `jobs` parallel runs (its share of the cores) and memory settings; values
-    that the user has set stay."""
+def process_environment(jobs: int, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Threads of one of `jobs` parallel runs (CXR_THREADS, else its share of the cores) and memory
+    settings; values that the user has set in `environ` stay."""
     share = str(max(1, available_cores() // jobs))
     wanted = dict.fromkeys(THREAD_VARIABLES, share) | MALLOC_VARIABLES | WAITING_VARIABLES
-    return {name: os.environ.get(name, value) for name, value in wanted.items()}
+    chosen = {name: environ.get(name, value) for name, value in wanted.items()}
+    if threads := environ.get("CXR_THREADS"):
+        chosen |= dict.fromkeys(THREAD_VARIABLES, threads)
+    return chosen
 
 
-def execute_run(spec: dict[str, Any]) -> str | None:
+def execute_run(spec: dict[str, Any], leaves: Callable[[], bool] = lambda: False) -> str | None:
     """Executes one run in its own process; None when it is complete, else the reason of its
     failure.
 
     `spec` (JSON values only, so that it travels to another machine): notebook, folder, parameters,
     lineage, environment; `devices`, the only ones that the run sees (None: those that this process
     sees); `time_limit` in seconds, or None; and `stop`, a file that asks, once it exists, to end
-    the run at once.
+    the run at once. `leaves` asks the same by returning True, of a run that continues elsewhere.
     """
     folder = Path(spec["folder"])
     folder.mkdir(parents=True, exist_ok=True)
@@ -80,7 +83,7 @@ def execute_run(spec: dict[str, Any]) -> str | None:
     stop, limit, started = Path(spec["stop"]), spec.get("time_limit"), time.monotonic()
 
     def why_end() -> str | None:
-        if stop.exists():
+        if stop.exists() or leaves():
             return INTERRUPTED
         if limit is not None and time.monotonic() - started > limit:
             return f"ran longer than {clock(limit)}; the same command continues it"
@@ -92,7 +95,8 @@ def execute_run(spec: dict[str, Any]) -> str | None:
     if is_complete(folder):
         return None
     reason = ended_for or _reason(folder, driver.poll())
-    note_failure(folder, reason)
+    if not leaves():  # else another machine works in the folder by now
+        note_failure(folder, reason)
     return reason
 
 

@@ -54,14 +54,14 @@ class StudyProgress:
         if count:
             self.say(f"{count} of {self.total} runs are complete already")
 
-    def start(self, name: str, folder: Path, device: str = "") -> None:
-        """A run starts, on `device`."""
+    def start(self, name: str, folder: Path, device: str = "", word: str = "started") -> None:
+        """A run starts, on `device`; `word` says it otherwise, as of a run that may be queued."""
         self.started[name] = time.monotonic()
         self.tasks[name] = self.display.add_task(
             f"  {name}", total=None, note=f"starting {device}".strip(), folder=folder
         )
         if not self.console.is_terminal:
-            self.say(f"{name}: started{' on ' if device else ''}{device}")
+            self.say(f"{name}: {word}{' on ' if device else ''}{device}")
 
     def finish(self, name: str, outcome: str, reason: str = "") -> None:
         """A run ended: "done", "stopped", "tried again", or "failed" with its reason."""

@@ -2,6 +2,7 @@
 what failed."""
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from pathlib import Path
@@ -52,8 +53,8 @@ def run_plan(
     `confirm`, called with the list of them, returns True. A run that was set aside and matches the
     plan again is taken back. A broken run continues in its folder. A failed run fails those that
     need it and nothing else, after `retries` more tries; a try has failed after `time_limit`
-    seconds. `executor` submits `execute_run`: threads here by default, or Dask's
-    `client.get_executor()` on a cluster with a shared disk, where `jobs` is the only limit, none by
+    seconds. `executor` submits `execute_run`: threads here by default, or a Dask
+    cluster with a shared disk (`open_cluster`), where `jobs` is the only limit, none by
     default, and devices are not assigned here. `on_end` is called with each run that ended, or was
     complete, and the reason of its failure; it must not raise. Raises StudyError for an unknown
     name in `only` and for a run that wants more devices than there are, RunError when another
@@ -66,7 +67,7 @@ def run_plan(
         entries = _plan_to_write(plan, chosen)
         _check_file(plan)
         data = _read_data(plan, chosen)
-        states = _check(plan, chosen, data, replace, confirm)
+        states = _check(plan, chosen, data, replace, confirm, here=executor is None)
         slots = _slots(plan, chosen, states, jobs, runs_per_device, executor)
         write_json(plan.folder / "plan.json", entries)
         _make_room(plan, chosen, states, console)
@@ -105,9 +106,10 @@ def _check(
     data: StudyData,
     replace: bool,
     confirm: Callable[[str], bool] | None,
+    here: bool,
 ) -> dict[str, RunState]:
     """The states of the chosen runs, after all that can be known before training was checked;
-    changes nothing."""
+    changes nothing. `here`: whether runs are executed on this machine, and need its devices."""
     states = planned_states(plan, chosen)
     replaced = {
         name: state
@@ -119,9 +121,14 @@ def _check(
             f"{plan.file}: nothing was started\n{replaced_text(replaced)}\n{REPLACE_ADVICE}"
         )
     incomplete = [run for run in chosen if states[run.name].name != "complete"]
-    check_runs(plan.file, incomplete)
+    check_runs(plan.file, incomplete if here else [_anywhere(run) for run in incomplete])
     check_stages(plan, incomplete, data)
     return states
+
+
+def _anywhere(run: PlannedRun) -> PlannedRun:
+    """The run without the device that another machine has to have."""
+    return dataclasses.replace(run, config=run.config.model_copy(update={"accelerator": "auto"}))
 
 
 def _slots(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lib.config import resolve
+from lib.exceptions import ClusterError
 from lib.files import read_json
 from lib.runs.run import HEARTBEAT_SECONDS, note_failure, write_status
 from lib.studies.devices import Slots, device_text
@@ -59,7 +60,8 @@ class Scheduler:
     def execute(self, executor: Executor | None, interrupted: threading.Event) -> None:
         """Runs everything; once `interrupted` is set, ends the runs under way, which then failed as
         interrupted."""
-        self.stop.unlink(missing_ok=True)
+        for stale in self.plan.folder.glob(".stop-*"):
+            stale.unlink()
         with contextlib.ExitStack() as stack:
             stack.callback(self.stop.unlink, missing_ok=True)
             stack.callback(self._note, "ended")
@@ -71,7 +73,13 @@ class Scheduler:
             while (self.waiting or self.running) and not interrupted.is_set():
                 self._start_ready(pool)
                 finished, _ = wait(self.running, timeout=0.5, return_when=FIRST_COMPLETED)
-                self._collect(finished)
+                try:
+                    self._collect(finished)
+                except ClusterError:
+                    stack.pop_all()  # the file stays, for workers that have not heard of the loss
+                    self.stop.touch()
+                    self._note("ended")
+                    raise
                 self.progress.refresh(
                     [run.folder for run in self.running.values()], len(self.waiting)
                 )
@@ -79,6 +87,7 @@ class Scheduler:
             if self.waiting or self.running:
                 self.stop.touch()
                 self.summary.interrupted = True
+                pool.shutdown(wait=False, cancel_futures=True)
                 self._collect(wait(self.running).done)
 
     def _note(self, state: str) -> None:
@@ -103,7 +112,8 @@ class Scheduler:
                 if devices is not None:
                     del self.waiting[run.name]
                     self.devices[run.name] = devices
-                    self.progress.start(run.name, run.folder, device_text(devices))
+                    word = "started" if self.slots.jobs else "submitted"
+                    self.progress.start(run.name, run.folder, device_text(devices), word)
                     self.running[pool.submit(execute_run, self._spec(run))] = run
 
     def _has_place(self) -> bool:
@@ -130,6 +140,8 @@ class Scheduler:
             run = self.running.pop(future)
             self.slots.give_back(self.devices.pop(run.name))
             error = future.exception()
+            if isinstance(error, ClusterError):
+                raise error
             reason = (
                 f"could not be executed: {type(error).__name__}: {error}"
                 if error
