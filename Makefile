@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lab app lint bench fuzz clean
+.PHONY: demo test lab app lint bench fuzz chaos clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -15,8 +15,9 @@ help:
 	@echo "make app     the model on a web page on this machine"
 	@echo "make lint    ruff on code and notebooks, mypy on lib and benchmarks"
 	@echo "make bench   speed, as ratios measured in one run"
-	@echo "make bench scale   the same over 112,120 films; SECTION=NAME measures one section"
+	@echo "             SECTION=NAME measures one section; make bench scale: 112,120 films"
 	@echo "make fuzz    N=10000 mutated files of every kind: all are used, or refused by name"
+	@echo "make chaos   MINUTES=20 of studies whose processes are killed: nothing is lost"
 
 # The stamp is newer than what decides the environment: a change of either installs again.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -61,6 +62,10 @@ N ?= 10000
 FUZZ_SEED ?= 0
 fuzz: $(VENV)/.installed
 	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m fuzz.run --count $(N) --seed $(FUZZ_SEED) --out results/fuzz.csv
+
+MINUTES ?= 20
+chaos: $(VENV)/.installed
+	PYTHONPATH=. $(BIN)/python tests/chaos.py --minutes $(MINUTES)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache
