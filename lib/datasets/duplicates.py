@@ -31,7 +31,7 @@ def duplicate_pairs(images: np.ndarray) -> np.ndarray:
     Of an image cache they are remembered beside it: every run of a study asks, and reading all
     pixels of a large set takes minutes.
     """
-    if not (isinstance(images, np.memmap) and isinstance(images.base, mmap)):  # or a part of one
+    if not _is_cache(images):
         return _find_pairs(images)
     kept = Path(images.filename).with_suffix(f".copies{VERSION}.npz")
     with suppress(OSError, ValueError, KeyError, EOFError, BadZipFile), np.load(kept) as found:
@@ -92,13 +92,25 @@ def _summaries(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     areas = np.diff([*edges, images.shape[1]])
     for start in range(0, len(images), CHUNK):
         rows = slice(start, start + CHUNK)
-        sums = np.add.reduceat(images[rows], edges, axis=1, dtype=np.uint32)
+        sums = np.add.reduceat(_map_anew(images)[rows], edges, axis=1, dtype=np.uint32)
         small = np.add.reduceat(sums, edges, axis=2) / np.multiply.outer(areas, areas)  # (B, 9, 9)
         contrast[rows] = small.std(axis=(1, 2))
         across, down = small[:, :8, 1:] > small[:, :8, :-1], small[:, 1:, :8] > small[:, :-1, :8]
         bits = np.stack([across, down], axis=1).reshape(len(small), 128)
         hashes[rows] = np.packbits(bits, axis=1).view(np.uint32)
     return hashes, contrast
+
+
+def _map_anew(images: np.ndarray) -> np.ndarray:
+    """The same images; of an image cache a map of its own, whose pages leave memory with it."""
+    if not _is_cache(images):
+        return images
+    return np.memmap(images.filename, images.dtype, "r", images.offset, images.shape)
+
+
+def _is_cache(images: np.ndarray) -> bool:
+    """Whether these are all images of a cache, not a part of them."""
+    return isinstance(images, np.memmap) and isinstance(images.base, mmap)
 
 
 def _candidates(hashes: np.ndarray, usable: np.ndarray) -> np.ndarray:
@@ -117,7 +129,7 @@ def _same(images: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     """Whether the pixels of each pair agree: (P,) bool."""
     same = np.zeros(len(pairs), bool)
     for start in range(0, len(pairs), CHUNK):
-        chunk = images[pairs[start : start + CHUNK]].astype(np.int16)  # (P, 2, H, W)
+        chunk = _map_anew(images)[pairs[start : start + CHUNK]].astype(np.int16)  # (P, 2, H, W)
         difference = np.abs(chunk[:, 0] - chunk[:, 1]).mean(axis=(1, 2))
         same[start : start + CHUNK] = difference <= LARGEST_DIFFERENCE
     return same
