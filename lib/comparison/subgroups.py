@@ -10,7 +10,7 @@ import pandas as pd
 from lib.comparison.arms import Scored, arm_scores, read_run_predictions, training_noise
 from lib.comparison.folds import fold_seeds
 from lib.exceptions import ComparisonError
-from lib.metrics.scores import MACRO
+from lib.metrics.scores import HALF, MACRO
 
 NOT_KNOWN = "not known"
 AGE_BANDS = ((0, 40), (40, 60), (60, 200))
@@ -115,8 +115,8 @@ def _enough(run: Scored, groups: Sequence[np.ndarray]) -> list[str]:
     """The findings with MIN_POSITIVES positive and negative images in every group, and fold."""
     kept = np.ones(len(run.findings), bool)
     for targets in (part.targets for group in groups for part in run.rows(group).parts):
-        kept &= ((targets == 1).sum(axis=0) >= MIN_POSITIVES) & (
-            (targets == 0).sum(axis=0) >= MIN_POSITIVES
+        kept &= ((targets >= HALF).sum(axis=0) >= MIN_POSITIVES) & (
+            (targets < HALF).sum(axis=0) >= MIN_POSITIVES
         )
     return [name for name, keep in zip(run.findings, kept, strict=True) if keep]
 
