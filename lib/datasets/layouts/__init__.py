@@ -12,6 +12,7 @@ from lib.datasets.layouts import (
     chexpert,
     class_folders,
     kaggle_sample,
+    mimic,
     nih,
 )
 from lib.datasets.layouts.listing import (
@@ -43,6 +44,7 @@ TABLES = (
     challenge.FULL,
     challenge.SINGLE,
     chexpert.LAYOUT,
+    mimic.LAYOUT,
 )
 """The layouts with a table, the one to use first where several fit."""
 
