@@ -14,6 +14,7 @@ from lib.datasets.layouts import (
     kaggle_sample,
     mimic,
     nih,
+    padchest,
 )
 from lib.datasets.layouts.listing import (
     NIH,
@@ -45,6 +46,7 @@ TABLES = (
     challenge.SINGLE,
     chexpert.LAYOUT,
     mimic.LAYOUT,
+    padchest.LAYOUT,
 )
 """The layouts with a table, the one to use first where several fit."""
 
