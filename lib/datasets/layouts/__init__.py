@@ -15,6 +15,7 @@ from lib.datasets.layouts import (
     mimic,
     nih,
     padchest,
+    vindr,
 )
 from lib.datasets.layouts.listing import (
     NIH,
@@ -47,6 +48,7 @@ TABLES = (
     chexpert.LAYOUT,
     mimic.LAYOUT,
     padchest.LAYOUT,
+    vindr.LAYOUT,
 )
 """The layouts with a table, the one to use first where several fit."""
 
