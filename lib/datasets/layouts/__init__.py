@@ -15,6 +15,7 @@ from lib.datasets.layouts import (
     mimic,
     nih,
     padchest,
+    rsna,
     vindr,
 )
 from lib.datasets.layouts.listing import (
@@ -49,6 +50,7 @@ TABLES = (
     mimic.LAYOUT,
     padchest.LAYOUT,
     vindr.LAYOUT,
+    rsna.LAYOUT,
 )
 """The layouts with a table, the one to use first where several fit."""
 
