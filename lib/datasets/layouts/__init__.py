@@ -12,6 +12,7 @@ from lib.datasets.layouts import (
     chexpert,
     class_folders,
     kaggle_sample,
+    medmnist,
     mimic,
     nih,
     padchest,
@@ -51,6 +52,7 @@ TABLES = (
     padchest.LAYOUT,
     vindr.LAYOUT,
     rsna.LAYOUT,
+    medmnist.LAYOUT,
 )
 """The layouts with a table, the one to use first where several fit."""
 
