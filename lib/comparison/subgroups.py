@@ -1,5 +1,5 @@
-"""In: the test answers of an arm's runs. Out: its macro AUROC by sex, age band and view, with
-intervals."""
+"""In: the test answers of an arm's runs. Out: its macro AUROC by sex, age band, view and
+source, with intervals."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -77,7 +77,8 @@ def _seeds(folders: Sequence[Path], needed: bool = True) -> list[Scored]:
 
 
 def _people(run: Scored) -> pd.DataFrame:
-    """sex, age band and view of the run's test images, as ordered categories, in their order."""
+    """sex, age band, view and source (where the run's predictions name it) of the run's test images,
+    as ordered categories, in their order."""
     frames = []
     for part in run.parts:
         assert part.folder is not None  # it was read from there
@@ -90,6 +91,8 @@ def _people(run: Scored) -> pd.DataFrame:
         bands[(age >= low) & (age < high)] = _band(low, high)
     orders = {"sex": ["F", "M"], "age": [_band(*band) for band in AGE_BANDS], "view": ["PA", "AP"]}
     values = {"sex": frame["sex"], "age": bands, "view": frame["view"]}
+    if "source" in frame:
+        orders["source"], values["source"] = [], frame["source"]
     columns = {
         name: column.astype(object).where(column.notna(), NOT_KNOWN).astype(str)
         for name, column in values.items()

@@ -111,6 +111,17 @@ def _displayed(path: str) -> Image.Image:
     return Image.fromarray(dicom.read_pixels(data, dicom.read_header(data, any_view=True))[0])
 
 
+def original_size(path: str) -> tuple[int, int]:
+    """Width and height in px of an image file, DICOM included, from its header."""
+    if path.lower().endswith(DICOM_SUFFIXES):
+        import pydicom  # only here, since it is an extra
+
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Rows", "Columns"])
+        return int(header.Columns), int(header.Rows)
+    with Image.open(path) as image:
+        return image.size
+
+
 def set_upright(image: Image.Image) -> tuple[Image.Image, str]:
     """A loaded image turned as its EXIF asks, and why it could not be turned, or nothing. Pillow
     itself turns TIFF."""
