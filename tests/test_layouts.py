@@ -628,3 +628,28 @@ def test_no_damage_to_an_archive_passes_in_silence(folder, what):
         warnings.simplefilter("ignore")
         ARCHIVE_DAMAGE[what](copy / "chestmnist.npz")
     assert noticed(copy, usual)
+
+
+# ---- real films
+
+
+def test_real_dicom_files_are_read_in_the_layout_of_vindr(real_data, folder):
+    copy = folder("vindr")
+    films = sorted((real_data / "dicom").glob("*.dcm"))
+    named = sorted((copy / "train").iterdir())[: len(films)]
+    for film, path in zip(films, named, strict=True):
+        shutil.copy(film, path)
+    data = read_dataset(copy)
+    assert films and data.bad_rows.empty
+    assert not len(decode_problems(data.frame, workers=1, progress=False))
+
+
+def test_real_nih_films_are_read_in_the_layout_of_chexpert_and_of_padchest(real_data, folder):
+    originals = sorted((real_data / "originals").glob("*.png"))
+    for name, kind in (("padchest", "*.png"), ("chexpert", "*_frontal.jpg")):
+        copy = folder(name)
+        for original, path in zip(originals, sorted(copy.rglob(kind)), strict=False):
+            Image.open(original).convert("L").save(path)
+        data = read_dataset(copy)
+        assert data.bad_rows.empty
+        assert not len(decode_problems(data.frame, workers=1, progress=False))

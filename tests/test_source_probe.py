@@ -78,3 +78,8 @@ def test_two_data_sets_are_compared_from_their_folders(tmp_path):
     text = check_sources([rsna, padchest], workers=1, progress=False)
     assert text.startswith("sources: told apart by 16 x 16 px and borders with AUROC")
     assert check_sources([rsna], workers=1, progress=False) == ""
+
+
+def test_real_films_of_adults_and_of_children_are_told_apart(real_data):
+    folders = [real_data / "real" / name for name in ("dataset_full", "dataset_pneumonia")]
+    assert "a model can cheat" in check_sources(folders, workers=1, progress=False)

@@ -34,8 +34,8 @@ def read(folder: Path, table: Path) -> Listing:
     They are unpacked to PNG beside the image caches, once. An image is known by its place in the
     set, so that it is the same in all sizes. Raises DatasetError where the archive is broken.
     """
-    kind = NAME.match(table.name)[1]
-    if other := [path.name for path in find(folder) if NAME.match(path.name)[1] != kind]:
+    kind = _kind(table)
+    if other := [path.name for path in find(folder) if _kind(path) != kind]:
         raise DatasetError(
             f"{folder}: holds several data sets, {table.name} and {other[0]}; put each into a folder "
             "of its own."
@@ -59,6 +59,11 @@ def read(folder: Path, table: Path) -> Listing:
             )  # fmt: skip
     listing.population = kind
     return listing
+
+
+def _kind(table: Path) -> str:
+    """chestmnist or pneumoniamnist."""
+    return table.name.partition("mnist")[0] + "mnist"
 
 
 def _check_labels(table: Path, part: str, labels: np.ndarray, names: tuple[str, ...]) -> None:

@@ -66,9 +66,9 @@ def read(folder: Path, table: Path) -> Listing:
     }
     for name, (number, target) in targets.items():
         values = {"Pneumonia": float(target == "1")}
-        row = Row(TABLE, number, f"rsna/{name}", None, films.get(name), values=values)
-        row.path = files.get(name)
-        listing.rows.append(row)
+        film = Row(TABLE, number, f"rsna/{name}", None, films.get(name), values=values)
+        film.path = files.get(name)
+        listing.rows.append(film)
     _note_patients(listing, films, set(targets))
     note_unlisted(listing, files, targets, TABLE, "")
     return listing
@@ -115,10 +115,16 @@ def _patients(folder: Path, listing: Listing) -> dict[str, str]:
         return {}
     try:
         entries = json.loads(path.read_text())
-        films = {entry["subset_img_id"]: entry["img_id"] for entry in entries}
-        return {name: NIH_NAME.match(film)[1] for name, film in films.items()}
+        return {entry["subset_img_id"]: _nih_patient(entry["img_id"]) for entry in entries}
     except (ValueError, TypeError, KeyError) as error:
         raise DatasetError(f"{path} is damaged ({error!r}); download it again.") from error
+
+
+def _nih_patient(film: str) -> str:
+    """The number in a name such as 00000001_000.png; raises ValueError for any other."""
+    if (match := NIH_NAME.match(film)) is None:
+        raise ValueError(f"{film!r} is no film of the NIH's release")
+    return match[1]
 
 
 def _note_patients(listing: Listing, films: dict[str, str], names: set[str]) -> None:
