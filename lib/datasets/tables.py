@@ -92,17 +92,10 @@ def check_rows(listing: Listing, source: str) -> Rows:
         doubts=doubts[doubts["image"].isin(frame["image"][good])].reset_index(drop=True),
         submission=frame["image"][good & unlabelled].tolist(),
         notes=listing.notes + notes,
-        error=problem_text(source, problems, _count(listing, problems), listing.looked_in)
+        error=problem_text(source, problems, len(listing.rows), listing.looked_in)
         if problems
         else "",
     )
-
-
-def _count(listing: Listing, problems: Sequence[Problem]) -> int:
-    """How many rows the tables have, with those that were too broken to be listed."""
-    listed = {(row.table, row.row) for row in listing.rows}
-    broken = {(problem.table, problem.row) for problem in problems if problem.row} - listed
-    return len(listing.rows) + len(broken)
 
 
 def _gaps(rows: Sequence[Row]) -> list[str]:
@@ -134,9 +127,8 @@ def problem_text(
     kinds: dict[str, list[Problem]] = {}
     for problem in problems:
         kinds.setdefault(problem.kind, []).append(problem)
-    lines = [
-        f"{source}: {len({(p.table, p.row, p.image) for p in problems}):,} of {n_rows:,} rows cannot be used"
-    ]
+    bad = len({(p.table, p.row, p.image) for p in problems})
+    lines = [f"{source}: {bad:,} of {max(bad, n_rows):,} rows cannot be used"]
     for kind, members in sorted(kinds.items(), key=lambda item: -len(item[1])):
         text = f"{len(members):,} x {kind}"
         if kind == "missing file":
