@@ -279,6 +279,17 @@ def test_official_validation_lists_are_kept_beside_a_set_without_any(originals, 
     assert set(frame.loc[frame["source"] == "set_padchest", "split"]) >= {"train", "val"}
 
 
+def test_what_is_made_of_uncertain_labels_leaves_the_test_labels_as_they_are(originals, tmp_path):
+    folder = originals["mimic"]
+    plain = Config(data_root=str(folder.parent), data_dir=(folder.name,), image_size=32)
+    ignored = prepare_data(plain, tmp_path / "a")
+    ones = prepare_data(plain.model_copy(update={"uncertain": "ones"}), tmp_path / "b")
+    assert ones.test_fingerprint == ignored.test_fingerprint
+    assert ones.fingerprint != ignored.fingerprint
+    trained = set(ones.frame.loc[ones.frame["split"] == "train", "image"])
+    assert ones.frame["Edema"].sum() == ones.data.doubts["image"].isin(trained).sum() > 0
+
+
 # ---- one sentence each for the usual mistakes
 
 
