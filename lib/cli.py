@@ -394,16 +394,17 @@ def check(
     if there is any problem.
 
     Of several folders it also prints how many images, patients and labels each adds beyond the
-    others.
+    others, and whether a small model can tell their films apart.
     """
     with _errors_as_sentences():
-        from lib.datasets import check_folder, check_overlap
+        from lib.datasets import check_folder, check_overlap, check_sources
 
         reports = [check_folder(folder) for folder in folders]
         for report in reports:
             typer.echo(report.text())
         if len(folders) > 1 and not any(report.failure for report in reports):
             typer.echo(check_overlap(folders))
+            typer.echo(check_sources(folders))
         good = all(report.ok or (on_bad == "skip" and not report.failure) for report in reports)
         raise typer.Exit(0 if good else 1)
 

@@ -44,6 +44,7 @@ PLACES = ("run_dir", "data_root", "weights_root", "devices_per_run")
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+Uncertain = Literal["ignore", "zeros", "ones", "smooth"]
 
 
 class Config(BaseModel):
@@ -71,6 +72,16 @@ class Config(BaseModel):
     hold_out: tuple[str, ...] = ()
     """Dataset folders of a later stage: what it validates or tests on does not train (or choose
     epochs) here."""
+    views: Literal["frontal", "all"] | tuple[str, ...] = "frontal"
+    """Views to read of sets that tell them: frontal, all, or names such as [PA, AP, LATERAL]."""
+    uncertain: Uncertain | dict[str, Uncertain] = "ignore"
+    """Training target of a label that a set calls uncertain (-1): none, 0, 1, or smooth: 0.55 to
+    0.85; also by finding."""
+    readers: Literal["majority", "share"] = "majority"
+    """Training target where several readers labelled a film; `share` of those who see the
+    finding."""
+    balance_sources: bool = False
+    """Whether every dataset folder gives an epoch as many images."""
     findings: tuple[str, ...] = FINDINGS
     """Findings to predict; "all" are the 14 of NIH ChestX-ray14."""
     split_by: Literal["patient", "image", "official"] = "patient"
@@ -158,6 +169,22 @@ class Config(BaseModel):
         if isinstance(value, str):
             return FINDINGS if value == "all" and info.field_name == "findings" else (value,)
         return tuple(value) if isinstance(value, list) else value
+
+    @field_validator("views", mode="before")
+    @classmethod
+    def _view_names(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            if not value or not all(isinstance(name, str) and name.strip() for name in value):
+                raise ValueError("views must be frontal, all, or a list of one or more names")
+            return tuple(dict.fromkeys(name.strip().upper() for name in value))
+        return value
+
+    @field_validator("uncertain")
+    @classmethod
+    def _by_known_finding(cls, value: Any) -> Any:
+        if isinstance(value, dict) and (unknown := sorted(set(value) - set(FINDINGS))):
+            raise ValueError(f"must be by finding; {', '.join(unknown)} is none")
+        return value
 
     @field_validator("input_range", mode="before")
     @classmethod

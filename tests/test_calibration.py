@@ -574,3 +574,16 @@ def test_real_probabilities_mean_more_after_calibration_and_rank_as_before(publi
     scores = [calibration_scores(targets[~val], p[~val], FINDINGS).iloc[-1] for p in (probs, after)]
     for name in ("brier", "log_loss", "ece"):
         assert scores[1][name] < scores[0][name]
+
+
+def test_soft_targets_calibrate_towards_themselves():
+    rng = np.random.default_rng(0)
+    shares = rng.integers(0, 4, (4000, 1)) / 3
+    probs = expit(2 * logit(np.clip(shares, 0.05, 0.95)))  # too sure of themselves
+    cal = fit_calibration(shares, probs, np.arange(4000), ["Mass"])
+    before, after = (
+        calibration_scores(shares, p, ["Mass"]).iloc[0] for p in (probs, cal.apply(probs))
+    )
+    assert after["log_loss"] < before["log_loss"] and cal.slope[0] < 1
+    assert before["brier_reference"] == pytest.approx(shares.var())
+    assert cal.positives[0] == (shares >= 0.5).sum()

@@ -175,3 +175,11 @@ def test_an_attribute_with_one_group_is_left_out_and_unknown_ages_are_reported(r
     assert list(table["attribute"].unique()) == ["all", "sex", "age"]
     ages = table[table["attribute"] == "age"].set_index("group")
     assert ages.loc["not known", "images"] == 10 and ages.loc["not known", "small"]
+
+
+def test_sources_are_groups_where_the_predictions_name_them(run):
+    path = run / "predictions.parquet"
+    table = pd.read_parquet(path)
+    table.assign(source=np.where(np.arange(80) < 40, "here", "there")).to_parquet(path)
+    groups = subgroup_table([run]).query("attribute == 'source'").set_index("group")
+    assert groups["images"].to_dict() == {"here": 40, "there": 40}

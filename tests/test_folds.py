@@ -28,7 +28,7 @@ def frame_of(patients: int = 400, official: str | None = None) -> pd.DataFrame:
 
 
 def splits(frame: pd.DataFrame, **parameters) -> pd.Series:
-    def read(folders, on_bad="raise"):
+    def read(folders, on_bad="raise", views="frontal"):
         assert folders
         return Dataset(frame, *[None] * 5)
 

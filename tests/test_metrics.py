@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.metrics import (
     accuracy_score,
@@ -221,10 +222,27 @@ def test_a_bad_probability_is_named(value):
         metrics.evaluate([[0, 1], [1, 0]], [[0.1, 0.2], [0.3, value]], ["a", "b"])
 
 
-@pytest.mark.parametrize("value", [2, 0.5, -1, np.inf])
+@pytest.mark.parametrize("value", [2, 1.5, -1, np.inf])
 def test_a_bad_target_is_named(value):
-    with pytest.raises(ValueError, match=r"target of image 0, finding a, is .*0, 1 or NaN"):
+    with pytest.raises(ValueError, match=r"target of image 0, finding a, is .*from 0 to 1, or NaN"):
         metrics.evaluate([[value]], [[0.1]], ["a"])
+
+
+def test_a_soft_target_counts_as_positive_from_one_half_on():
+    rng = np.random.default_rng(0)
+    soft, probs = rng.random((60, 2)).round(1), rng.random((60, 2))
+    soft[:5] = np.nan
+    hard = np.where(np.isnan(soft), np.nan, soft >= 0.5)
+    pd.testing.assert_frame_equal(
+        metrics.evaluate(soft, probs, ["a", "b"]), metrics.evaluate(hard, probs, ["a", "b"])
+    )
+    np.testing.assert_array_equal(metrics.prevalence(soft), metrics.prevalence(hard))
+    for one, other in zip(
+        metrics.best_f1_thresholds(soft, probs),
+        metrics.best_f1_thresholds(hard, probs),
+        strict=True,
+    ):
+        assert one == other
 
 
 def test_shapes_that_differ_are_refused():

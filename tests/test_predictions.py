@@ -81,3 +81,9 @@ def test_a_submission_joins_findings_and_says_no_finding(tmp_path, predictions):
     write_submission(tmp_path / "s.csv", predictions, np.array([0.5, np.nan]))
     lines = (tmp_path / "s.csv").read_text().splitlines()
     assert lines == ["imageID,disease", "b.png,Mass", "a.png,No Finding", "c.png,Mass|Nodule"]
+
+
+def test_the_source_is_written_where_the_frame_has_it(tmp_path, predictions, frame):
+    for columns, wanted in (({}, False), ({"source": "set"}, True)):
+        write_predictions(tmp_path / "p.parquet", {"test": predictions}, frame.assign(**columns))
+        assert ("source" in pd.read_parquet(tmp_path / "p.parquet")) == wanted

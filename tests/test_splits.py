@@ -216,3 +216,43 @@ def test_an_official_test_stands_alone_where_it_knows_every_finding_asked_for():
     frame.loc[:999, [name for name in FINDINGS if name != "Cardiomegaly"]] = np.nan
     split = assign_splits(frame, Config(findings=("Cardiomegaly",)))
     assert (split == "test").sum() == 100
+
+
+# ---- official validation lists, and several populations
+
+
+def listed(parts: list[str | None], source: str = "one") -> pd.DataFrame:
+    """A patient for each official part, with two images."""
+    names = [f"{source}:{i}" for i in range(len(parts))]
+    return frame_of(names, parts).assign(source=source)
+
+
+def test_an_official_validation_list_is_the_validation():
+    frame = listed(["train"] * 60 + ["val"] * 20 + ["test"] * 20)
+    assert assign_splits(frame, Config()).equals(frame["official"].rename("split"))
+
+
+def test_a_patient_of_an_official_validation_list_trains_in_no_other_source():
+    mimic = listed(["train"] * 60 + ["val"] * 20 + ["test"] * 20)
+    again = mimic[mimic["official"] == "val"].assign(official=None, source="two")
+    again["image"] = "two/" + again["image"]
+    split = assign_splits(pd.concat([mimic, again], ignore_index=True), Config())
+    assert (split.iloc[-len(again) :] == "val").all()
+
+
+def test_a_training_list_without_a_validation_list_gives_its_own():
+    split = assign_splits(listed(["train"] * 180 + ["test"] * 20), Config())
+    assert 0 < (split == "val").sum() < 100
+
+
+def test_folds_take_the_place_of_official_validation_lists():
+    frame = listed(["train"] * 60 + ["val"] * 20 + ["test"] * 20)
+    folds = {name: i % 4 for i, name in enumerate(frame["patient"].unique())}
+    split = assign_splits(frame, Config(folds=4), folds=folds)
+    assert (split[frame["official"] == "val"] != "val").any()
+
+
+def test_a_population_without_official_lists_is_tested_beside_one_that_has_them():
+    both = pd.concat([listed(["train"] * 90 + ["test"] * 10), listed([None] * 200, "two")])
+    split = assign_splits(both.reset_index(drop=True), Config())
+    assert 20 < (split.iloc[200:] == "test").sum() < 160

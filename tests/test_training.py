@@ -24,6 +24,7 @@ from lib.models.training import (
     CHECKPOINT,
     balanced_pos_weight,
     build_optimizer,
+    class_weights,
     fit,
     lr_factor,
     make_fabric,
@@ -380,6 +381,26 @@ def test_less_data_is_not_less_training():
     frame[list(FINDINGS)] = 1.0
     loader = make_loaders(frame, np.zeros((60, 16, 16), np.uint8), Config(batch_size=8))["train"]
     assert len(loader.rows) == 10 and len(loader) == 5
+
+
+def test_balanced_sources_give_an_epoch_as_many_images_and_its_length_stays():
+    frame = pd.DataFrame({"image": [f"{i}.png" for i in range(60)], "patient": range(60)})
+    frame["split"] = ["train"] * 40 + ["val"] * 10 + ["test"] * 10
+    frame["source"] = ["small"] * 8 + ["large"] * 52
+    frame[list(FINDINGS)] = 1.0
+    config = Config(batch_size=8, balance_sources=True, augment="none")
+    loader = make_loaders(frame, np.zeros((60, 16, 16), np.uint8), config)["train"]
+    order = loader._order(0)
+    assert len(loader) == 5 and len(order) == 40
+    assert set(np.bincount(order)[:8]) <= {2, 3} and (order < 8).sum() == 20
+    assert np.bincount(order)[8:].max() == 1
+    assert (order == loader._order(0)).all() and (order != loader._order(1)).any()
+
+
+def test_a_soft_target_counts_in_part():
+    targets = np.array([[0.7], [1.0], [0.0], [np.nan]], dtype=np.float32)
+    positives, negatives = class_weights(targets)
+    assert positives[0] == pytest.approx(1.7) and negatives[0] == pytest.approx(1.3)
 
 
 def test_an_epoch_is_the_same_for_the_same_seed_and_another_for_another():

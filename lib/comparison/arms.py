@@ -48,7 +48,7 @@ from lib.metrics.bootstrap import (
     spread,
 )
 from lib.metrics.predictions import Predictions, read_predictions
-from lib.metrics.scores import MACRO, MIN_PATIENTS, counted_findings, positive_patients
+from lib.metrics.scores import HALF, MACRO, MIN_PATIENTS, counted_findings, positive_patients
 from lib.runs.run import is_complete
 from lib.runs.study import read_record
 from lib.system import available_cores
@@ -353,7 +353,7 @@ def _estimate(groups: Groups, noise: Noise | None, metric: str) -> pd.DataFrame:
     if not level:
         rare = np.append(np.minimum(people, others) < MIN_PATIENTS, False)
         low, high, p = (np.where(rare, np.nan, values) for values in (low, high, p))
-    positives = (first.targets == 1).sum(axis=0)
+    positives = (first.targets >= HALF).sum(axis=0)
     return pd.DataFrame(
         {
             "metric": metric,

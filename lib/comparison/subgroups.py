@@ -1,5 +1,5 @@
-"""In: the test answers of an arm's runs. Out: its macro AUROC by sex, age band and view, with
-intervals."""
+"""In: the test answers of an arm's runs. Out: its macro AUROC by sex, age band, view and
+source, with intervals."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ import pandas as pd
 from lib.comparison.arms import Scored, arm_scores, read_run_predictions, training_noise
 from lib.comparison.folds import fold_seeds
 from lib.exceptions import ComparisonError
-from lib.metrics.scores import MACRO
+from lib.metrics.scores import HALF, MACRO
 
 NOT_KNOWN = "not known"
 AGE_BANDS = ((0, 40), (40, 60), (60, 200))
@@ -77,7 +77,8 @@ def _seeds(folders: Sequence[Path], needed: bool = True) -> list[Scored]:
 
 
 def _people(run: Scored) -> pd.DataFrame:
-    """sex, age band and view of the run's test images, as ordered categories, in their order."""
+    """sex, age band, view and source (where the run's predictions name it) of the run's test images,
+    as ordered categories, in their order."""
     frames = []
     for part in run.parts:
         assert part.folder is not None  # it was read from there
@@ -90,6 +91,8 @@ def _people(run: Scored) -> pd.DataFrame:
         bands[(age >= low) & (age < high)] = _band(low, high)
     orders = {"sex": ["F", "M"], "age": [_band(*band) for band in AGE_BANDS], "view": ["PA", "AP"]}
     values = {"sex": frame["sex"], "age": bands, "view": frame["view"]}
+    if "source" in frame:
+        orders["source"], values["source"] = [], frame["source"]
     columns = {
         name: column.astype(object).where(column.notna(), NOT_KNOWN).astype(str)
         for name, column in values.items()
@@ -115,8 +118,8 @@ def _enough(run: Scored, groups: Sequence[np.ndarray]) -> list[str]:
     """The findings with MIN_POSITIVES positive and negative images in every group, and fold."""
     kept = np.ones(len(run.findings), bool)
     for targets in (part.targets for group in groups for part in run.rows(group).parts):
-        kept &= ((targets == 1).sum(axis=0) >= MIN_POSITIVES) & (
-            (targets == 0).sum(axis=0) >= MIN_POSITIVES
+        kept &= ((targets >= HALF).sum(axis=0) >= MIN_POSITIVES) & (
+            (targets < HALF).sum(axis=0) >= MIN_POSITIVES
         )
     return [name for name, keep in zip(run.findings, kept, strict=True) if keep]
 

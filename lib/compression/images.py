@@ -13,6 +13,7 @@ import pandas as pd
 
 from lib.config import Config
 from lib.datasets.cache import open_cache
+from lib.datasets.labels import training_labels
 from lib.datasets.prepare import PreparedData, describe_data, read_rows
 from lib.exceptions import DatasetError
 from lib.files import read_json
@@ -65,7 +66,7 @@ def read_run_films(folder: Path, card: dict[str, Any]) -> CalibrationImages:
     config = Config(**read_json(folder / "config.json"))
     data, frame, bad_rows = read_rows(config)
     splits = pd.read_csv(folder / "splits.csv", dtype=str).set_index("image")["split"]
-    frame = frame.assign(split=frame["image"].map(splits))
+    frame = training_labels(frame.assign(split=frame["image"].map(splits)), data.doubts, config)
     films = PreparedData(data, frame, bad_rows, open_cache(frame, config.image_size))
     if describe_data(films)["fingerprint"] != card["data"]["fingerprint"]:
         folders = ", ".join(str(path) for path in config.data_folders)

@@ -32,7 +32,7 @@ from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 from lib.compression.graph import light_nodes, weighted_nodes
 from lib.exceptions import ExportError
 from lib.inference.session import run_file
-from lib.metrics.scores import auroc, mean_defined
+from lib.metrics.scores import HALF, auroc, mean_defined
 
 LIMIT = 0.005
 """The largest change of validation macro AUROC, up or down: a gain by rounding is chance, and a
@@ -88,7 +88,7 @@ class ValidationSet:
     @property
     def positives(self) -> int:
         """Count positive labels of findings with both classes: those that AUROC is based on."""
-        positive, negative = (self.targets == 1).sum(axis=0), (self.targets == 0).sum(axis=0)
+        positive, negative = (self.targets >= HALF).sum(axis=0), (self.targets < HALF).sum(axis=0)
         return int(positive[negative > 0].sum())
 
     @cached_property

@@ -4,6 +4,7 @@ from lib.datasets.check import (
     FolderReport,
     check_folder,
     check_overlap,
+    check_sources,
 )
 from lib.datasets.download import download_dataset
 from lib.datasets.prepare import (
@@ -30,6 +31,7 @@ __all__ = [
     "assign_splits",
     "check_folder",
     "check_overlap",
+    "check_sources",
     "data_fingerprint",
     "data_text",
     "describe_data",

@@ -5,13 +5,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from lib.config import FINDINGS
-from lib.datasets.cache import decode_problems, open_cache
+from lib.datasets.cache import decode_problems, open_cache, without_undecodable
 from lib.datasets.duplicates import duplicates_text
+from lib.datasets.labels import UNCERTAIN
+from lib.datasets.source_probe import (
+    film_features,
+    probe_sources,
+    sample_sources,
+    size_features,
+    sources_text,
+)
 from lib.datasets.tables import Dataset, read_dataset
 from lib.exceptions import DatasetError
+from lib.images.pixels import original_size
 
 COMPARED_AT = 64  # pixels per side at which copies are looked for
 
@@ -83,7 +93,7 @@ def check_folder(
         patients=frame["patient"].nunique(),
         counts=_counts(frame),
         problems=pd.concat([dataset.bad_rows, undecodable], ignore_index=True),
-        warnings=dataset.warnings + _parts(dataset) + copies,
+        warnings=dataset.warnings + _parts(dataset) + _doubts(dataset) + copies,
     )
 
 
@@ -107,6 +117,24 @@ def check_overlap(folders: Sequence[Path]) -> str:
     return "\n".join(lines)
 
 
+def check_sources(
+    folders: Sequence[Path], *, workers: int | None = None, progress: bool = True
+) -> str:
+    """How well a small model tells the films of several folders apart, in words; empty where only
+    one of them holds films of its own."""
+    frame = read_dataset(folders, on_bad="skip").frame
+    sample, _ = without_undecodable(
+        sample_sources(frame), COMPARED_AT, workers=workers, progress=progress
+    )
+    if sample["source"].nunique() < 2:
+        return ""
+    images = open_cache(sample, COMPARED_AT, workers=workers, progress=progress)
+    sizes = np.array([original_size(path) for path in sample["path"]])
+    features = film_features(images), size_features(sizes)
+    films, files = (probe_sources(one, sample["source"], sample["patient"]) for one in features)
+    return sources_text(films, files, frame)
+
+
 def _labels(frame: pd.DataFrame) -> pd.Index:
     """The (image, finding) pairs that are annotated."""
     return frame.set_index("image")[list(FINDINGS)].stack().dropna().index.unique()
@@ -120,6 +148,17 @@ def _counts(frame: pd.DataFrame) -> pd.DataFrame:
         "not annotated": targets.isna().sum(),
     }
     return pd.DataFrame(counts)
+
+
+def _doubts(dataset: Dataset) -> tuple[str, ...]:
+    """How many labels are uncertain, and on how many the readers disagree."""
+    uncertain = int((dataset.doubts["value"] == UNCERTAIN).sum())
+    shared = len(dataset.doubts) - uncertain
+    notes = [f"{uncertain:,} labels are uncertain (-1): see `uncertain` in Config"] * bool(
+        uncertain
+    )
+    notes += [f"readers disagree on {shared:,} labels: see `readers` in Config"] * bool(shared)
+    return tuple(notes)
 
 
 def _parts(dataset: Dataset) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from lib.files import atomic_write
+from lib.images.pixels import DICOM_SUFFIXES
 
 Wrong = tuple[str, str]
 """What is wrong with a file: the kind, shared by all such files, and the detail of this one."""
@@ -85,5 +86,6 @@ def _wrong_with(path: str) -> Wrong | None:
     if not head:
         return "empty file", "zero bytes"
     if head[128:] == b"DICM":
-        return "not an image", "a DICOM file, to be converted to PNG first"
+        known = path.lower().endswith(DICOM_SUFFIXES)
+        return None if known else ("not an image", "a DICOM file, but not named .dcm or .dicom")
     return None if head.startswith(_SIGNATURES) else ("not an image", f"starts with {head[:8]!r}")

@@ -17,6 +17,7 @@ from lib.config import FINDINGS, PHANTOMS, Config, resolve
 from lib.datasets.cache import open_cache, without_undecodable
 from lib.datasets.duplicates import check_duplicates
 from lib.datasets.folds import divide_patients
+from lib.datasets.labels import training_labels
 from lib.datasets.splits import (
     SPLITS,
     assign_splits,
@@ -64,7 +65,7 @@ def prepare_data(config: Config, folder: Path) -> PreparedData:
     data, frame, bad_rows = read_rows(config)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        frame = frame.assign(split=split_rows(frame, config))
+        frame = split_and_label(data, frame, config)
     split_warnings = tuple(str(warning.message) for warning in caught)
     for stage in earlier_stages(config):
         check_inherited(pd.read_csv(stage / "splits.csv", dtype=str), frame, config.split_by)
@@ -86,12 +87,18 @@ def read_rows(config: Config) -> tuple[Dataset, pd.DataFrame, pd.DataFrame]:
         from lib.phantoms.write import write_phantoms  # scipy, only where films are drawn
 
         write_phantoms(root)
-    data = read_dataset(config.data_folders, on_bad=config.on_bad)
+    data = read_dataset(config.data_folders, on_bad=config.on_bad, views=config.views)
     frame, bad_rows = data.frame, data.bad_rows
     if config.on_bad == "skip":
         frame, undecodable = without_undecodable(frame, config.image_size)
         bad_rows = pd.concat([bad_rows, undecodable], ignore_index=True)
     return data, frame, bad_rows
+
+
+def split_and_label(data: Dataset, frame: pd.DataFrame, config: Config) -> pd.DataFrame:
+    """The rows with their split, and in training the labels that `uncertain` and `readers` ask
+    for."""
+    return training_labels(frame.assign(split=split_rows(frame, config)), data.doubts, config)
 
 
 def split_rows(
@@ -105,10 +112,13 @@ def split_rows(
     folds = None
     if config.folds:
         folders = sorted({*config.data_folders, *config.held_out_folders})
-        folds = divide_patients(read(folders, on_bad="skip").frame, config.folds)
+        folds = divide_patients(
+            read(folders, on_bad="skip", views=config.views).frame, config.folds
+        )
     if not config.hold_out:
         return assign_splits(frame, config, folds=folds)
-    later = held_out(read(config.held_out_folders, on_bad="skip").frame, config, folds)
+    held = read(config.held_out_folders, on_bad="skip", views=config.views).frame
+    later = held_out(held, config, folds)
     return assign_splits(frame, config, later, folds)
 
 
@@ -215,10 +225,10 @@ def data_text(facts: Mapping[str, Any]) -> str:
 def data_fingerprint(config: Config) -> str:
     """The fingerprint that a run of `config` would record: of the image ids, labels and splits.
     Decodes no image."""
-    _, frame, _ = read_rows(config)
+    data, frame, _ = read_rows(config)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the run itself says what is odd about its splits
-        return _fingerprint(frame.assign(split=split_rows(frame, config)))
+        return _fingerprint(split_and_label(data, frame, config))
 
 
 def _fingerprint(frame: pd.DataFrame) -> str:

@@ -27,13 +27,15 @@ def assign_splits(
     Official test images are 'test' ('submit' without a label); other images of their patients are
     'excluded' in every source, never trained on. Where no official test image is labelled, or those
     leave out a finding of the config that other images know, `test_fraction` of the patients whom
-    no official list names are 'test' too, the same patients for every seed, so that seeds compare.
-    Of the rest `val_fraction` are 'val'. The choice depends on the seed and the patient's id alone,
-    without the population, so that a patient who is validation in one stage is validation in every
-    stage of that seed, whatever else the data hold. With config.split_by == 'image' validation is
-    chosen by image, as the published method does: patients who train validate too, so that
-    validation flatters. The test stays by patient: nobody in it is ever trained on. With
-    config.split_by == 'official' patients whom both official lists name stay in both.
+    no official list names are 'test' too, as of a population that has no official list, the same
+    patients for every seed, so that seeds compare. Of the rest `val_fraction` are 'val'. Where a
+    source has an official validation list, that list is 'val' (not with folds), and its official
+    training list is 'train'. The choice depends on the seed and the patient's id alone, without the
+    population, so that a patient who is validation in one stage is validation in every stage of
+    that seed, whatever else the data hold. With config.split_by == 'image' validation is chosen by
+    image, as the published method does: patients who train validate too, so that validation
+    flatters. The test stays by patient: nobody in it is ever trained on. With config.split_by ==
+    'official' patients whom both official lists name stay in both.
 
     folds: the test fold of each patient (`folds.divide_patients`). Where it is given, patients of
     config.fold are 'test' in place of official lists. later: image, patient and split of what
@@ -51,6 +53,7 @@ def assign_splits(
     else:
         tested = {patient for patient, fold in folds.items() if fold == config.fold}
         official &= ~labelled
+    train_listed, val_listed = _listed(frame, by) if folds is None else (set(), set())
     reserved = set(frame.loc[official, "patient"])
     kept = frame["official"].notna() if config.split_by == "official" else official
     named = {
@@ -61,6 +64,7 @@ def assign_splits(
         for unit, name in named.items()
         if unit_hash(config.seed, "val", name) < config.val_fraction
     }
+    val = (val - train_listed) | val_listed
     split = frame[by].isin(val).map({True: "val", False: "train"}).astype("str").rename("split")
     split[frame["patient"].isin(tested)] = "test"
     split[frame["patient"].isin(reserved) & ~kept] = "excluded"
@@ -91,15 +95,31 @@ def validation_unit(split_by: str) -> str:
     return "image" if split_by == "image" else "patient"
 
 
+def _listed(frame: pd.DataFrame, by: str) -> tuple[set[str], set[str]]:
+    """The patients (or images) of the official training and validation lists of those sources that
+    have both. Who is on both of them validates."""
+    if not (frame["official"] == "val").any():
+        return set(), set()
+    both = frame["source"].isin(set(frame.loc[frame["official"] == "val", "source"]))
+    train, val = (
+        set(frame.loc[both & (frame["official"] == part), by]) for part in ("train", "val")
+    )
+    return train - val, val
+
+
 def _tested(frame: pd.DataFrame, listed: pd.Series, config: Config) -> set[str]:
     """The patients whom no official list names and who are tested all the same: where the labelled
-    images of official test lists, `listed`, do not cover the findings."""
-    test_fraction = 0.0 if _covers(frame, listed, config.findings) else config.test_fraction
-    named = set(frame.loc[frame["official"].notna(), "patient"]) if listed.any() else set()
+    images of official test lists, `listed`, do not cover the findings, and those of populations that
+    have no official list."""
+    named = frame["official"].notna() & listed.any()
+    if _covers(frame, listed, config.findings):
+        parts = frame["patient"].astype("str").str.partition(":")
+        population = parts[0].where(parts[1] == ":", "")
+        named |= population.isin(set(population[frame["official"].notna()]))
     return {
         patient
-        for patient in set(frame["patient"]) - named
-        if unit_hash(TEST_SEED, "test", patient_id(patient)) < test_fraction
+        for patient in set(frame["patient"]) - set(frame.loc[named, "patient"])
+        if unit_hash(TEST_SEED, "test", patient_id(patient)) < config.test_fraction
     }
 
 
@@ -173,7 +193,7 @@ def split_counts(
     rows = {}
     for part in SPLITS:
         if (here := (split == part).to_numpy()).any():
-            positives = (frame.loc[here, list(findings)] == 1).sum()
+            positives = (frame.loc[here, list(findings)] >= 0.5).sum()
             rows[part] = {
                 "images": int(here.sum()),
                 "patients": frame.loc[here, "patient"].nunique(),

@@ -1,4 +1,4 @@
-"""In: dataset folders in any of five layouts. Out: a `Dataset`: one frame of images, patients and
+"""In: dataset folders in any of the layouts. Out: a `Dataset`: one frame of images, patients and
 findings (1, 0, NaN).
 
 Nothing is dropped silently: every row that cannot be used is named in one DatasetError or, when
@@ -9,7 +9,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +18,17 @@ import pandas as pd
 
 from lib.config import FINDINGS, NO_FINDING, cache_folder
 from lib.datasets.file_heads import check_heads
-from lib.datasets.layouts import NIH_NAME, Listing, Problem, Row, canonical_finding, read_listing
+from lib.datasets.labels import DOUBT_COLUMNS, doubtful_labels, parse_labels, targets_of
+from lib.datasets.layouts import (
+    NIH,
+    NIH_NAME,
+    Listing,
+    Problem,
+    Row,
+    canonical_finding,
+    read_listing,
+)
+from lib.datasets.views import LATERAL, select_views
 from lib.exceptions import DatasetError
 
 BAD_COLUMNS = ["source", "row", "image", "reason"]
@@ -34,8 +44,8 @@ _UNITS_PER_YEAR = {"": 1.0, "Y": 1.0, "M": 12.0, "W": 52.18, "D": 365.25}
 
 @dataclass(frozen=True)
 class Rows:
-    """One folder, checked: `frame` and `boxes` hold only what can be used, `bad` the rest with the
-    reasons.
+    """One folder, checked: `frame`, `boxes` and `doubts` hold only what can be used, `bad` the rest
+    with the reasons.
 
     `error` is the paragraph about the bad rows, empty where there are none.
     """
@@ -43,6 +53,7 @@ class Rows:
     frame: pd.DataFrame
     bad: pd.DataFrame
     boxes: pd.DataFrame
+    doubts: pd.DataFrame
     submission: list[str]
     notes: list[str]
     error: str
@@ -56,18 +67,19 @@ def check_rows(listing: Listing, source: str) -> Rows:
     none.
     """
     problems = [*listing.problems, *_bad_rows(listing), *_bad_files(listing.rows)]
-    labels = {text: parse_labels(text)[0] for text in {row.labels for row in listing.rows}}
-    records, notes = _records(listing.rows, source)
+    records, notes = _records(listing, source)
     text = dict.fromkeys(_TEXT_COLUMNS, pd.StringDtype(na_value=np.nan)) | {"age": float}
     frame = pd.DataFrame(records, columns=_TEXT_COLUMNS).astype(text)
-    targets = pd.DataFrame(
-        _targets([labels[row.labels] for row in listing.rows], listing.complete), columns=FINDINGS
-    )
+    targets = pd.DataFrame(targets_of(listing.rows, listing.complete), columns=FINDINGS)
+    doubts = doubtful_labels(listing.rows)
     bad = {(p.table, p.row, p.image) for p in problems}
     good = np.array(
         [(row.table, row.row, row.image) not in bad for row in listing.rows], dtype=bool
     )
-    unlabelled = np.array([row.labels is None for row in listing.rows], dtype=bool)
+    unlabelled = np.array(
+        [row.labels is None and row.values is None for row in listing.rows], dtype=bool
+    )
+    notes += _gaps(listing.rows)
     boxes, bad_boxes = _read_boxes(listing, set(frame["image"]))
     problems += bad_boxes
     reasons = [
@@ -77,12 +89,25 @@ def check_rows(listing: Listing, source: str) -> Rows:
         frame=pd.concat([frame, targets], axis=1)[good].reset_index(drop=True),
         bad=pd.DataFrame(reasons, columns=BAD_COLUMNS),
         boxes=boxes[boxes["image"].isin(frame["image"][good])].reset_index(drop=True),
+        doubts=doubts[doubts["image"].isin(frame["image"][good])].reset_index(drop=True),
         submission=frame["image"][good & unlabelled].tolist(),
         notes=listing.notes + notes,
         error=problem_text(source, problems, len(listing.rows), listing.looked_in)
         if problems
         else "",
     )
+
+
+def _gaps(rows: Sequence[Row]) -> list[str]:
+    """Notes of how many images with values lack every label, and of how many lack a patient where
+    others have one."""
+    valued = [row for row in rows if row.values is not None]
+    silent = sum(not row.values for row in valued)
+    nobody = sum(not row.patient for row in valued)
+    notes = [f"{silent:,} images are labelled for none of the 14 findings"] * bool(silent)
+    if 0 < nobody < len(valued):
+        notes.append(f"{nobody:,} images have no patient; each counts as its own patient")
+    return notes
 
 
 def patient_of(image: str, listed: str | None = None) -> str | None:
@@ -94,20 +119,6 @@ def patient_of(image: str, listed: str | None = None) -> str | None:
     return str(int(match[1])) if match else None
 
 
-def parse_labels(text: str | None) -> tuple[frozenset[str] | None, str, str]:
-    """'Mass|Nodule' -> (its findings, '', ''); None for no label; with a kind and a detail where it
-    is wrong."""
-    if text is None:
-        return None, "", ""
-    names = [canonical_finding(part) for part in text.split("|")]
-    if None in names:
-        unknown = [part for part, name in zip(text.split("|"), names, strict=True) if name is None]
-        return frozenset(), "unknown finding", "|".join(map(repr, unknown))
-    if NO_FINDING in names and len(set(names)) > 1:
-        return frozenset(), "contradictory labels", repr(text)
-    return frozenset(name for name in names if name and name != NO_FINDING), "", ""
-
-
 def problem_text(
     source: str, problems: Sequence[Problem], n_rows: int, looked_in: Sequence[str] = ()
 ) -> str:
@@ -116,9 +127,8 @@ def problem_text(
     kinds: dict[str, list[Problem]] = {}
     for problem in problems:
         kinds.setdefault(problem.kind, []).append(problem)
-    lines = [
-        f"{source}: {len({(p.table, p.row, p.image) for p in problems}):,} of {n_rows:,} rows cannot be used"
-    ]
+    bad = len({(p.table, p.row, p.image) for p in problems})
+    lines = [f"{source}: {bad:,} of {max(bad, n_rows):,} rows cannot be used"]
     for kind, members in sorted(kinds.items(), key=lambda item: -len(item[1])):
         text = f"{len(members):,} x {kind}"
         if kind == "missing file":
@@ -158,19 +168,24 @@ def _bad_rows(listing: Listing) -> list[Problem]:
         _, kind, detail = parsed[row.labels]
         if kind:
             add(kind, detail)
-        elif row.labels is None and (listing.complete or row.official != "test"):
+        elif row.labels is row.values is None and (listing.complete or row.official != "test"):
             add("no finding given")
         if row.age in no_ages:
             add("unparsable age", repr(row.age))
         if not row.image:
             add("no image name")
-        elif row.row and ("/" in row.image or "\\" in row.image or row.image in (".", "..")):
+        elif (
+            row.row
+            and row.values is None
+            and ("/" in row.image or "\\" in row.image or row.image in (".", ".."))
+        ):
             add("path instead of a file name", repr(row.image))
         elif row.image in seen:
             first = seen[row.image]
             add("duplicate id", f"also in {first.table}{f' row {first.row}' if first.row else ''}")
-            if (first.labels, first.official) != (
+            if (first.labels, first.values, first.official) != (
                 row.labels,
+                row.values,
                 row.official,
             ):  # which of them is true is not known
                 add("duplicate id", "contradicted by a later row", first)
@@ -191,20 +206,22 @@ def _bad_files(rows: Sequence[Row]) -> list[Problem]:
     ]
 
 
-def _records(rows: Sequence[Row], source: str) -> tuple[list[tuple], list[str]]:
+def _records(listing: Listing, source: str) -> tuple[list[tuple], list[str]]:
     """The text columns of the frame, and notes about values that were read as missing."""
     records, odd = [], Counter[str]()
     examples: dict[str, str] = {}
+    rows = listing.rows
     ages = {text: _age(text) for text in {row.age for row in rows}}
     lost_ages = {text for text, age in ages.items() if text is not None and age != age}
+    views = _VIEWS | ({LATERAL: LATERAL} if listing.tells_views else {})
     for row in rows:
         age = ages[row.age]
         sex = _SEXES.get((row.sex or "").upper())
-        view = _VIEWS.get((row.view or "").upper())
+        view = views.get((row.view or "").upper())
         for what, text, lost in (
             (_ODD_AGES, row.age, row.age in lost_ages),
             ("sexes other than M and F", row.sex, sex is None),
-            ("views other than PA and AP", row.view, view is None),
+            ("views other than PA and AP", row.view, view is None and not listing.tells_views),
         ):
             if lost and text is not None:
                 odd[what] += 1
@@ -238,20 +255,6 @@ def _age(text: str | None) -> float | None:
     return years if 0 <= years <= _OLDEST else np.nan
 
 
-def _targets(labels: Sequence[frozenset[str] | None], complete: bool) -> np.ndarray:
-    """(N, 14) of 1, 0 and NaN. A source that is not complete annotates only the findings that it
-    names."""
-    named = set(FINDINGS) if complete else set().union(*(found for found in set(labels) if found))
-    rows = {
-        found: [
-            np.nan if found is None or name not in named else float(name in found)
-            for name in FINDINGS
-        ]
-        for found in set(labels)
-    }
-    return np.array([rows[found] for found in labels], dtype=float).reshape(-1, len(FINDINGS))
-
-
 def _read_boxes(listing: Listing, images: set[str]) -> tuple[pd.DataFrame, list[Problem]]:
     boxes, problems, unlisted = [], [], 0
     for line, cells in listing.boxes:
@@ -263,7 +266,7 @@ def _read_boxes(listing: Listing, images: set[str]) -> tuple[pd.DataFrame, list[
         possible = len(numbers) == 4 and all(map(math.isfinite, numbers)) and min(numbers[2:]) > 0
         if not possible or finding in (None, NO_FINDING):
             problems.append(
-                Problem("BBox_List_2017.csv", line, image, "unusable box", repr(",".join(cells)))
+                Problem(listing.boxes_table, line, image, "unusable box", repr(",".join(cells)))
             )
         elif image in images:
             boxes.append((image, finding, *numbers))
@@ -271,13 +274,10 @@ def _read_boxes(listing: Listing, images: set[str]) -> tuple[pd.DataFrame, list[
             unlisted += 1
     if unlisted:
         listing.notes.append(
-            f"{unlisted:,} boxes of BBox_List_2017.csv are of images that are not listed"
+            f"{unlisted:,} boxes of {listing.boxes_table} are of images that are not listed"
         )
     return pd.DataFrame(boxes, columns=BOX_COLUMNS), problems
 
-
-NIH = "nih"
-"""The population of the NIH release and of every set that was drawn from it."""
 
 NUMBERED = re.compile(r"^(.*\d+)[_-](?:[A-Za-z]+[_-])?\d+\.\w+$")
 """p012_1.png, person12_bacteria_34.jpeg: a patient, perhaps a word, and the number of the image."""
@@ -289,13 +289,14 @@ class Dataset:
 
     frame: one row per image, with `image` (unique id), `path` (absolute), `patient`
     (population:id), `age` (years or
-        NaN), `sex` ('M', 'F' or missing), `view` ('PA', 'AP' or missing), `source` (folder name),
-        `official` ('trainval', 'train', 'test' or missing), then a float column per finding of
-        FINDINGS: 1 present, 0 absent, NaN not annotated.
+        NaN), `sex` ('M', 'F' or missing), `view` ('PA', 'AP', 'LATERAL' or missing), `source`
+        (folder name), `official` ('trainval', 'train', 'val', 'test' or missing), then a float
+        column per finding of FINDINGS: 1 present, 0 absent, NaN not annotated or uncertain.
     layouts: folder -> which layout was found there. bad_rows: source, row, image, reason of what
     cannot be used. phantom: any folder holds a file PHANTOM. boxes: image, finding, x, y, w, h in
     pixels of the original image. submission: ids of the images of an unlabelled test.csv, in its
-    order. warnings: sentences worth reading.
+    order. warnings: sentences worth reading. doubts: image, finding and value of labels that are
+    uncertain (-1) or on which readers disagree (the share who see it); see `datasets.labels`.
     """
 
     frame: pd.DataFrame
@@ -305,26 +306,31 @@ class Dataset:
     boxes: pd.DataFrame
     submission: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    doubts: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=DOUBT_COLUMNS))
 
 
 def read_dataset(
     folders: Sequence[Path | str] | Path | str,
     *,
     on_bad: Literal["raise", "skip"] = "raise",
+    views: str | Sequence[str] = "frontal",
 ) -> Dataset:
     """Read and merge dataset folders; where several hold an image, the one that annotates most
     findings wins.
 
     Checks that every listed file is there, is not empty and starts like an image; whether it
     decodes to its end shows when the image cache is built (`lib.datasets.cache`). With
-    on_bad='skip' rows that cannot be used are left out and returned as `bad_rows`. Raises
-    DatasetError: with on_bad='raise' for any such row (one error for all), always for a folder
-    without a known layout, a table that cannot be read, or when no row is left.
+    on_bad='skip' rows that cannot be used are left out and returned as `bad_rows`. Images of other
+    `views` (as in Config) are left out and counted in a warning. Raises DatasetError: with
+    on_bad='raise' for any such row (one error for all), always for a folder without a known layout,
+    a table that cannot be read, or when no row is left.
     """
     if on_bad not in ("raise", "skip"):
         raise ValueError(f"on_bad must be 'raise' or 'skip', got {on_bad!r}")
     paths, sources = _folders(folders)
     listings = [read_listing(path) for path in paths]
+    for listing, source in zip(listings, sources, strict=True):
+        select_views(listing, views, source)
     parts = [check_rows(listing, source) for listing, source in zip(listings, sources, strict=True)]
     errors = "\n".join(part.error for part in parts if part.error)
     if errors and on_bad == "raise":
@@ -353,9 +359,10 @@ def read_dataset(
         layouts={str(path): listing.layout for path, listing in zip(paths, listings, strict=True)},
         bad_rows=bad,
         phantom=any((path / "PHANTOM").is_file() for path in paths),
-        boxes=_boxes(parts),
+        boxes=_joined([part.boxes for part in parts]),
         submission=tuple(dict.fromkeys(image for part in parts for image in part.submission)),
         warnings=tuple(notes + merge_notes),
+        doubts=_joined([part.doubts for part in parts], ["image", "finding"]),
     )
 
 
@@ -377,12 +384,12 @@ def _with_populations(
 ) -> pd.DataFrame:
     """Patients as population:id. Equal ids are one person only within a population.
 
-    The NIH release, the Kaggle sample and the challenge sets are of the same people, and so is any
-    image with an NIH name; phantoms are another population, and every folder of classes is its own.
+    Each layout says whose patients its images show: the NIH release, the Kaggle sample and the
+    challenge sets are of the same people, and so is any image with an NIH name; phantoms are
+    another population, and every folder of classes is its own.
     """
-    population = pd.Series(source.replace(":", "_"), index=frame.index, dtype="str")
-    if not listing.layout.startswith("class folders"):
-        population[:] = NIH
+    named = listing.population or source.replace(":", "_")
+    population = pd.Series(named, index=frame.index, dtype="str")
     population[frame["image"].str.fullmatch(NIH_NAME.pattern, case=False)] = NIH
     if (folder / "PHANTOM").is_file():
         population[:] = "phantom"
@@ -444,7 +451,6 @@ def _merge(frames: list[pd.DataFrame]) -> tuple[pd.DataFrame, list[str]]:
     return frame.drop(columns="population"), notes
 
 
-def _boxes(parts: Sequence[Rows]) -> pd.DataFrame:
-    return pd.concat([part.boxes for part in parts], ignore_index=True).drop_duplicates(
-        ignore_index=True
-    )
+def _joined(tables: Sequence[pd.DataFrame], key: Sequence[str] | None = None) -> pd.DataFrame:
+    """The rows of several tables, the first of equal ones."""
+    return pd.concat(tables, ignore_index=True).drop_duplicates(key, ignore_index=True)

@@ -38,12 +38,13 @@ GREY = ("MONOCHROME1", "MONOCHROME2")
 COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 
 
-def read_header(data: bytes) -> Dataset:
+def read_header(data: bytes, *, any_view: bool = False) -> Dataset:
     """Everything but the pixels, of a file that holds one frontal chest radiograph of a possible
     size.
 
-    Raises ImageError with the reason for any other: by modality, body part, view, transfer syntax,
-    and shape.
+    any_view: the file is known to be a chest radiograph, so modality, body part and view are not
+    asked for: data sets leave them out of the header. Raises ImageError with the reason for any
+    other: by modality, body part, view, transfer syntax, and shape.
     """
     try:
         meta = read_dataset(
@@ -53,7 +54,8 @@ def read_header(data: bytes) -> Dataset:
         if syntax == uid.DeflatedExplicitVRLittleEndian:
             _check_syntax(syntax)  # before anything is read: reading inflates the whole file
         header = pydicom.dcmread(BytesIO(data), stop_before_pixels=True)
-        _check_kind(header)
+        if not any_view:
+            _check_kind(header)
         _check_syntax(syntax)  # after the kind: no decoder helps a file that is no chest radiograph
         _check_shape(header)
     except (ImageError, MemoryError):

@@ -72,6 +72,8 @@ def _check_regular(status: os.stat_result) -> None:
 
 DECODE_VERSION = 3  # increase it when a file would give other pixels: caches are then built again
 
+DICOM_SUFFIXES = (".dcm", ".dicom")
+
 Bad = list[tuple[int, str]]
 """(row, reason) of the images that cannot be decoded."""
 
@@ -83,15 +85,41 @@ def decode_grey(path: str, size: int) -> np.ndarray:
     It is turned as its EXIF asks. Colours become luma (ITU-R 601, Pillow's 'L'), transparency is
     ignored. Deeper than 8 bits: the range of the smallest power of two that holds the brightest
     pixel becomes 0..255, so that 12-bit films in 16-bit files keep their contrast; the range of a
-    float image with no pixel over 1 is 0..1. Raises whatever Pillow raises on a file that is no
-    image, or incomplete.
+    float image with no pixel over 1 is 0..1. Files named .dcm or .dicom are displayed as their
+    header asks (`lib.images.dicom`), whatever it says of body part and view. Raises whatever Pillow
+    raises on a file that is no image, or incomplete; ImageError on such DICOM.
     """
+    if path.lower().endswith(DICOM_SUFFIXES):
+        return grey_pixels(_displayed(path), size, size)  # (S, S)
     with Image.open(path) as image:
         image.draft(
             "L", (2 * size, 2 * size)
         )  # JPEG alone: decodes at a half, quarter, eighth where that is enough
         image.load()
         return grey_pixels(set_upright(image)[0], size, size)  # (S, S)
+
+
+def _displayed(path: str) -> Image.Image:
+    """A DICOM file as an image in grey."""
+    try:
+        from lib.images import dicom  # only here, since pydicom is an extra
+    except ModuleNotFoundError as error:
+        if error.name != "pydicom":
+            raise
+        raise ImageError("is DICOM, which pydicom reads: pip install pydicom") from error
+    data = Path(path).read_bytes()
+    return Image.fromarray(dicom.read_pixels(data, dicom.read_header(data, any_view=True))[0])
+
+
+def original_size(path: str) -> tuple[int, int]:
+    """Width and height in px of an image file, DICOM included, from its header."""
+    if path.lower().endswith(DICOM_SUFFIXES):
+        import pydicom  # only here, since it is an extra
+
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Rows", "Columns"])
+        return int(header.Columns), int(header.Rows)
+    with Image.open(path) as image:
+        return image.size
 
 
 def set_upright(image: Image.Image) -> tuple[Image.Image, str]:

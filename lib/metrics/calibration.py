@@ -9,7 +9,8 @@ by log loss, the proper score that the maps minimise; folds are by patient, beca
 patient are alike and would hide overfitting. A richer map is taken only where it beats the simpler
 by more than one standard error of their paired difference over patients (the one-standard-error
 rule, Breiman et al. 1984): a rare finding has a few dozen positive images, and the lowest of three
-noisy losses alone would often fit noise.
+noisy losses alone would often fit noise. A soft target, a share between 0 and 1, is taken as it is;
+where positives are counted, it is one from 0.5 on.
 """
 
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from scipy.special import expit, logit
 
 from lib.exceptions import ExportError
 from lib.metrics.bootstrap import patient_codes
-from lib.metrics.scores import MACRO, checked
+from lib.metrics.scores import HALF, MACRO, checked
 from lib.metrics.thresholds import MIN_POSITIVES
 
 _EPS = np.finfo(float).eps  # a log loss takes no probability nearer to 0 or 1, as scikit-learn's
@@ -40,7 +41,7 @@ def calibration_scores(
     same images only; log_loss, and positives. NaN where nothing is annotated. The macro row holds
     means over the other findings, and all positives. Raises ValueError as `evaluate`.
     """
-    targets, probs = checked(targets, probs, findings)
+    targets, probs = checked(targets, probs, findings, soft=True)
     rows = []
     for name, y, p in zip(findings, targets.T, probs.T, strict=True):
         annotated = ~np.isnan(y)
@@ -54,12 +55,13 @@ def calibration_scores(
         }
         if len(y):
             predicted, observed, count = reliability(y, p, bins)
-            row |= {"brier": np.mean((p - y) ** 2), "brier_reference": np.mean(y) * np.mean(1 - y)}
+            spread = np.mean(y) * np.mean(1 - y) - np.mean(y * (1 - y))
+            row |= {"brier": np.mean((p - y) ** 2), "brier_reference": spread}
             row |= {
                 "ece": np.abs(predicted - observed) @ count / len(y),
                 "log_loss": log_losses(y, p).mean(),
             }
-        rows.append(row | {"positives": int(y.sum())})
+        rows.append(row | {"positives": int((y >= HALF).sum())})
     table = pd.DataFrame(rows)
     means = table.drop(columns=["finding", "positives"]).mean().to_dict()
     return pd.DataFrame(
@@ -86,8 +88,8 @@ def reliability(
     (n,) and p (n,).
 
     Bins hold equal counts of images, as far as ties allow: equal probabilities stay in one bin, the
-    one in which the middle of them stands; bins left empty are not returned. y is 0, 1 or NaN,
-    which is skipped. Raises ValueError where bins < 1.
+    one in which the middle of them stands; bins left empty are not returned. y is in [0, 1], or
+    NaN, which is skipped. Raises ValueError where bins < 1.
     """
     from scipy.stats import rankdata  # half a second, and few commands calibrate
 
@@ -105,7 +107,9 @@ def reliability(
 
 
 def log_losses(y: np.ndarray, p: np.ndarray) -> np.ndarray:
-    return -np.log(np.clip(np.where(y == 1, p, 1 - p), _EPS, 1 - _EPS))
+    """The log loss of each probability p (n,) against its target y (n,) in [0, 1]."""
+    yes, no = (np.log(np.clip(q, _EPS, 1 - _EPS)) for q in (p, 1 - p))
+    return -(y * yes + (1 - y) * no)
 
 
 METHODS = ("none", "temperature", "platt")
@@ -239,7 +243,7 @@ def fit_calibration(
     (`keeps_order`) is not taken. The same patients and seed give the same folds. Raises ValueError
     as `evaluate`, where a patient is missing, and on fewer than two folds.
     """
-    targets, probs = checked(targets, probs, findings)
+    targets, probs = checked(targets, probs, findings, soft=True)
     codes, _ = patient_codes(patients, len(targets))
     if folds < 2:
         raise ValueError(f"folds must be at least 2, to hold one out; got {folds}")
@@ -250,7 +254,7 @@ def fit_calibration(
     method, coefficients, losses = zip(*maps, strict=True)
     slope, intercept = np.array(coefficients).T
     return Calibration(
-        tuple(findings), method, slope, intercept, np.array(losses), (targets == 1).sum(axis=0)
+        tuple(findings), method, slope, intercept, np.array(losses), (targets >= HALF).sum(axis=0)
     )
 
 
@@ -280,7 +284,7 @@ def _logit(p: np.ndarray) -> np.ndarray:
 def _fit_finding(y: np.ndarray, p: np.ndarray, codes: np.ndarray, folds: int, seed: int) -> tuple:
     """Method, (slope, intercept) and the three held-out losses of one finding's annotated images
     (n,)."""
-    classes = [codes[y == value] for value in (0, 1)]
+    classes = [codes[(y >= HALF) == value] for value in (False, True)]
     if (
         min(map(len, classes)) < MIN_POSITIVES
         or min(len(np.unique(kind)) for kind in classes) < folds
@@ -306,7 +310,7 @@ def _deal(y: np.ndarray, codes: np.ndarray, folds: int, seed: int) -> np.ndarray
     first, so evenly."""
     patients, image = np.unique(codes, return_inverse=True)
     shuffled = np.random.default_rng(seed).permutation(len(patients))
-    positive = np.bincount(image, y)[shuffled] > 0
+    positive = np.bincount(image, y >= HALF)[shuffled] > 0
     order = np.concatenate([shuffled[positive], shuffled[~positive]])
     fold = np.empty(len(patients), dtype=int)
     fold[order] = np.arange(len(patients)) % folds
@@ -328,8 +332,8 @@ def _fit(z: np.ndarray, y: np.ndarray, method: str) -> tuple[float, float]:
     from scipy.optimize import minimize
 
     features = np.stack([z, np.ones(len(z))], axis=1)[:, : METHODS.index(method)]  # (n, 1 or 2)
-    positives, negatives = (y == 1).sum(), (y == 0).sum()
-    wanted = np.where(y == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+    positives, negatives = y.sum(), (1 - y).sum()
+    wanted = y * (positives + 1) / (positives + 2) + (1 - y) / (negatives + 2)
 
     def loss(weights: np.ndarray) -> float:
         linear = features @ weights

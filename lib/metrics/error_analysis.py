@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from lib.metrics.bootstrap import patient_codes, resample_counts
-from lib.metrics.scores import checked, cuts
+from lib.metrics.scores import HALF, checked, cuts, hard_targets
 
 MISS, FALSE_ALARM = "miss", "false alarm"
 
@@ -36,8 +36,8 @@ def confident_errors(
             }
         )
         images = images.assign(above=above).sort_values("prob", kind="stable")
-        misses = images[target.loc[images.index] == 1].head(each).assign(kind=MISS)
-        alarms = images[target.loc[images.index] == 0].tail(each)[::-1].assign(kind=FALSE_ALARM)
+        misses = images[target.loc[images.index] >= HALF].head(each).assign(kind=MISS)
+        alarms = images[target.loc[images.index] < HALF].tail(each)[::-1].assign(kind=FALSE_ALARM)
         rows += [misses, alarms]
     columns = ["finding", "kind", "image", "patient", "prob", "above"]
     return pd.concat(rows, ignore_index=True)[columns]
@@ -77,7 +77,7 @@ def label_noise_candidates(predictions: pd.DataFrame, findings: Sequence[str]) -
     for name in findings:
         annotated = predictions[predictions[f"target_{name}"].notna()]
         target, prob = (
-            annotated[f"target_{name}"].to_numpy(),
+            hard_targets(annotated[f"target_{name}"]),
             annotated[f"prob_{name}"].to_numpy(float),
         )
         if len(np.unique(target)) < 2:

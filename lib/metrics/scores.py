@@ -1,7 +1,9 @@
 """In: targets (N, F) with NaN where not annotated, probabilities (N, F). Out: metrics and
 thresholds.
 
-A target is 1 present, 0 absent, NaN not annotated; NaN is the only mask. A finding is called
+A target is 1 present, 0 absent, NaN not annotated; NaN is the only mask. A soft target, such as the
+share of readers who see a finding, lies between: it counts as present from 0.5 on, in every metric
+and threshold but those of calibration, which take it as it is. A finding is called
 positive where its probability >= its threshold. A metric whose class is missing is NaN, never 0 or
 1, and stays out of the means.
 """
@@ -107,7 +109,9 @@ def prevalence(targets: np.ndarray) -> np.ndarray:
     """The share of positives among the annotated images of each finding (F,); NaN where none is
     annotated."""
     annotated = ~np.isnan(targets)
-    return ratio((targets == 1).sum(axis=0), annotated.sum(axis=0), annotated.any(axis=0))
+    return ratio(
+        (np.asarray(targets) >= HALF).sum(axis=0), annotated.sum(axis=0), annotated.any(axis=0)
+    )
 
 
 def positive_patients(
@@ -123,10 +127,8 @@ def positive_patients(
         if patients is None
         else pd.factorize(np.asarray(patients, dtype=object))[0]
     )
-    counts = [
-        [len(np.unique(codes[column == value])) for column in np.asarray(targets).T]
-        for value in (1, 0)
-    ]
+    targets = hard_targets(targets)
+    counts = [[len(np.unique(codes[column == value])) for column in targets.T] for value in (1, 0)]
     return np.array(counts[0], dtype=int), np.array(counts[1], dtype=int)
 
 
@@ -189,8 +191,8 @@ def evaluate(
     value, total positives, negatives and positive_patients, and in n_* the number of findings in
     each mean (n_f1 also counts for f1_at_half and sensitivity, n_accuracy for
     accuracy_all_negative); in a finding's row n_* is 1 or 0. patients: (N,), by default one per
-    image. Raises ValueError on shapes that differ, targets other than 0, 1, NaN, and probabilities
-    that are not finite or not in [0, 1].
+    image. A soft target counts as present from 0.5 on. Raises ValueError on shapes that differ,
+    targets outside [0, 1] other than NaN, and probabilities that are not finite or not in [0, 1].
     """
     targets, probs = checked(targets, probs, findings)
     cut, given = cuts(thresholds, len(findings))
@@ -284,8 +286,21 @@ def _annotated(y: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return y[~np.isnan(y)], p[~np.isnan(y)]
 
 
-def checked(targets: np.ndarray, probs: np.ndarray, findings: Sequence[str] | None = None) -> tuple:
-    """targets (N, F) and probs (N, F) as float64, after the checks that `evaluate` promises."""
+def hard_targets(targets: np.ndarray) -> np.ndarray:
+    """Targets with NaN as 1 from 0.5 on, else 0, as float64; those that are 0, 1 or NaN stay."""
+    targets = np.asarray(targets, dtype=float)
+    return np.where(np.isnan(targets), np.nan, targets >= HALF)
+
+
+def checked(
+    targets: np.ndarray,
+    probs: np.ndarray,
+    findings: Sequence[str] | None = None,
+    *,
+    soft: bool = False,
+) -> tuple:
+    """targets (N, F) and probs (N, F) as float64, after the checks that `evaluate` promises; the
+    targets as `hard_targets`, unless soft ones are wanted."""
     targets, probs = np.asarray(targets, dtype=float), np.asarray(probs, dtype=float)
     if targets.ndim != 2 or targets.shape != probs.shape:
         raise ValueError(
@@ -295,10 +310,10 @@ def checked(targets: np.ndarray, probs: np.ndarray, findings: Sequence[str] | No
         raise ValueError(
             f"targets have {targets.shape[1]} columns but {len(findings)} findings are named"
         )
-    bad_targets = ~(np.isnan(targets) | (targets == 0) | (targets == 1))
+    bad_targets = ~(np.isnan(targets) | ((targets >= 0) & (targets <= 1)))
     bad_probs = ~((probs >= 0) & (probs <= 1))  # NaN compares false
     for what, values, bad, allowed in (
-        ("target", targets, bad_targets, "0, 1 or NaN (not annotated)"),
+        ("target", targets, bad_targets, "from 0 to 1, or NaN (not annotated)"),
         ("probability", probs, bad_probs, "a finite number from 0 to 1 (apply the sigmoid first)"),
     ):
         if bad.any():
@@ -308,4 +323,4 @@ def checked(targets: np.ndarray, probs: np.ndarray, findings: Sequence[str] | No
                 f"{what} of image {row}, finding {name}, is {values[row, column]}; it must be {allowed}; "
                 f"{int(bad.sum())} such values"
             )
-    return targets, probs
+    return (targets if soft else hard_targets(targets)), probs

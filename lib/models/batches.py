@@ -34,6 +34,7 @@ class Loader:
     - rows: (M,) the rows of the store that belong to this split.
     - targets: (M, F) label per image and finding.
     - images, patients: (M,) ids, by default the row numbers.
+    - sources: (M,) where each image is from; given, each source gives an epoch as many images.
     - per_epoch: how many images an epoch has, by default M; more repeat, each as often as others.
 
     Every batch depends only on (seed, epoch, batch number), so that training resumes exactly.
@@ -49,6 +50,7 @@ class Loader:
     images: np.ndarray | None = None
     patients: np.ndarray | None = None
     per_epoch: int | None = None
+    sources: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         for name in ("images", "patients"):
@@ -129,7 +131,15 @@ class Loader:
         if not self.shuffle:
             return np.tile(places, passes)[:count]
         random = np.random.default_rng((self.seed, number))
-        return np.concatenate([random.permutation(places) for _ in range(passes)])[:count]
+        if self.sources is None:
+            return _repeated(places, count, random)
+        names = np.unique(self.sources)
+        shares = np.diff(np.linspace(0, count, len(names) + 1).astype(int))
+        parts = [
+            _repeated(places[self.sources == name], share, random)
+            for name, share in zip(names, shares, strict=True)
+        ]
+        return random.permutation(np.concatenate(parts))
 
 
 @dataclass(frozen=True)
@@ -176,6 +186,12 @@ def share(count: int, rank: int, ranks: int) -> slice:
     return slice(start, start + each + (rank < more))
 
 
+def _repeated(places: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
+    """Return `count` of these places in random order, each as often as others."""
+    passes = max(1, math.ceil(count / len(places)))
+    return np.concatenate([random.permutation(places) for _ in range(passes)])[:count]
+
+
 def make_loaders(
     frame: pd.DataFrame, store: np.ndarray, config: Config, submission: Sequence[str] = ()
 ) -> dict[str, Loader]:
@@ -187,7 +203,8 @@ def make_loaders(
 
     Images without an annotation for any of the config's findings are left out, except those to
     submit. With `train_fraction` an epoch still has as many images as with all training patients,
-    so that less data is not less training. Raises DatasetError when train, val or test has no annotated image.
+    so that less data is not less training; with `balance_sources` every source gives it as many
+    images, small ones repeating theirs. Raises DatasetError when train, val or test has no annotated image.
     """
     targets = frame[list(config.findings)].to_numpy(np.float32)  # (N, F)
     annotated = ~np.isnan(targets).all(axis=1)
@@ -209,6 +226,8 @@ def make_loaders(
                 unused = int(((frame["split"] == "unused") & annotated).sum())
                 training = {"augment": config.augment, "shuffle": True, "seed": config.seed}
                 training["per_epoch"] = len(rows) + unused
+                if config.balance_sources:
+                    training["sources"] = frame["source"].to_numpy(str)[rows]
             ids = {
                 "images": frame["image"].to_numpy(str)[rows],
                 "patients": frame["patient"].to_numpy(str)[rows],

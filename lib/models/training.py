@@ -142,12 +142,21 @@ def masked_bce(
     return total / (annotated.sum().clamp(min=1) if known is None else max(known, 1))
 
 
+def class_weights(targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return how many positives and negatives targets (N, F) hold of each finding: (F,) each.
+
+    A soft target of 0.7 is 0.7 positives and 0.3 negatives.
+    """
+    exact = targets.astype(float)
+    return np.nansum(exact, axis=0), np.nansum(1 - exact, axis=0)
+
+
 def balanced_pos_weight(targets: np.ndarray) -> Tensor:
     """Return (F,) negatives per positive of each finding in targets (N, F), at most 100.
 
-    It is 1 for a finding without positives.
+    It is 1 for a finding without positives. A soft target counts in part on either side.
     """
-    positives, negatives = (targets == 1).sum(0), (targets == 0).sum(0)
+    positives, negatives = class_weights(targets)
     ratio = np.where(positives > 0, negatives / np.maximum(positives, 1), 1.0)
     return torch.tensor(ratio.clip(max=100.0), dtype=torch.float32)
 
@@ -159,8 +168,8 @@ def start_at_prevalence(model: Classifier, targets: np.ndarray, config: Config) 
     object detection": otherwise rare findings start at 0.5, and the first steps only learn how rare
     they are. With `pos_weight: balanced`, positives count by their weight in the loss.
     """
-    positives, negatives = (targets == 1).sum(0) + 1.0, (targets == 0).sum(0) + 1.0
-    log_odds = torch.tensor(np.log(positives / negatives), dtype=torch.float32)
+    positives, negatives = class_weights(targets)
+    log_odds = torch.tensor(np.log((positives + 1) / (negatives + 1)), dtype=torch.float32)
     if config.pos_weight == "balanced":
         log_odds += balanced_pos_weight(targets).log()
     bias = model.head[-1].bias
@@ -646,7 +655,7 @@ def _cardiomegaly_accuracy(targets: np.ndarray, probs: np.ndarray, config: Confi
     """Return the accuracy at 0.5 on the images (N, F) whose Cardiomegaly label is known."""
     column = config.findings.index("Cardiomegaly")
     annotated = ~np.isnan(targets[:, column])
-    return float(((probs[annotated, column] >= 0.5) == (targets[annotated, column] == 1)).mean())
+    return float(((probs[annotated, column] >= 0.5) == (targets[annotated, column] >= 0.5)).mean())
 
 
 def _mean(values: list[float]) -> float:

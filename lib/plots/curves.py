@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
 
 from lib.metrics.calibration import calibration_scores, reliability
-from lib.metrics.scores import auroc, average_precision, checked, operating_points
+from lib.metrics.scores import HALF, auroc, average_precision, checked, operating_points
 from lib.plots.style import BLUE, GREY, INK, ORANGE, new_figure, style, wrap
 
 LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#332288", "#DDCC77")
@@ -198,10 +198,10 @@ def reliability_diagrams(
     and so does, as an open point, a bin without a positive image. ECE is that of
     `calibration_scores`, always from 15 bins. Raises ValueError as `evaluate`.
     """
-    targets, probs = checked(targets, probs, findings)
+    targets, probs = checked(targets, probs, findings, soft=True)
     both = (probs, checked(targets, calibrated, findings)[1])
     errors = [100 * calibration_scores(targets, values, findings)["ece"] for values in both]
-    positives = (targets == 1).sum(axis=0)
+    positives = (targets >= HALF).sum(axis=0)
     numbers = np.clip(positives // POSITIVES_PER_BIN, LEAST_BINS, MOST_BINS)
     bins = [
         [reliability(targets[:, j], values[:, j], number) for values in both]

@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from lib.config import FINDINGS, NO_FINDING
+from lib.metrics.scores import HALF
 from lib.plots.style import BLUE, GREY, heat_map, new_figure, style, wrap
 
 
@@ -17,10 +18,10 @@ def label_counts(
     """Images with each finding, and with none of them, as bars; percentages are of the images
     annotated for it.
 
-    `frame` has one column per finding: 1, 0 or NaN (not annotated). No Finding counts images
-    annotated for all.
+    `frame` has one column per finding: 1, 0 or NaN (not annotated); a soft target counts from 0.5
+    on. No Finding counts images annotated for all.
     """
-    labels = frame[list(findings)]
+    labels = (frame[list(findings)] >= HALF).astype(float).where(frame[list(findings)].notna())
     whole = labels.dropna()
     nothing = NO_FINDING if set(findings) == set(FINDINGS) else "none of these"
     present = pd.Series({**labels.sum(), nothing: whole.eq(0).all(axis=1).sum()}, dtype=float)
@@ -58,7 +59,7 @@ def cooccurrence(
     `frame` as for `label_counts`; only images annotated for both findings count.
     """
     labels = frame[list(findings)].to_numpy(float)
-    present, annotated = (labels == 1).astype(float), (~np.isnan(labels)).astype(float)
+    present, annotated = (labels >= HALF).astype(float), (~np.isnan(labels)).astype(float)
     with np.errstate(invalid="ignore", divide="ignore"):
         share = (
             100 * (present.T @ present) / (present.T @ annotated)

@@ -88,6 +88,8 @@ def _caches(folder: Path) -> Iterator[Removable]:
     for path in sorted(folder.glob("*px-*.npy")):
         beside = (path.with_suffix(".index.npz"), *path.parent.glob(f"{path.stem}.copies*.npz"))
         yield _removable((path, *beside), "image cache")
+    for path in sorted(folder.glob("*mnist*-*/")):
+        yield _removable((path,), "cache of unpacked films")
     for path in sorted(folder.glob("*px-*.partial")):
         yield _removable((path, path.with_suffix(".done.npz")), "unfinished image cache")
     for path in sorted(folder.glob("*px-*.index.npz")):

@@ -15,6 +15,7 @@ from lib.config import PHANTOMS, Config, resolve
 from lib.datasets.prepare import split_rows
 from lib.datasets.tables import Dataset, read_dataset
 
+Views = str | tuple[str, ...]
 SPLIT_FIELDS = ("seed", "split_by", "val_fraction", "test_fraction", "folds")
 
 
@@ -22,22 +23,27 @@ class StudyData:
     """Datasets by their folders, splits by config."""
 
     def __init__(self) -> None:
-        self._datasets: dict[tuple[str, tuple[Path, ...]], Dataset] = {}
+        self._datasets: dict[tuple[str, tuple[Path, ...], Views], Dataset] = {}
         self._splits: dict[str, pd.DataFrame] = {}
 
     def dataset(self, config: Config) -> Dataset:
         """What `config` names. Raises DatasetError as `read_dataset`."""
-        return self._read(config.data_folders, config.on_bad)
+        return self._read(config.data_folders, config.on_bad, config.views)
 
-    def _read(self, folders: Sequence[Path], on_bad: Literal["raise", "skip"] = "raise") -> Dataset:
-        key = (on_bad, tuple(folders))
+    def _read(
+        self,
+        folders: Sequence[Path],
+        on_bad: Literal["raise", "skip"] = "raise",
+        views: Views = "frontal",
+    ) -> Dataset:
+        key = (on_bad, tuple(folders), views)
         if key not in self._datasets:
-            self._datasets[key] = read_dataset(folders, on_bad=on_bad)
+            self._datasets[key] = read_dataset(folders, on_bad=on_bad, views=views)
         return self._datasets[key]
 
     def splits(self, config: Config) -> pd.DataFrame:
         """image, patient, split. Raises DatasetError, and SplitError as `assign_splits`."""
-        fields = {"data_root", "data_dir", "hold_out", "on_bad", "findings", *SPLIT_FIELDS}
+        fields = {"data_root", "data_dir", "hold_out", "on_bad", "findings", *SPLIT_FIELDS, "views"}
         fields |= {"fold", "train_fraction"}
         key = config.model_dump_json(include=fields)
         if key not in self._splits:
@@ -50,7 +56,7 @@ class StudyData:
 
     def notes(self) -> Iterator[tuple[str, str]]:
         """(folders, what is odd about the dataset there) of all that were read."""
-        for (_, folders), dataset in self._datasets.items():
+        for (_, folders, _), dataset in self._datasets.items():
             names = ", ".join(folder.name for folder in folders)
             for note in dataset.warnings:
                 yield names, note

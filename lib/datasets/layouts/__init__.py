@@ -7,8 +7,20 @@ tables' own shape: `datasets.tables` checks the rows and turns them into numbers
 
 from pathlib import Path
 
-from lib.datasets.layouts import challenge, class_folders, kaggle_sample, nih
+from lib.datasets.layouts import (
+    challenge,
+    chexpert,
+    class_folders,
+    kaggle_sample,
+    medmnist,
+    mimic,
+    nih,
+    padchest,
+    rsna,
+    vindr,
+)
 from lib.datasets.layouts.listing import (
+    NIH,
     NIH_NAME,
     Layout,
     Listing,
@@ -19,6 +31,7 @@ from lib.datasets.layouts.listing import (
 from lib.exceptions import DatasetError
 
 __all__ = [
+    "NIH",
     "NIH_NAME",
     "Layout",
     "Listing",
@@ -29,7 +42,18 @@ __all__ = [
     "read_listing",
 ]
 
-TABLES = (nih.LAYOUT, kaggle_sample.LAYOUT, challenge.FULL, challenge.SINGLE)
+TABLES = (
+    nih.LAYOUT,
+    kaggle_sample.LAYOUT,
+    challenge.FULL,
+    challenge.SINGLE,
+    chexpert.LAYOUT,
+    mimic.LAYOUT,
+    padchest.LAYOUT,
+    vindr.LAYOUT,
+    rsna.LAYOUT,
+    medmnist.LAYOUT,
+)
 """The layouts with a table, the one to use first where several fit."""
 
 
@@ -44,7 +68,7 @@ def read_listing(folder: Path) -> Listing:
     read at all."""
     (layout, table), *others = _detect(folder)
     listing = layout.read(folder, table)
-    listing.layout = layout.name
+    listing.layout, listing.population = layout.name, listing.population or layout.population
     if table != folder:
         listing.layout += f" ({table.relative_to(folder)})"
     listing.notes += [
@@ -72,5 +96,11 @@ def _detect(folder: Path) -> list[tuple[Layout, Path]]:
         raise DatasetError(
             f"{folder}: no known layout. Looked for {', '.join(layout.looks_for for layout in TABLES)}, "
             f"or folders named after findings (NORMAL, PNEUMONIA, ...); found {names}."
+        )
+    sets = {layout.population: layout for layout, _ in reversed(found)}
+    if len(sets) > 1:
+        names = " and ".join(f"{layout.name} ({layout.looks_for})" for layout in sets.values())
+        raise DatasetError(
+            f"{folder}: holds several data sets, {names}; put each into a folder of its own."
         )
     return found

@@ -3,7 +3,9 @@ one."""
 
 from pathlib import Path
 
+from lib.datasets.layouts.chexpert import is_table
 from lib.datasets.layouts.listing import (
+    NIH,
     Layout,
     Listing,
     note_unlisted,
@@ -27,8 +29,8 @@ def read_full(folder: Path, table: Path) -> Listing:
 
 
 def find_single(folder: Path) -> list[Path]:
-    """The training table of the set with one finding."""
-    return present(folder, "train.csv")
+    """The training table of the set with one finding; CheXpert's has the same name."""
+    return [table for table in present(folder, "train.csv") if not is_table(table)]
 
 
 def read_single(folder: Path, table: Path) -> Listing:
@@ -42,9 +44,9 @@ def read_single(folder: Path, table: Path) -> Listing:
             for row in rows:
                 row.official, row.path = part, files.get(row.image)
             listing.rows += rows
-            note_unlisted(listing, files, rows, path.name)
+            note_unlisted(listing, files, [row.image for row in rows], path.name)
     return listing
 
 
-FULL = Layout("challenge full set", "14_train.csv", find_full, read_full)
-SINGLE = Layout("challenge single-finding set", "train.csv", find_single, read_single)
+FULL = Layout("challenge full set", "14_train.csv", find_full, read_full, NIH)
+SINGLE = Layout("challenge single-finding set", "train.csv", find_single, read_single, NIH)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lib.datasets.layouts.listing import Layout, Listing, present, read_image_table
+from lib.datasets.layouts.listing import NIH, Layout, Listing, present, read_image_table
 from lib.datasets.layouts.nih import COLUMNS
 
 
@@ -16,4 +16,4 @@ def read(folder: Path, table: Path) -> Listing:
     return read_image_table(folder, table, COLUMNS)
 
 
-LAYOUT = Layout("Kaggle sample", "sample_labels.csv", find, read)
+LAYOUT = Layout("Kaggle sample", "sample_labels.csv", find, read, NIH)

@@ -3,18 +3,19 @@
 What all layouts share: the row, how a table is read, how images are found beside it.
 """
 
-import codecs
-import csv
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from lib.config import FINDINGS, NO_FINDING
+from lib.datasets.layouts.csv_text import check_columns, table_lines
 from lib.exceptions import DatasetError
 
+NIH = "nih"
+"""The population of the NIH release and of every set that was drawn from it."""
 NIH_NAME = re.compile(r"^(\d{8})_\d{3}\.(?:png|jpe?g)$", re.IGNORECASE)
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 IMAGE_FOLDERS = ("images", "images_*/images", "images_*", "sample/images", "sample/sample/images")
@@ -40,6 +41,9 @@ class Row:
     view: str | None = None
     official: str | None = None
     path: str | None = None  # None: no such file
+    values: dict[str, float] | None = None
+    """In place of `labels`: finding -> 1 present, 0 absent, -1 uncertain, or the share of readers
+    who see it; a finding that is not there is not annotated."""
 
 
 @dataclass
@@ -66,6 +70,9 @@ class Listing:
     notes: list[str] = field(default_factory=list)
     # (line, fields) of a table of boxes
     boxes: list[tuple[int, list[str]]] = field(default_factory=list)
+    boxes_table: str = "BBox_List_2017.csv"
+    population: str = ""  # whose patients they are; empty: nobody else's
+    tells_views: bool = False  # True: lateral films are among the rows, and `view` says which
 
 
 class Layout(NamedTuple):
@@ -79,6 +86,7 @@ class Layout(NamedTuple):
     looks_for: str
     find: Callable[[Path], list[Path]]
     read: Callable[[Path, Path], Listing]
+    population: str = ""
 
 
 def canonical_finding(name: str) -> str | None:
@@ -101,7 +109,7 @@ def read_image_table(folder: Path, table: Path, columns: dict[str, str]) -> List
     files = scan(places)
     for row in listing.rows:
         row.path = files.get(row.image)
-    note_unlisted(listing, files, listing.rows, table.name)
+    note_unlisted(listing, files, [row.image for row in listing.rows], table.name)
     return listing
 
 
@@ -113,15 +121,7 @@ def read_rows(
     header, lines, broken = table_lines(path)
     header = [_RENAMED.get(name, name) for name in header]
     problems += [Problem(path.name, number, "", "broken row", detail) for number, detail in broken]
-    missing = [
-        columns[key]
-        for key in ("image", "labels")
-        if key not in optional and columns[key] not in header
-    ]
-    if missing:
-        raise DatasetError(
-            f"{path}: no column {' or '.join(map(repr, missing))}; its columns are {', '.join(header)}."
-        )
+    check_columns(path, header, [columns[k] for k in ("image", "labels") if k not in optional])
     place = {key: header.index(name) for key, name in columns.items() if name in header}
     rows = []
     for number, cells in lines:
@@ -137,42 +137,61 @@ def read_rows(
     return rows
 
 
-def table_lines(
-    path: Path,
-) -> tuple[list[str], list[tuple[int, list[str]]], list[tuple[int, str]]]:
-    """The header, (line number, fields), and (line number, what is wrong) of a CSV file, blank
-    lines left out.
+def table_rows(
+    path: Path, columns: Sequence[str], problems: list[Problem], optional: Sequence[str] = ()
+) -> Iterator[tuple[int, dict[str, str | None]]]:
+    """(line, column -> text, None where empty) of each row of a table that has these columns.
 
-    Each line is read by itself, so that a quote that is not closed costs one row and not all that
-    follow.
+    A row with more or fewer fields than the header is a problem and is left out. Raises
+    DatasetError where the file or one of `columns` is missing; those of `optional` may be.
     """
-    header: list[str] | None = None
-    lines, broken = [], []
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        try:
-            cells = next(csv.reader([line.rstrip("\r")], strict=True), [])
-        except csv.Error as error:
-            broken.append((number, f"{error}, as of a quote that is not closed: {line[:60]!r}"))
-            continue
-        if header is None:
-            header = [name.strip() for name in cells]
-        elif any(cells):
-            lines.append((number, cells))
-    return header or [], lines, broken
-
-
-def read_text(path: Path) -> str:
-    """The text of a file in UTF-8, or in UTF-16 with its mark; raises DatasetError that names file
-    and line."""
-    data = path.read_bytes()
-    marked = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    try:
-        return data.decode("utf-16" if marked else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
+    if not path.is_file():
         raise DatasetError(
-            f"{path}: line {line} is not text in UTF-8 ({error.reason}); save the file as UTF-8."
-        ) from error
+            f"{path}: this table is missing; the data set is not complete without it."
+        )
+    header, lines, broken = table_lines(path)
+    problems += [Problem(path.name, number, "", "broken row", detail) for number, detail in broken]
+    check_columns(path, header, columns)
+    if twice := [name for name in columns if header.count(name) > 1]:
+        raise DatasetError(f"{path}: there are two columns {twice[0]!r}; keep one of them.")
+    if not lines:
+        raise DatasetError(f"{path}: the table has no row; download it again.")
+    place = {name: header.index(name) for name in (*columns, *optional) if name in header}
+    for number, cells in lines:
+        if len(cells) != len(header):
+            detail = f"{len(cells)} fields where the header has {len(header)}"
+            problems.append(Problem(path.name, number, cells[0], "broken row", detail))
+        else:
+            yield number, {name: cells[index].strip() or None for name, index in place.items()}
+
+
+def label_values(
+    cells: Mapping[str, str | None], columns: Mapping[str, str], healthy: str | None = None
+) -> tuple[dict[str, float], str]:
+    """finding -> 1, 0 or -1 from the columns of one row, and what is wrong with it, or nothing.
+
+    columns: column -> finding. An empty cell is not annotated; where the column `healthy` (No
+    Finding) is 1, it is 0. A row that says both is contradictory.
+    """
+    known = {None: None, "1": 1.0, "1.0": 1.0, "0": 0.0, "0.0": 0.0, "-1": -1.0, "-1.0": -1.0}
+    names = [*columns, *([healthy] if healthy else [])]
+    if odd := [f"{name} {cells[name]!r}" for name in names if cells[name] not in known]:
+        return {}, f"label other than 1, 0, -1 or empty: {', '.join(odd)}"
+    values = {columns[name]: known[cells[name]] for name in columns}
+    if healthy and known[cells[healthy]] == 1:
+        if present := [name for name, value in values.items() if value == 1]:
+            return {}, f"contradictory labels: {healthy} and {', '.join(present)}"
+        values = {name: 0.0 if value is None else value for name, value in values.items()}
+    return {name: value for name, value in values.items() if value is not None}, ""
+
+
+def first_file(places: Sequence[Path], relative: str) -> str | None:
+    """The path of `relative` below the first of `places` where it is a file; None where it is
+    nowhere, or would lead out of them."""
+    if ".." in Path(relative).parts or Path(relative).is_absolute():
+        return None
+    paths = (os.path.join(place, relative) for place in places)  # noqa: PTH118 - for every image
+    return next((path for path in paths if os.path.isfile(path)), None)  # noqa: PTH113
 
 
 def scan(places: Iterable[Path]) -> dict[str, str]:
@@ -196,11 +215,17 @@ def _may_be_file(entry: os.DirEntry) -> bool:
         return True
 
 
-def note_unlisted(listing: Listing, files: dict[str, str], rows: list[Row], table: str) -> None:
-    """Adds a note to `listing` about images that no row lists."""
-    listed = {row.image for row in rows}
+def note_unlisted(
+    listing: Listing,
+    files: Iterable[str],
+    names: Iterable[str],
+    table: str,
+    suffixes: str | tuple[str, ...] = IMAGE_SUFFIXES,
+) -> None:
+    """Adds a note to `listing` about images among `files` whose names no row has."""
+    listed = set(names)
     unlisted = sorted(
-        name for name in files if name not in listed and name.lower().endswith(IMAGE_SUFFIXES)
+        name for name in files if name not in listed and name.lower().endswith(suffixes)
     )
     if unlisted:
         listing.notes.append(

@@ -3,14 +3,8 @@ BBox_List_2017.csv."""
 
 from pathlib import Path
 
-from lib.datasets.layouts.listing import (
-    Layout,
-    Listing,
-    Problem,
-    read_image_table,
-    read_text,
-    table_lines,
-)
+from lib.datasets.layouts.csv_text import read_text, table_lines
+from lib.datasets.layouts.listing import NIH, Layout, Listing, Problem, read_image_table
 from lib.exceptions import DatasetError
 
 COLUMNS = {
@@ -88,4 +82,4 @@ def _names(path: Path) -> list[str]:
     return read_text(path).split()
 
 
-LAYOUT = Layout("NIH release", "Data_Entry_2017*.csv", find, read)
+LAYOUT = Layout("NIH release", "Data_Entry_2017*.csv", find, read, NIH)
