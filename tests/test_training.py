@@ -20,14 +20,13 @@ from lib.exceptions import CxrError
 from lib.metrics.scores import auroc, epoch_score
 from lib.models.batches import Loader, affine_grid, augment_batch, make_loaders, random_affine
 from lib.models.classifier import build_model
+from lib.models.losses import balanced_pos_weight, masked_bce
 from lib.models.training import (
     CHECKPOINT,
-    balanced_pos_weight,
     build_optimizer,
     fit,
     lr_factor,
     make_fabric,
-    masked_bce,
     predict,
     start_at_prevalence,
 )

@@ -33,6 +33,7 @@ from lib.metrics.predictions import Predictions
 from lib.metrics.scores import auroc, average_precision, epoch_score, mean_defined
 from lib.models.batches import Loader
 from lib.models.classifier import Classifier, count_parameters
+from lib.models.losses import balanced_pos_weight, masked_bce
 
 CHECKPOINT = "last.ckpt"
 CHECKPOINT_VERSION = 2
@@ -94,32 +95,6 @@ def describe_device(fabric: Fabric) -> dict[str, Any]:
         "name": torch.cuda.get_device_name(fabric.device),
         "peak_memory_mb": round(peak, 1),
     }
-
-
-def masked_bce(
-    logits: Tensor, targets: Tensor, pos_weight: Tensor | None = None, reduction: str = "mean"
-) -> Tensor:
-    """Return the mean or sum of binary cross-entropy over the known labels of a batch.
-
-    Shapes (B, F) -> (). A target of NaN is unknown. `pos_weight` (F,) weighs positives; `reduction`
-    is `mean` or `sum`.
-    """
-    annotated = ~targets.isnan()
-    each = F.binary_cross_entropy_with_logits(
-        logits, targets.nan_to_num(), pos_weight=pos_weight, reduction="none"
-    )
-    total = (each * annotated).sum()
-    return total if reduction == "sum" else total / annotated.sum().clamp(min=1)
-
-
-def balanced_pos_weight(targets: np.ndarray) -> Tensor:
-    """Return (F,) negatives per positive of each finding in targets (N, F), at most 100.
-
-    It is 1 for a finding without positives.
-    """
-    positives, negatives = (targets == 1).sum(0), (targets == 0).sum(0)
-    ratio = np.where(positives > 0, negatives / np.maximum(positives, 1), 1.0)
-    return torch.tensor(ratio.clip(max=100.0), dtype=torch.float32)
 
 
 def start_at_prevalence(model: Classifier, targets: np.ndarray, config: Config) -> None:
