@@ -33,7 +33,7 @@ from lib.metrics.predictions import Predictions
 from lib.metrics.scores import auroc, average_precision, epoch_score, mean_defined
 from lib.models.batches import Loader
 from lib.models.classifier import Classifier, count_parameters
-from lib.models.losses import balanced_pos_weight, masked_bce
+from lib.models.losses import balanced_pos_weight, make_loss, reduced
 
 CHECKPOINT = "last.ckpt"
 CHECKPOINT_VERSION = 2
@@ -158,8 +158,9 @@ def fit(
     """Train `model` in place, keep the weights of the best epoch, and return the history.
 
     `choose_epoch_by` of the config says which epoch is best on validation. The history has one row
-    per epoch with train_loss, val_loss, val_auroc, val_average_precision, lr, seconds, and
-    val_cardiomegaly_accuracy if it chooses the epoch. `on_epoch` is called with each row.
+    per epoch with train_loss, val_loss (binary cross-entropy, whatever `loss` is), val_auroc,
+    val_average_precision, lr, seconds, and val_cardiomegaly_accuracy if it chooses the epoch.
+    `on_epoch` is called with each row.
 
     After every epoch, `last.ckpt` in `folder` holds everything needed to resume. When called again
     with the same arguments, training continues from it and ends with the same weights, bit for bit
@@ -353,8 +354,7 @@ class _State:
 def _train_epoch(state: _State, train: Loader, epoch: int, bar: tqdm) -> float:
     """Train on all images once; return the mean loss of the batches."""
     config, device = state.config, state.fabric.device
-    weighted = config.pos_weight == "balanced"
-    pos_weight = balanced_pos_weight(train.targets).to(device) if weighted else None
+    loss_of = make_loss(config, train.targets, device)
     state.net.train()
     losses = []
     for images, targets in train.epoch(epoch, ahead=device.type != "cpu"):
@@ -362,9 +362,8 @@ def _train_epoch(state: _State, train: Loader, epoch: int, bar: tqdm) -> float:
         for group in state.optimizer.param_groups:
             group["lr"] = config.lr * group["lr_scale"] * factor
         images = images.to(device, memory_format=torch.channels_last)
-        loss = masked_bce(
-            state.net(images).float(), targets.to(device), pos_weight, config.loss_reduction
-        )
+        total, known = loss_of(state.net(images).float(), targets.to(device))
+        loss = reduced(total, known, config.loss_reduction)
         state.fabric.backward(loss)
         if config.clip_norm:
             nn.utils.clip_grad_norm_(state.model.parameters(), config.clip_norm)
