@@ -5,6 +5,9 @@ from lib.datasets.check import (
     check_folder,
     check_overlap,
 )
+from lib.datasets.labels import (
+    read_labels,
+)
 from lib.datasets.prepare import (
     PreparedData,
     data_fingerprint,
@@ -35,5 +38,6 @@ __all__ = [
     "load_images",
     "prepare_data",
     "read_dataset",
+    "read_labels",
     "split_counts",
 ]

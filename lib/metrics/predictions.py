@@ -45,17 +45,19 @@ class Predictions:
 def write_predictions(
     path: Path, predictions: Mapping[str, Predictions], frame: pd.DataFrame
 ) -> None:
-    """Writes image, patient, age, sex, view, split, then target_* and prob_* of each finding, split
-    after split.
+    """Writes image, patient, age, sex, view, source, split, then target_* and prob_* of each finding,
+    split after split.
 
-    predictions: split -> Predictions. frame: the data set's, with the images' age, sex and view.
+    predictions: split -> Predictions. frame: the data set's, with the images' age, sex and view, and
+    their source where it has one.
     """
-    people = frame.set_index("image")[ABOUT]
+    about = [*ABOUT, *(["source"] if "source" in frame else [])]
+    people = frame.set_index("image")[about]
     parts = []
     for split, one in predictions.items():
         part = pd.DataFrame({"image": one.images, "patient": one.patients})
         part = part.assign(
-            **{name: people[name].loc[one.images].to_numpy() for name in ABOUT}, split=split
+            **{name: people[name].loc[one.images].to_numpy() for name in about}, split=split
         )
         values = {"target": one.targets, "prob": one.probs}
         named = [

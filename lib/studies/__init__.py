@@ -4,6 +4,9 @@ from lib.studies.clean import (
     find_removable,
     remove,
 )
+from lib.studies.compared import (
+    write_comparison,
+)
 from lib.studies.execute import (
     run_notebook,
 )
@@ -62,4 +65,5 @@ __all__ = [
     "table_text",
     "track_as_they_end",
     "track_study",
+    "write_comparison",
 ]
