@@ -9,6 +9,7 @@ any exchange in a file whose model knows little.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -16,11 +17,11 @@ from scipy.optimize import linear_sum_assignment
 from lib.exceptions import ComparisonError
 from lib.metrics.bootstrap import bootstrap_scores, spread
 from lib.metrics.predictions import Predictions
-from lib.metrics.scores import auroc, counted_findings, mean_defined
+from lib.metrics.scores import auroc, counted_findings, enough_patients, mean_defined
 
 MOVES = 3
 CLEARLY = 3  # standard errors of a paired difference
-LEAST = 40  # rows of a file that is looked at in quarters too
+LEAST = 100  # rows of a file that is looked at in quarters too
 RESAMPLES = 200
 
 
@@ -65,7 +66,9 @@ def _rows(predictions: Predictions, rows: np.ndarray) -> Predictions:
 
 def _moved(inside: Predictions) -> tuple[str, float, float] | None:
     """How the answers have to be moved to be clearly better, and macro AUROC now and then."""
-    counted = counted_findings(inside.targets, inside.patients)
+    counted = enough_patients(inside.targets, inside.patients)
+    if not counted.any():
+        return None
     now, ways = _macro(inside.targets, inside.probs, counted), _ways()
     scores = {
         way: _macro(inside.targets, move(inside.probs), counted) for way, move in ways.items()
@@ -89,13 +92,11 @@ def _macro(targets: np.ndarray, probs: np.ndarray, counted: np.ndarray) -> float
 
 def _ways() -> dict[str, Callable[[np.ndarray], np.ndarray]]:
     """Ways to move answers (N, F) against their rows."""
-    ways: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-        "read backwards": lambda probs: probs[::-1]
-    }
+    ways: dict[str, Callable[[np.ndarray], np.ndarray]] = {"read backwards": np.flipud}
     for step in range(1, MOVES + 1):
         count = f"{step} row{'s' * (step > 1)}"
-        ways[f"moved up by {count}"] = lambda probs, step=step: np.roll(probs, -step, axis=0)
-        ways[f"moved down by {count}"] = lambda probs, step=step: np.roll(probs, step, axis=0)
+        ways[f"moved up by {count}"] = partial(np.roll, shift=-step, axis=0)
+        ways[f"moved down by {count}"] = partial(np.roll, shift=step, axis=0)
     return ways
 
 

@@ -21,8 +21,10 @@ from lib.config import FINDINGS
 from lib.exceptions import ComparisonError
 
 SUFFIXES = (".csv", ".csv.gz", ".parquet")
-IMAGE_NAMES = ("image", "image id", "image index", "image name", "image path", "image file")
-IMAGE_NAMES += ("file name", "file", "file path", "path", "dicom id", "id")
+IMAGE_NAMES = (
+    *("image", "image id", "image index", "image name", "image path", "image file"),
+    *("file name", "file", "file path", "path", "dicom id", "id"),
+)
 PATIENT_NAMES = ("patient", "patient id", "subject", "subject id")
 SCORE_WORDS = ("prob", "probability", "pred", "prediction", "score", "logit", "p")
 LABEL_WORDS = ("target", "label", "truth", "gt", "y")
@@ -89,6 +91,9 @@ def read_prediction_table(path: Path) -> PredictionTable:
     outside = int(((scores < 0) | (scores > 1)).any(axis=1).sum())
     found = tuple(name for name in FINDINGS if name in scored)
     notes.append(f"findings from {', '.join(_as_read(name, scored[name]) for name in found)}")
+    if labelled:
+        columns = ", ".join(map(repr, list(labelled.values())[:3]))
+        notes.append(f"labels from {columns}{' ...' * (len(labelled) > 3)}")
     if patient:
         notes.append(f"patients from {patient!r}")
     used = {*scored.values(), *labelled.values()}

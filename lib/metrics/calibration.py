@@ -351,7 +351,7 @@ def _fit(
     """Slope and intercept (0 for a temperature) that minimise the smoothed log loss, which is
     convex; the intercept alone where the slope is given."""
     features = np.stack([z, np.ones(len(z))], axis=1)[:, : METHODS.index(method)]  # (n, 1 or 2)
-    offset = 0.0
+    offset: np.ndarray | float = 0.0
     if slope is not None:
         if method == "temperature":
             return slope, 0.0

@@ -38,8 +38,10 @@ POINTS = [
     "sensitivity_high",
 ]
 POINTS += ["specificity", "specificity_low", "specificity_high", "precision", "f1", "positives"]
-THRESHOLDED = ("f1_at_half", "threshold", "f1", "f1_low", "f1_high", "sensitivity", "specificity")
-THRESHOLDED += ("accuracy",)
+THRESHOLDED = (
+    *("f1_at_half", "threshold", "f1", "f1_low", "f1_high"),
+    *("sensitivity", "specificity", "accuracy"),
+)
 
 
 @dataclass(frozen=True)
