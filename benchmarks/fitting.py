@@ -21,7 +21,8 @@ from benchmarks.timing import Row, rates
 from lib.config import FINDINGS, Config
 from lib.models.batches import Batch, Loader
 from lib.models.classifier import build_model
-from lib.models.training import build_optimizer, fit, masked_bce
+from lib.models.losses import bce, reduced
+from lib.models.training import build_optimizer, fit
 from lib.studies.execute import execute_run, process_environment
 from lib.studies.fork_server import start_server
 
@@ -98,7 +99,7 @@ def _training_step(
     net = torch.compile(model) if mode == "compile" else model
 
     def step() -> None:
-        masked_bce(net(images), targets).backward()
+        reduced(*bce(net(images), targets), "mean").backward()
         optimizer.step()
         optimizer.zero_grad()
 

@@ -66,6 +66,17 @@ StudyRun = Annotated[
         help="A study that was run: its file, its name, or its folder.", metavar="STUDY"
     ),
 ]
+Labels = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="TABLE",
+        help="Labels for the images of files: a dataset's table, as Data_Entry_2017_v2020.csv, or its "
+        "folder.",
+    ),
+]
+SkipUnknown = Annotated[
+    bool, typer.Option("--skip-unknown", help="Leaves out a file's rows of other images.")
+]
 Folder = Annotated[Path, typer.Argument(help="A dataset folder.")]
 
 
@@ -250,22 +261,71 @@ def compare(
     folders: Annotated[
         list[str],
         typer.Argument(
-            help="Runs (runs/STUDY/RUN) or studies; the first is the reference.",
-            metavar="RUN_OR_STUDY",
+            help="Runs (runs/STUDY/RUN), studies, or .csv and .parquet files of anybody's predictions; "
+            "the first is the reference.",
+            metavar="RUN_OR_STUDY_OR_FILE",
         ),
     ],
+    labels: Labels = None,
+    skip_unknown: SkipUnknown = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Writes tables, sentences and figures there, too."),
+    ] = None,
 ) -> None:
-    """Compares two or more complete runs on their shared test images: which is better, or that the
-    data do not show it.
+    """Compares two or more arms on their shared test images: which is better, or that the data do
+    not show it.
 
     A study stands for its reference arm with all its seeds; one study alone: its arms against its
-    reference.
+    reference. A file has a column of image ids and one per finding; it is scored on the test images
+    of the first run or study.
     """
     with _errors_as_sentences():
-        from lib.comparison import compare_folders, verdict_text
-        from lib.studies import run_or_study_folder
+        from lib.comparison import compare_folders, is_prediction_table, verdict_text
+        from lib.datasets import read_labels
+        from lib.studies import run_or_study_folder, write_comparison
 
-        typer.echo(verdict_text(compare_folders([run_or_study_folder(name) for name in folders])))
+        paths = [
+            Path(name) if is_prediction_table(Path(name)) else run_or_study_folder(name)
+            for name in folders
+        ]
+        table = read_labels(labels) if labels else None
+        verdicts = compare_folders(paths, table, skip_unknown=skip_unknown)
+        typer.echo(verdict_text(verdicts))
+        for path in write_comparison(verdicts, out.expanduser(), paths) if out else ():
+            typer.echo(path)
+
+
+@app.command()
+def metrics(
+    predictions: Annotated[
+        Path, typer.Argument(help="A .csv or .parquet file: image ids, and a column per finding.")
+    ],
+    labels: Labels = None,
+    skip_unknown: SkipUnknown = False,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Writes all metrics as .csv or .parquet.")
+    ] = None,
+) -> None:
+    """Prints the scores of anybody's predictions, with intervals over patients.
+
+    Labels come from --labels, else from columns such as target_Mass. Patients come from --labels,
+    else from a column, else from NIH file names.
+    """
+    with _errors_as_sentences():
+        from lib.comparison import on_labels, read_prediction_table, scores_text
+        from lib.datasets import read_labels
+        from lib.files import write_table
+        from lib.metrics import score_predictions
+
+        table = read_labels(labels) if labels else None
+        found = on_labels(read_prediction_table(predictions), table, skip_unknown=skip_unknown)
+        (run,) = found.runs
+        scores = score_predictions(run, ranks_only=run.ranks_only)
+        typer.echo("\n".join([scores_text(scores), "", *found.notes]))
+        if out:
+            write_table(out.expanduser(), scores)
+            typer.echo(out)
 
 
 @app.command()

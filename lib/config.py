@@ -148,8 +148,11 @@ class Config(BaseModel):
     """Largest norm of the gradient; 0: no limit."""
     ema: Fraction = 0.0
     """Decay of the moving average of the weights; 0: none."""
+    loss: Literal["bce", "asl", "focal"] = "bce"
+    """Binary cross-entropy, the asymmetric loss (Ridnik et al. 2021) or the focal loss (Lin et al.
+    2017), over the known labels; the last two with the parameters of their papers."""
     pos_weight: Literal["none", "balanced"] = "none"
-    """`balanced` weighs positives by their rarity."""
+    """`balanced` weighs positives by their rarity; only with `loss: bce`."""
     loss_reduction: Literal["mean", "sum"] = "mean"
     """How the loss adds up over the known labels of a batch."""
     augment: Literal["none", "rotate", "full"] = "rotate"
@@ -228,6 +231,17 @@ class Config(BaseModel):
     def _more_than_one_fold(cls, value: int) -> int:
         if value == 1:
             raise ValueError("must be 0 (official lists) or at least 2")
+        return value
+
+    @field_validator("pos_weight")
+    @classmethod
+    def _weighs_once(cls, value: str, info: ValidationInfo) -> str:
+        loss = info.data.get("loss", "bce")
+        if value != "none" and loss != "bce":
+            raise ValueError(
+                f"must be 'none' with loss {loss!r}, which weighs positives by its own rule; "
+                "set loss to 'bce' to weigh them by their rarity"
+            )
         return value
 
     @field_validator("choose_epoch_by")

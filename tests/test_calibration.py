@@ -178,6 +178,18 @@ def test_a_falling_map_is_refused():
     assert (cal.slope > 0).all() and "platt" not in cal.method
 
 
+def test_of_maps_too_steep_to_keep_the_order_the_steepest_that_keeps_it_is_taken():
+    """Probabilities pressed together to a third of their logits, as losses with focus do."""
+    rng = np.random.default_rng(0)
+    z = rng.normal(-1, 1.5, 4000)
+    y = (rng.random(4000) < expit(z)).astype(float)
+    maps = fit_calibration(y[:, None], expit(z / 4)[:, None], np.arange(4000), ["Mass"])
+    slope, intercept = maps.slope[0], maps.intercept[0]
+    assert 1.8 < slope < 4 and keeps_order(slope, intercept)
+    assert not keeps_order(slope + 0.01, intercept)
+    assert maps.log_loss[0, 2] < 0.9 * maps.log_loss[0, 0]
+
+
 def test_images_not_annotated_change_nothing():
     targets, probs, patients, names = simulated(2, 1, findings=2)
     more = np.vstack([targets, np.full((300, 2), np.nan)]), np.vstack([probs, probs[:300]])

@@ -394,6 +394,7 @@ def test_a_file_that_does_not_exist_is_refused(tmp_path):
         ("transfer", "three_stages", (0, 1, 2)),
         ("seed", "three_stages", (0, 1, 2)),
         ("small", "darknet", (0, 1)),
+        ("losses", "bce", (0, 1)),
     ],
 )
 def test_a_shipped_study_plans_and_names_backbones_that_timm_knows(name, reference, seeds):

@@ -20,15 +20,13 @@ from lib.exceptions import CxrError
 from lib.metrics.scores import auroc, epoch_score
 from lib.models.batches import Loader, affine_grid, augment_batch, make_loaders, random_affine
 from lib.models.classifier import build_model
+from lib.models.losses import class_weights
 from lib.models.training import (
     CHECKPOINT,
-    balanced_pos_weight,
     build_optimizer,
-    class_weights,
     fit,
     lr_factor,
     make_fabric,
-    masked_bce,
     predict,
     start_at_prevalence,
 )
@@ -110,28 +108,6 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
     while not path.exists():
         assert process.poll() is None, f"the training ended before there was {path.name}"
         time.sleep(0.02)
-
-
-def test_loss_is_the_mean_over_known_labels_only():
-    logits = torch.tensor([[0.0, 2.0], [1.0, -1.0]])
-    targets = torch.tensor([[1.0, float("nan")], [0.0, float("nan")]])
-    by_hand = (np.log(2) + np.log1p(np.e)) / 2
-    assert masked_bce(logits, targets).item() == pytest.approx(by_hand, rel=1e-6)
-
-
-def test_loss_of_a_batch_without_labels_is_zero_and_has_no_gradient():
-    logits = torch.ones(2, 3, requires_grad=True)
-    loss = masked_bce(logits, torch.full((2, 3), float("nan")))
-    loss.backward()
-    assert loss.item() == 0 and logits.grad.abs().sum() == 0
-
-
-def test_loss_can_be_the_sum_over_known_labels():
-    logits = torch.tensor([[0.0, 2.0], [1.0, -1.0]])
-    targets = torch.tensor([[1.0, float("nan")], [0.0, float("nan")]])
-    assert masked_bce(logits, targets, reduction="sum").item() == pytest.approx(
-        np.log(2) + np.log1p(np.e), rel=1e-6
-    )
 
 
 def test_the_head_starts_at_the_smoothed_log_odds_of_each_finding():
@@ -237,11 +213,6 @@ def test_a_training_makes_one_fabric(tmp_path, monkeypatch):
     )
     fit(build_model(CONFIG), *loaders(CONFIG), CONFIG, tmp_path)
     assert len(made) == 1
-
-
-def test_balanced_weight_counts_negatives_per_positive_and_skips_unknown():
-    targets = np.array([[1, 0], [0, 0], [0, np.nan], [np.nan, 0]])
-    assert balanced_pos_weight(targets).tolist() == [2.0, 1.0]
 
 
 def test_learning_rate_warms_up_and_falls_to_zero():

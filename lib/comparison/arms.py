@@ -63,6 +63,7 @@ class RunPredictions(Predictions):
     fingerprint: of the test images and labels, from the record. scored: metric -> (F,) where
     metrics.csv has them. folder: where resamples are kept; None keeps nothing. folds, fold: how
     many folds the patients are divided into (0: not at all), and the one that is tested here.
+    ranks_only: probs are ranks of scores and not probabilities, so that F1 has no value.
     """
 
     run: str
@@ -73,6 +74,7 @@ class RunPredictions(Predictions):
     folder: Path | None = None
     folds: int = 0
     fold: int = 0
+    ranks_only: bool = False
 
     @property
     def parts(self) -> tuple["RunPredictions", ...]:
@@ -103,7 +105,9 @@ class RunPredictions(Predictions):
     @cached_property
     def points(self) -> dict[str, np.ndarray]:
         """metric -> (F + 1,): each finding, then macro."""
-        scores = self.scored or point_scores(self.targets, self.probs, self.thresholds)
+        scores = self._defined(
+            self.scored or point_scores(self.targets, self.probs, self.thresholds)
+        )
         return {
             metric: np.append(values, mean_defined(values[self.counted]))
             for metric, values in scores.items()
@@ -113,11 +117,15 @@ class RunPredictions(Predictions):
     def resampled(self) -> dict[str, np.ndarray]:
         """metric -> (RESAMPLES, F + 1), NaN where a class is missing; macro is the mean of what is
         there."""
-        scores = self._kept_resamples()
+        scores = self._defined(self._kept_resamples())
         return {
             metric: np.column_stack([values, mean_defined(values[:, self.counted])])
             for metric, values in scores.items()
         }
+
+    def _defined(self, scores: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """scores, with NaN for F1 of answers that have no threshold."""
+        return {**scores, "f1": scores["f1"] * np.nan} if self.ranks_only else scores
 
     def _kept_resamples(self) -> dict[str, np.ndarray]:
         """metric -> (RESAMPLES, F), from the run's folder where they were computed of the same

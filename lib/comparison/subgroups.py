@@ -1,5 +1,5 @@
-"""In: the test answers of an arm's runs. Out: its macro AUROC by sex, age band, view and
-source, with intervals."""
+"""In: the test answers of an arm's runs. Out: its macro AUROC by sex, age band, view and source, with
+intervals."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,16 +34,16 @@ def subgroup_table(
     are a group "not known". NaN where no finding is left. With folds, groups are scored within
     folds; others of which no seed has all folds are left out.
     """
-    runs = _seeds(folders)
-    arms = [runs, *(arm for paths in others if (arm := _seeds(paths, needed=False)))]
-    people = _people(runs[0])
+    runs = seeds_of(folders)
+    arms = [runs, *(arm for paths in others if (arm := seeds_of(paths, needed=False)))]
+    people = people_of(runs[0])
     rows = [
         _row(
             "all",
             "all test images",
             arms,
             np.ones(len(people), bool),
-            _enough(runs[0], [np.ones(len(people), bool)]),
+            enough_images(runs[0], [np.ones(len(people), bool)]),
             metric,
         )
     ]
@@ -54,7 +54,7 @@ def subgroup_table(
         masks = [(groups == name).to_numpy() for name in names]
         if len(names) < 2:
             continue
-        findings = _enough(
+        findings = enough_images(
             runs[0], [mask for mask, name in zip(masks, names, strict=True) if name != NOT_KNOWN]
         )
         for name, mask in zip(names, masks, strict=True):
@@ -62,7 +62,7 @@ def subgroup_table(
     return pd.DataFrame(rows)
 
 
-def _seeds(folders: Sequence[Path], needed: bool = True) -> list[Scored]:
+def seeds_of(folders: Sequence[Path], needed: bool = True) -> list[Scored]:
     """The runs of an arm by seed, with folds one for all of them; empty where there is none and none
     is needed."""
     runs = [read_run_predictions(folder) for folder in folders]
@@ -76,9 +76,9 @@ def _seeds(folders: Sequence[Path], needed: bool = True) -> list[Scored]:
         return []
 
 
-def _people(run: Scored) -> pd.DataFrame:
-    """sex, age band, view and source (where the run's predictions name it) of the run's test images,
-    as ordered categories, in their order."""
+def people_of(run: Scored) -> pd.DataFrame:
+    """sex, age band, view and source of the run's test images, as ordered categories, in their order;
+    runs that did not keep the source have none."""
     frames = []
     for part in run.parts:
         assert part.folder is not None  # it was read from there
@@ -114,7 +114,7 @@ def _band(low: int, high: int) -> str:
     return f"under {high} years" if low == 0 else f"{low} to {high - 1} years"
 
 
-def _enough(run: Scored, groups: Sequence[np.ndarray]) -> list[str]:
+def enough_images(run: Scored, groups: Sequence[np.ndarray]) -> list[str]:
     """The findings with MIN_POSITIVES positive and negative images in every group, and fold."""
     kept = np.ones(len(run.findings), bool)
     for targets in (part.targets for group in groups for part in run.rows(group).parts):

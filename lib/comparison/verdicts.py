@@ -1,8 +1,8 @@
-"""In: the runs of a study, or folders named by hand. Out: each arm against the reference, in tables
-and sentences."""
+"""In: the runs of a study, or of arms. Out: each arm against the reference, in tables and
+sentences."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -232,41 +232,6 @@ def read_arms(folder: Path) -> dict[str, list[RunPredictions]]:
     for name, arm in zip(runs["run"], runs["arm"], strict=True):
         arms.setdefault(arm, []).append(read_run_predictions(folder / name))
     return arms
-
-
-def compare_folders(folders: Sequence[Path]) -> Comparison:
-    """Runs and studies named by hand, the first the reference: a folder of a run is an arm, a
-    study's its reference, with all seeds and folds.
-
-    A run of one fold is compared on the patients of that fold. With one study alone, its arms.
-    Raises ComparisonError where there are not two arms, or test images differ.
-    """
-    if len(folders) == 1 and (folders[0] / "plan.json").exists():
-        return compare_study(folders[0])
-    arms = {}
-    for folder in folders:
-        name = folder.name if folder.name not in arms else f"{folder.parent.name}/{folder.name}"
-        arms[name] = (
-            _reference_runs(folder)
-            if (folder / "plan.json").exists()
-            else [replace(read_run_predictions(folder), folds=0)]
-        )
-    if len(arms) < 2:
-        raise ComparisonError(
-            "name at least two different runs or studies, or one study, to compare"
-        )
-    verdicts = compare_arms(arms, next(iter(arms)))
-    if verdicts.refused:
-        raise ComparisonError("; ".join(verdicts.refused.values()))
-    return verdicts
-
-
-def _reference_runs(folder: Path) -> list[RunPredictions]:
-    runs = read_runs(folder)
-    names = runs.loc[runs["is_reference"].astype(bool), "run"]
-    if names.empty:
-        raise ComparisonError(f"{folder}: no run of its reference arm is complete")
-    return [read_run_predictions(folder / name) for name in names]
 
 
 def _detectable(row: Any, alpha: float) -> float:

@@ -116,7 +116,33 @@ def _ensemble_row(verdicts: "Comparison", arm: str) -> list[list[str]]:
     return [[name, "mean of calibrated probabilities", *shown, "", ""]]
 
 
+def scores_text(table: pd.DataFrame) -> str:
+    """The scores of predictions alone (`metrics.score_predictions`), for a terminal."""
+    shown = pd.DataFrame({"finding": table["finding"]})
+    for metric, name in NAMES.items():
+        ends = table[[f"{metric}_low", f"{metric}_high"]].to_numpy(float)
+        shown[f"{name} (95 %)"] = [
+            "-"
+            if np.isnan(value)
+            else f"{value:.5f} ({low:.3f} to {high:.3f})"
+            if np.isfinite(low)
+            else f"{value:.5f} (too few positives)"
+            for value, (low, high) in zip(table[metric], ends, strict=True)
+        ]
+    shown["accuracy"] = table["accuracy"].map("{:.3f}".format)
+    shown["all-negative"] = table["accuracy_all_negative"].map("{:.3f}".format)
+    shown["positives"] = table["positives"].map("{:,}".format)
+    shown["of images"] = (table["positives"] + table["negatives"]).map("{:,}".format)
+    left = table.loc[~table["in_macro"].astype(bool), "finding"]
+    notes = ["all-negative: the accuracy of answering no to every image"]
+    if len(left):
+        notes.append(f"macro means are without {', '.join(left)}: too few patients of a class")
+    return "\n".join([shown.replace("nan", "-").to_string(index=False), *notes])
+
+
 def _interval(row: pd.Series) -> str:
+    if np.isnan(row["value"]):
+        return "-"
     if np.isnan(row["low"]):
         return f"{row['value']:.3f} (too few positives)"
     return f"{row['value']:.3f} ({row['low']:.3f} to {row['high']:.3f})"

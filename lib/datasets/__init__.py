@@ -7,6 +7,9 @@ from lib.datasets.check import (
     check_sources,
 )
 from lib.datasets.download import download_dataset
+from lib.datasets.label_table import (
+    read_labels,
+)
 from lib.datasets.prepare import (
     PreparedData,
     data_fingerprint,
@@ -39,5 +42,6 @@ __all__ = [
     "load_images",
     "prepare_data",
     "read_dataset",
+    "read_labels",
     "split_counts",
 ]

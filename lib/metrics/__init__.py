@@ -20,6 +20,7 @@ from lib.metrics.error_analysis import (
 from lib.metrics.evaluation import (
     Evaluation,
     evaluate_run,
+    score_predictions,
 )
 from lib.metrics.predictions import (
     Predictions,
@@ -70,5 +71,6 @@ __all__ = [
     "prevalence",
     "random_average_precision",
     "read_predictions",
+    "score_predictions",
     "write_predictions",
 ]

@@ -239,9 +239,10 @@ def fit_calibration(
     The maps minimise the log loss against Platt's smoothed targets, (P + 1) / (P + 2) and 1 / (N +
     2) for P positive and N negative images, so that they stay finite where probabilities separate
     the classes. `none` where a class has fewer than `MIN_POSITIVES` images or is seen in fewer than
-    `folds` patients, or all probabilities are equal; and a map that does not keep the order
-    (`keeps_order`) is not taken. The same patients and seed give the same folds. Raises ValueError
-    as `evaluate`, where a patient is missing, and on fewer than two folds.
+    `folds` patients, or all probabilities are equal. Of maps too steep to keep the order
+    (`keeps_order`) the steepest that keeps it is taken, and a falling map is not. The same patients
+    and seed give the same folds. Raises ValueError as `evaluate`, where a patient is missing, and on
+    fewer than two folds.
     """
     targets, probs = checked(targets, probs, findings, soft=True)
     codes, _ = patient_codes(patients, len(targets))
@@ -294,9 +295,9 @@ def _fit_finding(y: np.ndarray, p: np.ndarray, codes: np.ndarray, folds: int, se
     z, fold = _logit(p), _deal(y, codes, folds, seed)
     best, fitted, losses = "none", {"none": (1.0, 0.0)}, {"none": log_losses(y, p)}
     for method in METHODS[1:]:
-        fitted[method], losses[method] = _fit(z, y, method), np.empty(len(y))
+        fitted[method], losses[method] = _fit_in_order(z, y, method), np.empty(len(y))
         for k in range(folds):
-            slope, intercept = _fit(z[fold != k], y[fold != k], method)
+            slope, intercept = _fit_in_order(z[fold != k], y[fold != k], method)
             losses[method][fold == k] = log_losses(
                 y[fold == k], expit(slope * z[fold == k] + intercept)
             )
@@ -326,27 +327,56 @@ def _clearly_positive(gain: np.ndarray, codes: np.ndarray) -> bool:
     return bool(gain.mean() > error)
 
 
-def _fit(z: np.ndarray, y: np.ndarray, method: str) -> tuple[float, float]:
+def _fit_in_order(z: np.ndarray, y: np.ndarray, method: str) -> tuple[float, float]:
+    """`_fit`; where that map is too steep to keep the order, the steepest that does, with its best
+    intercept.
+
+    Losses that press probabilities together, such as focal ones, need steep maps. The slope is
+    found by halving between 1 and that of `_fit`.
+    """
+    slope, intercept = _fit(z, y, method)
+    if slope <= 1 or keeps_order(slope, intercept):
+        return slope, intercept
+    low, high = 1.0, slope
+    best = low, _fit(z, y, method, low)[1]
+    for _ in range(12):
+        middle = (low + high) / 2
+        found = middle, _fit(z, y, method, middle)[1]
+        if keeps_order(*found):
+            low, best = middle, found
+        else:
+            high = middle
+    return best
+
+
+def _fit(
+    z: np.ndarray, y: np.ndarray, method: str, slope: float | None = None
+) -> tuple[float, float]:
     """Slope and intercept (0 for a temperature) that minimise the smoothed log loss, which is
-    convex."""
+    convex; the intercept alone where the slope is given."""
     from scipy.optimize import minimize
 
     features = np.stack([z, np.ones(len(z))], axis=1)[:, : METHODS.index(method)]  # (n, 1 or 2)
+    offset: np.ndarray | float = 0.0
+    if slope is not None:
+        if method == "temperature":
+            return slope, 0.0
+        features, offset = features[:, 1:], slope * z
     positives, negatives = y.sum(), (1 - y).sum()
     wanted = y * (positives + 1) / (positives + 2) + (1 - y) / (negatives + 2)
 
     def loss(weights: np.ndarray) -> float:
-        linear = features @ weights
+        linear = features @ weights + offset
         return float(np.mean(np.logaddexp(0, linear) - wanted * linear))
 
     def gradient(weights: np.ndarray) -> np.ndarray:
-        return features.T @ (expit(features @ weights) - wanted) / len(z)
+        return features.T @ (expit(features @ weights + offset) - wanted) / len(z)
 
     def curvature(weights: np.ndarray) -> np.ndarray:
-        q = expit(features @ weights)
+        q = expit(features @ weights + offset)
         return (features.T * (q * (1 - q))) @ features / len(z)
 
-    start = np.array([1.0, 0.0])[: features.shape[1]]
+    start = np.array([1.0, 0.0])[: features.shape[1]] if slope is None else np.zeros(1)
     found = minimize(
         loss, start, jac=gradient, hess=curvature, method="trust-exact", options={"gtol": 1e-9}
     )
@@ -354,5 +384,7 @@ def _fit(z: np.ndarray, y: np.ndarray, method: str) -> tuple[float, float]:
         raise ValueError(
             f"the fit of the {method} map did not converge; are almost all probabilities equal?"
         )
-    slope, intercept = np.append(found.x, 0)[:2]
-    return float(slope), float(intercept)
+    if slope is not None:
+        return slope, float(found.x[0])
+    fitted, intercept = np.append(found.x, 0)[:2]
+    return float(fitted), float(intercept)

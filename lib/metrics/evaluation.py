@@ -38,6 +38,10 @@ POINTS = [
     "sensitivity_high",
 ]
 POINTS += ["specificity", "specificity_low", "specificity_high", "precision", "f1", "positives"]
+THRESHOLDED = (
+    *("f1_at_half", "threshold", "f1", "f1_low", "f1_high"),
+    *("sensitivity", "specificity", "accuracy"),
+)
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,20 @@ class Evaluation:
         write_table(folder / "calibration.csv", self.calibration_scores)
         if self.submit:
             write_submission(folder / "submission.csv", self.submit, self.thresholds)
+
+
+def score_predictions(predictions: Predictions, *, ranks_only: bool = False) -> pd.DataFrame:
+    """The metrics of predictions alone, as `evaluate` and `bootstrap_interval` give them, at a
+    threshold of 0.5.
+
+    With ranks_only the values rank images and are no probabilities: what needs a threshold is NaN.
+    """
+    one = predictions
+    table = evaluate(one.targets, one.probs, one.findings, patients=one.patients)
+    table = table.merge(bootstrap_interval(one.targets, one.probs, one.patients, one.findings))
+    if ranks_only:
+        table[[name for name in THRESHOLDED if name in table]] = np.nan
+    return table
 
 
 def evaluate_run(predictions: Mapping[str, Predictions], train_targets: np.ndarray) -> Evaluation:

@@ -45,10 +45,11 @@ class Predictions:
 def write_predictions(
     path: Path, predictions: Mapping[str, Predictions], frame: pd.DataFrame
 ) -> None:
-    """Writes image, patient, age, sex, view, source (where the frame has it), split, then target_*
-    and prob_* of each finding, split after split.
+    """Writes image, patient, age, sex, view, source, split, then target_* and prob_* of each finding,
+    split after split.
 
-    predictions: split -> Predictions. frame: the data set's, with the images' age, sex, view and source.
+    predictions: split -> Predictions. frame: the data set's, with the images' age, sex and view, and
+    their source where it has one.
     """
     about = [*ABOUT, *(["source"] if "source" in frame else [])]
     people = frame.set_index("image")[about]

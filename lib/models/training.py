@@ -34,6 +34,7 @@ from lib.models.batch_norm import GlobalBatchNorm
 from lib.models.batches import Loader, share
 from lib.models.checkpoint import DAMAGED, read_checkpoint, set_aside
 from lib.models.classifier import Classifier, count_parameters
+from lib.models.losses import balanced_pos_weight, class_weights, make_loss, reduced
 from lib.models.ranks import OwnProcesses, Ranks, check_devices, visible_devices
 from lib.models.weights import few, misfits
 from lib.system import visible_ids
@@ -119,48 +120,6 @@ def describe_device(fabric: Fabric, devices: int = 1) -> dict[str, Any]:
     }
 
 
-def masked_bce(
-    logits: Tensor,
-    targets: Tensor,
-    pos_weight: Tensor | None = None,
-    reduction: str = "mean",
-    known: int | None = None,
-) -> Tensor:
-    """Return the mean or sum of binary cross-entropy over the known labels of a batch.
-
-    Shapes (B, F) -> (). A target of NaN is unknown. `pos_weight` (F,) weighs positives; `reduction`
-    is `mean` or `sum`. `known` is the number of known labels that the mean divides by, where these
-    are only part of a batch.
-    """
-    annotated = ~targets.isnan()
-    each = F.binary_cross_entropy_with_logits(
-        logits, targets.nan_to_num(), pos_weight=pos_weight, reduction="none"
-    )
-    total = (each * annotated).sum()
-    if reduction == "sum":
-        return total
-    return total / (annotated.sum().clamp(min=1) if known is None else max(known, 1))
-
-
-def class_weights(targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return how many positives and negatives targets (N, F) hold of each finding: (F,) each.
-
-    A soft target of 0.7 is 0.7 positives and 0.3 negatives.
-    """
-    exact = targets.astype(float)
-    return np.nansum(exact, axis=0), np.nansum(1 - exact, axis=0)
-
-
-def balanced_pos_weight(targets: np.ndarray) -> Tensor:
-    """Return (F,) negatives per positive of each finding in targets (N, F), at most 100.
-
-    It is 1 for a finding without positives. A soft target counts in part on either side.
-    """
-    positives, negatives = class_weights(targets)
-    ratio = np.where(positives > 0, negatives / np.maximum(positives, 1), 1.0)
-    return torch.tensor(ratio.clip(max=100.0), dtype=torch.float32)
-
-
 def start_at_prevalence(model: Classifier, targets: np.ndarray, config: Config) -> None:
     """Set the head's last bias to the log-odds of each finding in targets (N, F).
 
@@ -222,9 +181,10 @@ def fit(
     """Train `model` in place, keep the weights of the best epoch, and return the history.
 
     `choose_epoch_by` of the config says which epoch is best on validation. The history has one row
-    per epoch with train_loss, val_loss, val_auroc, val_average_precision, lr, seconds, and
-    val_cardiomegaly_accuracy if it chooses the epoch. `on_epoch` is called with each row, first
-    with those of epochs that were trained before an interruption.
+    per epoch with train_loss, val_loss (binary cross-entropy, whatever `loss` is), val_auroc,
+    val_average_precision, lr, seconds, and val_cardiomegaly_accuracy if it chooses the epoch.
+    `on_epoch` is called with each row, first with those of epochs that were trained before an
+    interruption.
 
     After every epoch, `last.ckpt` in `folder` holds everything needed to resume. When called again
     with the same arguments, training continues from it and ends with the same weights, bit for bit
@@ -568,22 +528,21 @@ def _train_epoch(state: _State, train: Loader, epoch: int, bar: tqdm) -> float:
     """Train on all images once; return the mean loss of the batches."""
     config, device = state.config, state.fabric.device
     rank, ranks = state.fabric.global_rank, state.fabric.world_size
-    weighted = config.pos_weight == "balanced"
-    pos_weight = balanced_pos_weight(train.targets).to(device) if weighted else None
+    loss_of = make_loss(config, train.targets, device)
     state.seed(epoch)
     state.net.train()
     losses = []
     batches = train.epoch(epoch, device=device, rank=rank, ranks=ranks)
     known = train.known_labels(epoch)  # of the whole batch, also where a rank has part of it
-    for (images, targets), labels in zip(batches, known, strict=True):
+    for (images, targets), in_batch in zip(batches, known, strict=True):
         factor = lr_factor(state.step, state.steps, config)
         for group in state.optimizer.param_groups:
             group["lr"] = config.lr * group["lr_scale"] * factor
         images = images.to(device, memory_format=torch.channels_last)
         with GlobalBatchNorm() if ranks > 1 else nullcontext():
             logits = state.net(images).float()
-        total = labels if ranks > 1 else None
-        loss = masked_bce(logits, targets.to(device), pos_weight, config.loss_reduction, total)
+        total, labels = loss_of(logits, targets.to(device))
+        loss = reduced(total, labels if ranks == 1 else in_batch, config.loss_reduction)
         state.fabric.backward(loss * ranks)  # DDP takes the mean of the ranks' gradients
         if config.clip_norm:
             nn.utils.clip_grad_norm_(state.model.parameters(), config.clip_norm)

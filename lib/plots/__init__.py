@@ -24,6 +24,9 @@ from lib.plots.data import (
     image_grid,
     label_counts,
 )
+from lib.plots.fairness import (
+    group_rates,
+)
 from lib.plots.stages import (
     learning_curves,
     stage_drift,
@@ -42,6 +45,7 @@ __all__ = [
     "error_overlap",
     "finding_differences",
     "findings_by_runs",
+    "group_rates",
     "heat_grid",
     "image_grid",
     "label_counts",

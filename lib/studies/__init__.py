@@ -7,6 +7,9 @@ from lib.studies.clean import (
 from lib.studies.cluster import (
     open_cluster,
 )
+from lib.studies.compared import (
+    write_comparison,
+)
 from lib.studies.devices import (
     parse_jobs,
 )
@@ -82,4 +85,5 @@ __all__ = [
     "track_as_they_end",
     "track_study",
     "watch_study",
+    "write_comparison",
 ]

@@ -27,9 +27,9 @@ STAGES_WRITTEN = ("stages.md", "stage_matrix.csv", "stage_differences.csv", "dri
 PUBLISHED = (
     *("table.csv", "scores.csv", "differences.csv", "ensembles.csv", "summary.md", "answers.md"),
     *STAGES_WRITTEN,
-    *("learning_curves.csv", "stage_gains.csv"),
+    *("learning_curves.csv", "stage_gains.csv", "fairness.csv"),
 )
-FIGURES = ("ablation*", "stage_*", "learning_curves")
+FIGURES = ("ablation*", "stage_*", "learning_curves", "fairness")
 
 
 def study_folder(study: str, runs_dir: Path = REPO_ROOT / "runs") -> Path:
@@ -149,7 +149,7 @@ def _execute(folder: Path, notebook: Path, page: Path, title: str, written: Sequ
 
 
 def _figures(report: Path) -> list[Path]:
-    """The figures as .png and .svg: ablation, in a column and of one finding too, and the
+    """The figures as .png and .svg: ablation, in a column and of one finding too, fairness, and the
     stages'."""
     names = [f"{name}.{kind}" for name in FIGURES for kind in ("png", "svg")]
     return sorted(path for name in names for path in report.glob(name))
