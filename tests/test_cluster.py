@@ -226,10 +226,17 @@ def test_a_worker_at_the_end_of_its_lifetime_stops_its_run_which_resumes_elsewhe
 def test_a_worker_that_only_seems_dead_keeps_its_run_to_itself(cluster, tmp_path, start_command):
     plan = write_study(tmp_path, slow="trains")
     (tmp_path / "wait").touch()
-    cluster.start(1, DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL="5 seconds")
+    cluster.start(1)
     command, said = start_command(cluster.file)
     wait_for(lambda: ticks(plan, "slow-s0"))
-    worker_process(cluster.workers[0]).suspend()  # its run goes on
+    cluster.workers[0].send_signal(signal.SIGSTOP)  # as where the network is away: its run goes on
+    worker_process(cluster.workers[0]).suspend()
+    with Client(scheduler_file=str(cluster.file), set_as_default=False) as client:
+        client.run_on_scheduler(
+            lambda dask_scheduler: dask_scheduler.loop.add_callback(
+                dask_scheduler.remove_worker, dask_scheduler.aliases["w0"], stimulus_id="test"
+            )
+        )
     cluster.add_worker()
     wait_for(lambda: "slow-s0: waits on" in said.read_text())
     (tmp_path / "wait").unlink()
