@@ -607,3 +607,26 @@ def test_a_table_of_boxes_without_its_header_loses_no_box(tmp_path):
         DatasetError, match=r"BBox_List_2017\.csv row 1, the header must begin with"
     ):
         read_dataset(folder)
+
+
+def test_an_image_whose_name_is_not_text_is_named(tmp_path):
+    write_smallest_class_folders(tmp_path / "chest")
+    bad = tmp_path / "chest" / "NORMAL" / os.fsdecode(b"latin1_\xe9.png")
+    Image.new("L", (8, 8)).save(bad)
+    data = read_dataset(tmp_path / "chest", on_bad="skip")
+    assert len(data.frame) == 2 and data.bad_rows["image"].tolist() == [r"latin1_\xe9.png"]
+    with pytest.raises(DatasetError, match=r"1 x name that is not UTF-8: latin1_.xe9\.png"):
+        read_dataset(tmp_path / "chest")
+
+
+def test_a_folder_whose_path_is_not_text_is_refused(tmp_path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    write_smallest_class_folders(folder)
+    with pytest.raises(DatasetError, match=r"caf.xe9: the path is not text in UTF-8"):
+        read_dataset(folder)
+
+
+def write_smallest_class_folders(folder: Path) -> None:
+    for number, name in enumerate(("NORMAL", "PNEUMONIA")):
+        (folder / name).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(folder / name / f"{number}.png")

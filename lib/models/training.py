@@ -359,7 +359,8 @@ class _State:
 
     def _take_over(self, content: dict[str, Any]) -> None:
         """Become what a checkpoint holds; raises one of DAMAGED when it does not fit."""
-        step, history, best_score = (content[key] for key in ("step", "history", "best_score"))
+        step, history, best = content["step"], content["history"], content["best"]
+        best_score = float(content["best_score"])
         if any(not row.keys() >= HISTORY for row in history):
             raise ValueError("its history lacks a column")
         if (
@@ -367,7 +368,7 @@ class _State:
             or step * self.config.epochs != len(history) * self.steps
         ):
             raise ValueError(f"{step} steps in {len(history)} epochs")
-        if wrong := misfits(content["best"], self.model.state_dict()):
+        if wrong := misfits(best, self.model.state_dict()):
             raise ValueError(f"of the best weights {few(wrong)}")
         self.model.load_state_dict(content["model"])
         if self.ema:
@@ -378,7 +379,7 @@ class _State:
         if self.fabric.device.type == "cuda" and content["random"]["cuda"]:
             torch.cuda.set_rng_state(content["random"]["cuda"][0], self.fabric.device)
         self.step, self.history = step, history
-        self.best, self.best_score = content["best"], float(best_score)
+        self.best, self.best_score = best, best_score
 
 
 def _check_shapes(optimizer: torch.optim.Optimizer) -> None:

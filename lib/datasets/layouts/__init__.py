@@ -26,6 +26,7 @@ from lib.datasets.layouts.listing import (
     Listing,
     Problem,
     Row,
+    as_text,
     canonical_finding,
 )
 from lib.exceptions import DatasetError
@@ -79,6 +80,10 @@ def read_listing(folder: Path) -> Listing:
 
 def _detect(folder: Path) -> list[tuple[Layout, Path]]:
     """Every layout that fits, with its table, the one to use first."""
+    if as_text(str(folder)) != str(folder):
+        raise DatasetError(
+            f"{as_text(str(folder))}: the path is not text in UTF-8; rename the folder."
+        )
     if not folder.is_dir():
         raise DatasetError(
             f"{folder}: no such folder. Set data_root and data_dir to where the dataset folders are."

@@ -8,7 +8,9 @@ from lib.datasets.layouts.listing import (
     NIH_NAME,
     Layout,
     Listing,
+    Problem,
     Row,
+    as_text,
     canonical_finding,
     scan,
 )
@@ -44,6 +46,13 @@ def read(folder: Path, table: Path) -> Listing:
         for name, path in sorted(scan([place]).items()):
             if not is_finding and not name.lower().endswith(IMAGE_SUFFIXES):
                 continue  # some other folder beside the classes
+            if as_text(f"{relative}/{name}") != f"{relative}/{name}":
+                listing.problems.append(
+                    Problem(
+                        as_text(relative), 0, as_text(name), "name that is not UTF-8", "rename it"
+                    )
+                )
+                continue
             patient = KAGGLE_PNEUMONIA.match(name)
             image = name if NIH_NAME.match(name) else f"{relative}/{name}"
             row = Row(relative, 0, image, place.name, official=official, path=path)

@@ -101,7 +101,7 @@ def read_image_table(folder: Path, table: Path, columns: dict[str, str]) -> List
         place
         for pattern in IMAGE_FOLDERS
         for place in sorted(folder.glob(pattern))
-        if place.is_dir()
+        if place.is_dir() and as_text(place.name) == place.name
     ]
     looked_in = [place.relative_to(folder).as_posix() for place in places] or ["images"]
     listing = Listing("", looked_in, [], complete=True)
@@ -215,6 +215,12 @@ def _may_be_file(entry: os.DirEntry) -> bool:
         return True
 
 
+def as_text(name: str) -> str:
+    """A file's name with the bytes that are not UTF-8 as \\xNN: no frame and no terminal takes
+    them."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
 def note_unlisted(
     listing: Listing,
     files: Iterable[str],
@@ -229,7 +235,7 @@ def note_unlisted(
     )
     if unlisted:
         listing.notes.append(
-            f"{len(unlisted):,} images are not listed in {table} and were left out, as {unlisted[0]}"
+            f"{len(unlisted):,} images are not listed in {table} and were left out, as {as_text(unlisted[0])}"
         )
 
 
