@@ -35,7 +35,8 @@ from lib.metrics.scores import auroc, average_precision, epoch_score, mean_defin
 from lib.models.batch_norm import GlobalBatchNorm
 from lib.models.batches import Loader, share
 from lib.models.classifier import Classifier, count_parameters
-from lib.models.ranks import OwnProcesses, Ranks, check_devices, visible_devices
+from lib.models.devices import OwnProcesses, check_devices, visible_devices
+from lib.models.ranks import Ranks
 
 CHECKPOINT = "last.ckpt"
 CHECKPOINT_VERSION = 2
