@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from lib.config import REPO_ROOT, Config
 from lib.exceptions import ModelError
-from lib.models import ranks
+from lib.models import devices, ranks
 from lib.models.batches import Loader, share
 from lib.models.check import check_model
 from lib.models.classifier import build_model
@@ -308,7 +308,7 @@ def test_a_model_of_the_notebook_alone_is_refused():
 
 @pytest.mark.parametrize(("kind", "name"), [("cuda", "cuda devices"), ("cpu", "CPU cores")])
 def test_more_devices_than_there_are_is_a_sentence_before_training(monkeypatch, kind, name):
-    monkeypatch.setattr(ranks, "visible_devices", lambda accelerator: (kind, 2))
+    monkeypatch.setattr(devices, "visible_devices", lambda accelerator: (kind, 2))
     values = CONFIG.model_dump(include={"backbone", "pretrained", "image_size"})
     problem = check_model({**values, "devices_per_run": 3})
     assert problem.startswith(f"devices_per_run is 3, but the number of {name} that")

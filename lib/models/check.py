@@ -14,7 +14,7 @@ import torch
 from lib.config import Config
 from lib.exceptions import ModelError
 from lib.models.classifier import build_backbone, build_head, check_freeze
-from lib.models.ranks import check_devices
+from lib.models.devices import check_devices
 from lib.models.weights import weights_to_load
 
 

@@ -34,8 +34,9 @@ from lib.models.batch_norm import GlobalBatchNorm
 from lib.models.batches import Loader, share
 from lib.models.checkpoint import DAMAGED, read_checkpoint, set_aside
 from lib.models.classifier import Classifier, count_parameters
+from lib.models.devices import OwnProcesses, check_devices, visible_devices
 from lib.models.losses import balanced_pos_weight, class_weights, make_loss, reduced
-from lib.models.ranks import OwnProcesses, Ranks, check_devices, visible_devices
+from lib.models.ranks import Ranks
 from lib.models.weights import few, misfits
 from lib.system import visible_ids
 
