@@ -9,6 +9,7 @@ import warnings
 from contextlib import suppress
 from mmap import mmap
 from pathlib import Path
+from typing import TypeGuard
 from zipfile import BadZipFile
 
 import numpy as np
@@ -108,7 +109,7 @@ def _map_anew(images: np.ndarray) -> np.ndarray:
     return np.memmap(images.filename, images.dtype, "r", images.offset, images.shape)
 
 
-def _is_cache(images: np.ndarray) -> bool:
+def _is_cache(images: np.ndarray) -> TypeGuard[np.memmap]:
     """Whether these are all images of a cache, not a part of them."""
     return isinstance(images, np.memmap) and isinstance(images.base, mmap)
 

@@ -62,8 +62,8 @@ class Ranks:
         try:
             self._start()
         except BaseException:
-            if not self.__exit__(*sys.exc_info()):
-                raise
+            self.__exit__(*sys.exc_info())
+            raise
         return self
 
     def _start(self) -> None:
