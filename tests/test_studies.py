@@ -418,6 +418,12 @@ def test_the_studies_of_stages_ask_the_same_questions(name):
     assert arms >= STAGES | QUESTIONS | CURVES
 
 
+@pytest.mark.parametrize("name", ["transfer", "seed"])
+def test_a_stage_on_phantoms_is_not_the_arm_with_the_same_recipe_on_real_images(name):
+    runs = plan_study(REPO_ROOT / "studies" / f"{name}.yaml", ["folds=0"]).runs
+    assert runs["phantoms_first-s0"].needs == ("phantoms-s0",)
+
+
 def test_a_stage_on_phantoms_looks_for_weights_where_the_others_do(study):
     data = yaml.safe_load(SEED.replace("5e-4", "0.0005").replace("1e-4", "0.0001"))
     data["runs"]["cardiomegaly"]["set"] = {"data_root": "dataset_phantom"}

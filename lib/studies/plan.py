@@ -289,7 +289,9 @@ class _Builder:
         seed, fold = part
         values = values | {"fold": fold if values["folds"] else 0}
         need = self._add_need(name, row.init_from, part, values) if row.init_from else None
-        key = _digest([row.notebook, Config(**values, seed=seed).hash(), need])
+        # the hash leaves the root out: a folder may be moved, but two roots are two data sets
+        same = [row.notebook, Config(**values, seed=seed).hash(), str(values["data_root"]), need]
+        key = _digest(same)
         node = self.nodes.get(key)
         if node is None:
             tested = fold if values["folds"] else None
