@@ -342,12 +342,13 @@ def test_what_a_killed_process_left_is_no_hindrance(site, tmp_path):
 def test_ctrl_c_ends_it_and_the_same_command_continues(site, tmp_path, popen):
     file = published(site, "film.bin", CONTENT, server.stalls, server.well)
     code = (
-        "import sys; from pathlib import Path; from lib.datasets.fetch import *;"
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "from pathlib import Path; from lib.datasets.fetch import *;"
         f"fetch(PublishedFile{(file.name, file.url, file.size, file.checksum, file.page)}, Path(sys.argv[1]))"
     )
     child = popen([sys.executable, "-c", code, tmp_path], cwd=REPO_ROOT, stderr=subprocess.DEVNULL)
     partial = tmp_path / ".download" / "film.bin.partial"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 200
     while time.monotonic() < deadline and not site.asked:
         time.sleep(0.05)
     while time.monotonic() < deadline and not (partial.exists() and partial.stat().st_size):
