@@ -538,6 +538,16 @@ def test_all_real_files_have_a_row(model, real_data, tmp_path):
     assert refused == {"udacity_test4.dcm", "udacity_test5.dcm", "sample_labels.csv"}
 
 
+@pytest.mark.parametrize("cell", ["", "x", "1.2.3"])
+def test_a_journals_row_that_holds_no_number_is_reported(model, films, tmp_path, cell):
+    answers(model, films, out=tmp_path / "out.csv")
+    lines = [line.split(",") for line in (tmp_path / "out.csv").read_text().splitlines()]
+    lines[3][lines[0].index("prob_Effusion")] = cell
+    (tmp_path / ".out.csv.partial").write_text("\n".join(map(",".join, lines)) + "\n")
+    with pytest.raises(CxrError, match=r"\.out\.csv\.partial is broken at line 4"):
+        answers(model, films, out=tmp_path / "out.csv")
+
+
 @pytest.mark.parametrize("damage", [b"a\rb,ok\n", b'"' + b"x" * 200_000 + b"\n"])
 def test_a_journal_that_no_csv_reader_reads_is_reported(model, films, tmp_path, damage):
     answers(model, films, out=tmp_path / "out.csv")

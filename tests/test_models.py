@@ -194,6 +194,12 @@ def test_a_damaged_card_is_named(saved, field, value):
             use()
 
 
+def test_a_card_of_an_unknown_backbone_is_named(saved):
+    write_json(saved / "card.json", read_json(saved / "card.json") | {"backbone": "resnet10z"})
+    with pytest.raises(CxrError, match=r"card\.json: backbone 'resnet10z' is not known to timm"):
+        load_model(saved)
+
+
 def test_damaged_weights_are_named(saved):
     path = saved / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-9])

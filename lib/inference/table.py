@@ -138,11 +138,16 @@ def read_answers(path: Path) -> Iterator[Row]:
     Raises one of BROKEN where the file is broken.
     """
     for row in _read_parquet(path) if path.suffix == ".parquet" else _read_csv(path):
-        if wrong := [name for name, value in row.items() if value is None and _needed(name, row)]:
-            raise ValueError(f"the row of {row['path']!r} has no {wrong[0]}")
-        if row["status"] not in ("ok", "refused"):
-            raise ValueError(f"the row of {row['path']!r} has the status {row['status']!r}")
+        _check(row)
         yield row
+
+
+def _check(row: Row) -> None:
+    """Raise ValueError for a row without a status, or without what a row of its status has."""
+    if wrong := [name for name, value in row.items() if value is None and _needed(name, row)]:
+        raise ValueError(f"the row of {row['path']!r} has no {wrong[0]}")
+    if row["status"] not in ("ok", "refused"):
+        raise ValueError(f"the row of {row['path']!r} has the status {row['status']!r}")
 
 
 def _needed(name: str, row: Row) -> bool:
@@ -217,7 +222,11 @@ def _to_parquet(path: Path, table: Path, names: Sequence[str]) -> None:
 def _read_csv(path: Path) -> Iterator[Row]:
     with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            yield {name: _parsed(text, _KINDS.get(name, float)) for name, text in row.items()}
+            yield _values(row)
+
+
+def _values(row: dict[str, str]) -> Row:
+    return {name: _parsed(text, _KINDS.get(name, float)) for name, text in row.items()}
 
 
 def _parsed(text: str, kind: type) -> Any:
@@ -288,6 +297,10 @@ class Journal:
         """
         row = _parsed_line(line, self.names)
         if row is None:
+            return False
+        try:
+            _check(_values(row))
+        except ValueError:
             return False
         self.answered.pop(row["path"], None)
         if row["status"] == "ok":

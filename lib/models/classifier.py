@@ -326,7 +326,10 @@ def load_model(folder: Path) -> tuple[Classifier, dict[str, Any]]:
     Raises ModelError when a file is missing or damaged.
     """
     card = read_card(folder)
-    backbone = build_backbone(card["backbone"], card["image_size"])
+    try:
+        backbone = build_backbone(card["backbone"], card["image_size"])
+    except ModelError as error:
+        raise ModelError(f"{folder / 'card.json'}: {error}") from error
     head = build_head(
         card["head"], backbone.head_hidden_size, len(card["findings"]), card["dropout"]
     )
