@@ -158,6 +158,9 @@ def start_cluster(path: Path, say: Callable[[str], None]) -> Iterator[Any]:
         "distributed.scheduler.default-task-durations.on_worker": RUN_DURATION,
         **{f"distributed.{name}": value for name, value in file.distributed.items()},
     }
+    if file.system != "local":  # dask-jobqueue reads them again for every job
+        options = _options(file)
+        settings |= {f"jobqueue.{file.system}.{key}": value for key, value in options.items()}
     with dask.config.set(settings):
         cluster = _local(file) if file.system == "local" else _batch(file, say)
         try:
@@ -177,20 +180,16 @@ def _local(file: ClusterFile) -> Any:
 
 
 def _batch(file: ClusterFile, say: Callable[[str], None]) -> Any:
-    import dask
-
     name, command = SYSTEMS[file.system]
     if shutil.which(command) is None:
         raise ClusterError(
             f"{file.path}: {command} is not on this machine; run this where jobs of {file.system} can be submitted"
         )
-    settings = {f"jobqueue.{file.system}.{key}": value for key, value in _options(file).items()}
-    with dask.config.set(settings):
-        try:
-            cluster = getattr(importlib.import_module("dask_jobqueue"), name)()
-        except (ValueError, TypeError, RuntimeError, OSError) as error:
-            raise ClusterError(f"{file.path}: the cluster cannot be started: {error}") from error
-        cluster.adapt(**file.adapt)
+    try:
+        cluster = getattr(importlib.import_module("dask_jobqueue"), name)()
+    except (ValueError, TypeError, RuntimeError, OSError) as error:
+        raise ClusterError(f"{file.path}: the cluster cannot be started: {error}") from error
+    cluster.adapt(**file.adapt)
     counts = "to ".join(f"{count} " for count in dict.fromkeys(file.adapt.values()))
     say(f"{file.system}: {counts}jobs; runs start when they do")
     return cluster
