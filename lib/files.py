@@ -7,6 +7,7 @@ import math
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,9 @@ def json_values(value: Any) -> Any:
     return value
 
 
+NAME_SECONDS = 0.3
+
+
 def acquire_lock(
     path: Path, what: str, wait_seconds: float = 0.0, ended: Callable[[], bool] | None = None
 ) -> BaseFileLock:
@@ -109,6 +113,7 @@ def acquire_lock(
     try:
         lock = take_lock(path, wait_seconds, ended)
     except Timeout:
+        time.sleep(NAME_SECONDS)  # who has just taken it writes its name next
         name = holder.read_text() if holder.exists() else "another process"
         raise RunError(f"{what} is in use by {name}; wait for it or stop it") from None
     except OSError as error:

@@ -237,7 +237,7 @@ def test_the_report_has_table_figures_and_a_page_without_outside_links(studied):
         report / "ablation.svg"
     ).read_text()
     figures = {"ablation", "ablation_cardiomegaly", "ablation_column"}
-    figures |= {"stage_matrix", "stage_drift"}
+    figures |= {"stage_matrix", "stage_drift", "fairness"}
     assert (
         {path.stem for path in report.glob("*.png")}
         == {path.stem for path in report.glob("*.svg")}

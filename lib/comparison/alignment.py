@@ -12,7 +12,6 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from lib.exceptions import ComparisonError
 from lib.metrics.bootstrap import bootstrap_scores, spread
@@ -132,6 +131,8 @@ def _exchanged(predictions: Predictions, name: str) -> list[str]:
         return []
     targets, probs = predictions.targets[:, counted], predictions.probs[:, counted]
     areas = np.nan_to_num([[auroc(y, p) for p in probs.T] for y in targets.T], nan=0.5)
+    from scipy.optimize import linear_sum_assignment
+
     best = linear_sum_assignment(areas, maximize=True)[1]  # of each finding, the column
     if np.array_equal(best, np.arange(len(counted))):
         return []

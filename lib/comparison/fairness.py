@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy.special import stdtr, stdtrit
 
 from lib.comparison.arms import RunPredictions, Scored
 from lib.comparison.folds import overlap_factor
@@ -222,10 +222,10 @@ def _rows(one: dict[str, Any], noise: tuple[np.ndarray, int]) -> list[dict[str, 
             trained = variance[i, g, r] / seeds
             error = np.sqrt(patients + trained)
             freedom = satterthwaite(patients, trained, df)
-            reach = stats.t.ppf(0.975, freedom) * error
+            reach = stdtrit(freedom, 0.975) * error
             ends = ("low", "high") if name == "value" else ("gap_low", "gap_high")
             row |= {name: value, ends[0]: value - reach, ends[1]: value + reach}
-            row["p"] = 2 * stats.t.sf(abs(value) / error, freedom) if error > 0 else np.nan
+            row["p"] = 2 * stdtr(freedom, -abs(value) / error) if error > 0 else np.nan
         row["low"], row["high"] = np.clip([row["low"], row["high"]], 0, 1)
         rows.append(row)
     return [_without_gap(row) if row["group"] == row["against"] else row for row in rows]

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from scipy import stats
 
 from lib.config import FINDINGS
 from lib.exceptions import ComparisonError
@@ -101,7 +100,9 @@ def read_prediction_table(path: Path) -> PredictionTable:
         notes.append(f"not used: {', '.join(map(repr, unused[:20]))}{' ...' * (len(unused) > 20)}")
     sentences = [f"{path.name}: {'; '.join(notes)}."]
     if outside:
-        scores = stats.rankdata(scores, "dense", axis=0)
+        from scipy.stats import rankdata  # half a second, and few tables hold logits
+
+        scores = rankdata(scores, "dense", axis=0)
         scores = scores / (scores.max(axis=0) + 1)
         sentences.append(
             f"{path.name}: {outside:,} of {len(frame):,} rows have predictions outside 0 to 1. They "

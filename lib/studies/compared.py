@@ -8,7 +8,6 @@ from lib.comparison import NAMES, Comparison
 from lib.config import FINDINGS
 from lib.files import write_figure, write_table, write_text
 from lib.metrics.scores import MACRO
-from lib.plots import ablation, finding_differences
 from lib.runs import read_record, read_runs
 
 
@@ -20,6 +19,11 @@ def write_comparison(
 
     compared: the folders of the runs and studies; where one is of phantoms, the figures say so.
     """
+    from lib.plots import (  # matplotlib, which `cxr status` does without
+        ablation,
+        finding_differences,
+    )
+
     phantom = {"phantom": any(_of_phantoms(path) for path in compared)}
     write_table(folder / "scores.csv", verdicts.scores)
     write_table(folder / "differences.csv", verdicts.changes)
