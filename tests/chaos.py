@@ -39,7 +39,7 @@ from lib.phantoms import write_phantoms
 from lib.runs import read_runs
 
 INSIDE = "CXR_CHAOS_DISK"
-DISK_MB = 400
+DISK_MB = 1500  # a checkpoint of these networks takes 100
 PAUSE = (0.1, 2.5)  # seconds between two faults
 STOPPED = (0.2, 3.0)  # seconds that a process stands still, or a disk is full
 FAULTS_PER_ROUND = 25
