@@ -55,6 +55,7 @@ def group_rates(table: pd.DataFrame, arm: str, *, phantom: bool = False) -> Figu
     labels = [f"{wrap(t.group, 30)} ({t.patients:,} patients)" for t in groups.itertuples()]
     panels[0].set_yticks(range(len(groups)), labels, fontsize=9)
     panels[0].set_ylim(len(groups) - 0.5, -0.5)
+    panels[0].set_title(f"arm {arm}", loc="left", fontsize=9, fontweight="bold")
     marks = {
         "largest group of its kind": {"color": GREY},
         "another group": {"color": BLUE},
