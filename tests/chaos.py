@@ -40,7 +40,8 @@ from lib.runs import read_runs
 
 INSIDE = "CXR_CHAOS_DISK"
 DISK_MB = 1500  # a checkpoint of these networks takes 100
-PAUSE = (0.1, 2.5)  # seconds between two faults
+PAUSE = (0.1, 8.0)  # seconds between two faults
+SPARED = 0.7  # of faults at the runner, which would else be hit before it has started anything
 STOPPED = (0.2, 3.0)  # seconds that a process stands still, or a disk is full
 FAULTS_PER_ROUND = 25
 TRIES = 8  # undisturbed repetitions after the faults of a round
@@ -331,14 +332,22 @@ def _faults(
             pids = [p.pid for root in roots for p in _below(root) if _is(p, kind)]
         return rng.choice(pids) if pids else None
 
+    def victim() -> tuple[str, int | None]:
+        """What is hit, of what is there now, and its process."""
+        alive = {kind: pid for kind in way.victims if (pid := find(kind))}
+        if len(alive) > 1 and rng.random() < SPARED:
+            alive.pop("runner", None)
+        elif list(alive) == ["runner"] and rng.random() < SPARED:
+            return "runner", None
+        kind = rng.choice(list(alive)) if alive else "runner"
+        return kind, alive.get(kind)
+
     def kill() -> str:
-        kind = rng.choice(way.victims)
-        pid = find(kind)
+        kind, pid = victim()
         return f"SIGKILL {kind}" if pid and _signal(pid, signal.SIGKILL) else ""
 
     def pause() -> str:
-        kind = rng.choice(way.victims)
-        pid = find(kind)
+        kind, pid = victim()
         if not pid or not _signal(pid, signal.SIGSTOP):
             return ""
         time.sleep(rng.uniform(*STOPPED))
