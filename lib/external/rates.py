@@ -71,13 +71,13 @@ def _ends(
     low, high = middle - reach * error, middle + reach * error
     if metric in SHARES:
         count = people.get(metric, people["all"])
-        low[:-1], high[:-1] = _wilson(value[:-1], error[:-1], reach[:-1], count)
+        low[:-1], high[:-1] = wilson(value[:-1], error[:-1], reach[:-1], count)
         few = np.append(count < MIN_PATIENTS, False)
         low, high = np.where(few, np.nan, low), np.where(few, np.nan, high)
     return np.clip(low, 0, 1), np.clip(high, 0, 1)
 
 
-def _wilson(
+def wilson(
     share: np.ndarray, error: np.ndarray, z: np.ndarray, people: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Wilson's interval of shares (F,) whose standard errors are given; where one is 0, of as many

@@ -8,6 +8,7 @@ import pandas as pd
 
 from lib.external.films import Films
 from lib.external.models import Model
+from lib.external.rates import wilson
 from lib.inference.ood import LEVEL
 from lib.metrics.bootstrap import patient_codes, resample_counts
 
@@ -42,9 +43,11 @@ def unlike_films(model: Model, scores: np.ndarray, films: Films) -> pd.DataFrame
     )
     inside = known.get("quantiles", {})
     internal = (inside.get("0.5", np.nan), 1 - LEVEL)
-    values = ((np.median(scores), _medians(scores, codes, counts)), (over.mean(), shares))
-    for row, before, (value, resampled) in zip(rows, internal, values, strict=True):
-        low, high = np.quantile(resampled, [0.025, 0.975]) if people > 1 else (np.nan, np.nan)
+    medians = np.quantile(_medians(scores, codes, counts), [0.025, 0.975])
+    share, error, z = (np.array([one]) for one in (over.mean(), shares.std(ddof=1), 1.96))
+    ends = [float(end[0]) for end in wilson(share, error, z, np.array([people]))]
+    values = ((float(np.median(scores)), *medians), (float(share[0]), *ends))
+    for row, before, (value, low, high) in zip(rows, internal, values, strict=True):
         row |= {"internal": before, "external": value, "external_low": low, "external_high": high}
         row |= {"drop": before - value, "reason": ""}
     return pd.DataFrame(rows)

@@ -10,6 +10,7 @@ from lib.comparison.words import count_text
 from lib.external.films import NO_LABEL
 from lib.external.overlap import TESTED_INSIDE, TRAINED_ON
 from lib.external.scores import METRICS
+from lib.external.store import find_evaluations, read_evaluation
 from lib.external.unlike import ALL, UNLIKE
 from lib.metrics.scores import MACRO
 
@@ -34,7 +35,8 @@ def summary_text(about: dict[str, Any], metrics: pd.DataFrame, local: pd.DataFra
         score_table(metrics, answers),
         "Each with its 95 % interval over patients; drop: internal less external, with the interval of two "
         "independent samples (MOVER, Zou and Donner 2008). Calibration errors and Brier scores are better when they "
-        "are lower, so there a negative drop is a loss. All numbers: `metrics.csv`.",
+        "are lower, so there a negative drop is a loss; chance alone raises calibration errors, so their intervals "
+        "are corrected for that, as is that of macro average precision. All numbers: `metrics.csv`.",
         "## A threshold from local films",
         local_table(local),
         _local_note(about, local),
@@ -45,17 +47,19 @@ def summary_text(about: dict[str, Any], metrics: pd.DataFrame, local: pd.DataFra
 def sentences(about: dict[str, Any], metrics: pd.DataFrame, local: pd.DataFrame) -> list[str]:
     """What a reader has to know: the films, the drop, and every reservation."""
     data = about["data"]
+    films, patients = count_text(data["images"], "film"), count_text(data["patients"], "patient")
     lines = [
-        f"{count_text(data['images'], 'film')} of {count_text(data['patients'], 'patient')} from {data['folder']} "
+        f"{films} of {patients} from {Path(data['folder']).name} "
         f"({data['layout']}); findings that both know: {', '.join(about['findings'])}."
     ]
     lines += _left_out(data["left_out"])
     lines.append(drop_sentence(metrics))
+    lines += about["notes"]
     lines += [about["same_hospital"]] if about["same_hospital"] else []
     if not about["same_hospital"]:
         lines.append(BY_NAME)
     lines += _unlike(metrics)
-    return [*lines, *about["notes"], *data["warnings"]]
+    return [*lines, *data["warnings"]]
 
 
 def drop_sentence(metrics: pd.DataFrame) -> str:
@@ -252,6 +256,20 @@ def _count(value: float) -> str:
     return "" if np.isnan(value) else f"{int(value):,}"
 
 
-def read_summary(place: Path) -> str:
-    """The words of a stored evaluation."""
-    return (place / "summary.md").read_text()
+def overview_text(study: Path) -> str:
+    """All evaluations of a study in Markdown: one row each, then what a reader has to know of each."""
+    heads = ["model", "answers", "other set", "films", "AUROC", "internal", "external", "drop"]
+    lines, notes = [heads, ["---"] * len(heads)], []
+    for place in find_evaluations(study):
+        about, metrics, local = read_evaluation(place)
+        model, name = about["model"]["name"], about["name"]
+        for answers, rows in metrics[metrics["metric"] == "auroc"].groupby("answers", sort=False):
+            row = rows.iloc[-1]
+            what = "mean over findings" if row["finding"] == MACRO else row["finding"]
+            cells = [model, str(answers), name, f"{about['data']['images']:,}", what]
+            lines.append([*cells, _ends(row, "internal"), _ends(row, "external"), _drop(row)])
+        notes += [f"- {model} on {name}: {line}" for line in sentences(about, metrics, local)]
+    if not notes:
+        return ""
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return f"{table}\n\n" + "\n".join(notes)
