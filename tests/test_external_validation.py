@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from lib import plots
 from lib.cli import app
-from lib.comparison.arms import RunPredictions
+from lib.comparison.arms import RunPredictions, read_run_predictions
 from lib.config import FINDINGS, REPO_ROOT, Config
 from lib.datasets.duplicates import copies_between, duplicate_pairs
 from lib.exceptions import CxrError, DatasetError, ExportError, NotebookError, RunError
@@ -26,13 +26,14 @@ from lib.external import (
 )
 from lib.external.films import open_films, read_films
 from lib.external.local import local_thresholds
-from lib.external.models import Answers
+from lib.external.models import Answers, calibrated_answers
 from lib.external.overlap import TESTED_INSIDE, TRAINED_ON, met_by, same_hospital, without_met
 from lib.external.rates import rate_table, wilson
 from lib.external.scores import compare_sides, drop_interval
 from lib.external.words import drop_sentence
 from lib.files import write_json
 from lib.metrics import evaluate
+from lib.metrics.bootstrap import point_scores
 from lib.metrics.calibration import calibration_scores
 from lib.metrics.scores import auroc
 from lib.metrics.thresholds import choose_thresholds, f1_threshold
@@ -291,8 +292,36 @@ def test_a_set_without_labels_or_findings_in_common_is_refused_in_a_sentence(tmp
     draw(tmp_path / "bare" / "test" / "00000001_000.png", 1)
     (tmp_path / "bare" / "test.csv").write_text("imageID\n00000001_000.png\n")
     (tmp_path / "bare" / "train.csv").write_text("imageID,disease\n")
-    with pytest.raises(DatasetError):
+    with pytest.raises(DatasetError, match="holds 1 image and no label"):
         read_films(tmp_path / "bare", FINDINGS)
+
+
+def test_on_real_films_the_patients_of_training_are_found_in_the_kaggle_sample(tmp_path, real_data):
+    """The sample is of the NIH's set: patients are counted from the file names by hand."""
+    home = read_films(real_data / "real" / "dataset_full", FINDINGS).frame
+    config = Config(
+        run_dir=str(tmp_path), data_root=str(real_data / "real"), data_dir=["dataset_full"]
+    )
+    write_json(tmp_path / "config.json", config.model_dump(mode="json"))
+    home[["image", "patient"]].assign(split="train").to_csv(tmp_path / "splits.csv", index=False)
+    opened, store = open_films(read_films(real_data / "kaggle_sample", FINDINGS), 64)
+    kept, notes = without_met(opened, store, met_by([tmp_path]))
+    people = set(home["image"].str[:8])
+    shared = opened.frame["image"].str[:8].isin(people)
+    assert notes == [] and shared.sum() > 30
+    assert (kept.left_out["by"] == "patient").sum() == shared.sum()
+    assert set(kept.frame["image"]) == set(opened.frame["image"][~shared])
+
+
+def test_calibrated_internal_answers_keep_the_scores_of_the_run(tmp_path):
+    study = make_study(tmp_path / "made", {"ours": 1.5}, folds=0, seeds=1)
+    own = read_run_predictions(study / "ours-s0")
+    card = json.loads((study / "ours-s0" / "card.json").read_text())
+    one = calibrated_answers(own, {"findings": list(NAMES), "calibration": card["calibration"]})
+    told = pd.read_csv(study / "ours-s0" / "metrics.csv").set_index("finding").loc[list(NAMES)]
+    found = point_scores(one.run.targets, one.run.probs, one.run.thresholds)
+    for metric, values in found.items():
+        assert values == pytest.approx(told[metric].to_numpy())
 
 
 # a file, from end to end
@@ -306,7 +335,7 @@ def file(tmp_path) -> Path:
         | {"positives": 30, "negatives": 70, "f1": 0.5}
         for name in ("Atelectasis", "Cardiomegaly", "Effusion", "macro")
     ]
-    card = {"metrics": metrics, "operating_points": [], "data": {"populations": ["clinic"]}}
+    card = {"metrics": metrics, "operating_points": [], "data": {"populations": ["nih"]}}
     calibration = {"method": ["none"] * 3, "slope": [1.0] * 3, "intercept": [0.0] * 3}
     return write_tiny_model(tmp_path / "models" / "tiny.onnx", **card, calibration=calibration)
 
@@ -371,6 +400,14 @@ def test_a_name_that_holds_something_else_is_refused(file, clinic):
     (file.parent / "evaluations" / "tiny" / "clinic").mkdir(parents=True)
     with pytest.raises(RunError, match="is no evaluation; choose another name"):
         evaluate_model(file, clinic)
+
+
+def test_names_that_no_folder_or_another_run_has_are_refused(file, clinic, trained):
+    with pytest.raises(RunError, match="is no name of an evaluation"):
+        evaluate_model(file, clinic, "../there")
+    write_json(trained.parent / "first-s0" / "config.json", {})
+    with pytest.raises(RunError, match="is the name of a run of the same study"):
+        evaluate_model(trained, clinic, "first-s0")
 
 
 def test_a_broken_file_is_told_in_a_sentence(tmp_path, clinic):

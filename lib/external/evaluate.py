@@ -1,6 +1,7 @@
 """In: a model and the folder of another set. Out: its evaluation there, in `evaluations/<name>/` beside the
 model."""
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,10 +12,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import expit
 from tqdm import tqdm
 
 from lib.comparison.arms import RunPredictions
-from lib.exceptions import DatasetError
+from lib.exceptions import DatasetError, RunError
 from lib.external.films import Films, fingerprint, open_films, read_films
 from lib.external.local import DRAWS, FILMS, local_thresholds
 from lib.external.models import (
@@ -37,6 +39,7 @@ from lib.inference.predictor import Predictor
 from lib.system import git_state, package_versions
 
 BATCH = 64
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 VERSION = 1
 """Increase it when the same model and films would give other numbers."""
 
@@ -74,14 +77,14 @@ def evaluate_model(
     started = time.time()
     data = data.expanduser().absolute()
     kind, model, parent = model_name(source)
-    place = parent / (name or data.name)
+    place = parent / _checked_name(name or data.name, source)
     if kind == "file":
         opened = open_model(source)  # a broken file is told before the films are read
         with opened as one:
             findings = one.findings
     else:
         folders = [source] if isinstance(source, Path) else source
-        findings = common_of_runs(folders)
+        findings = _findings_of(folders)
     read = read_films(data, findings)
     key = {"version": VERSION, "model": model_digest(source), "local_films": list(films)}
     key |= {"data": fingerprint(read.data.frame)}
@@ -102,7 +105,21 @@ def evaluate_model(
     return write_evaluation(place, tables, text, about)
 
 
-def common_of_runs(folders: Sequence[Path]) -> tuple[str, ...]:
+def _checked_name(name: str, source: Path | Sequence[Path]) -> str:
+    """The name of an evaluation; raises RunError for one that no folder can have, or that is a run's:
+    what a run answers for the test set of another run is kept under that one's name."""
+    if not NAME.fullmatch(name):
+        raise RunError(
+            f"{name!r} is no name of an evaluation: use letters, digits, '.', '_' and '-' (--name NAME)"
+        )
+    if isinstance(source, Path) and (source.parent / name / "config.json").exists():
+        raise RunError(
+            f"{name} is the name of a run of the same study; choose another one with --name NAME"
+        )
+    return name
+
+
+def _findings_of(folders: Sequence[Path]) -> tuple[str, ...]:
     """The findings of the first run, from its card."""
     return tuple(read_json(folders[0] / "card.json")["findings"])
 
@@ -133,9 +150,9 @@ def _evaluate(model: Model, films: Films, counts: Sequence[int]) -> External:
         "findings": list(films.findings),
         "members": [member.name for member in model.members],
         "data": _about(films, total),
-        "phantom": films.data.phantom or bool(model.card["data"].get("phantom")),
+        "phantom": films.data.phantom or bool(model.data.get("phantom")),
         "same_hospital": hospital,
-        "trained_on": model.card["data"].get("layouts", {}),
+        "trained_on": model.data.get("layouts", {}),
         "notes": [*notes, *unchecked],
         "draws": DRAWS,
         "evaluated": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -146,7 +163,7 @@ def _evaluate(model: Model, films: Films, counts: Sequence[int]) -> External:
 
 
 def _populations(model: Model, met: Met) -> set[str]:
-    return met.populations | set(model.card["data"].get("populations", ()))
+    return met.populations | set(model.data.get("populations", ()))
 
 
 def _met(model: Model) -> tuple[Met, list[str]]:
@@ -175,7 +192,7 @@ def answer_films(
         predictor = member.predictor
         logits, probs, scores = _predict(member.name, predictor, store, frame["row"].to_numpy())
         columns = [predictor.findings.index(name) for name in films.findings]
-        raw, probs = 1 / (1 + np.exp(-logits[:, columns].astype(float))), probs[:, columns]
+        raw, probs = expit(logits[:, columns].astype(float)), probs[:, columns]
         run = RunPredictions(
             findings=films.findings,
             targets=films.targets,
@@ -185,7 +202,7 @@ def answer_films(
             thresholds=predictor.thresholds[columns].astype(float),
             **ids,
         )
-        ensemble_file = "members" in model.card["calibration"]["method"]
+        ensemble_file = "members" in model.card.get("calibration", {}).get("method", ())
         answered.append(Answers(run, np.full(raw.shape, np.nan) if ensemble_file else raw))
         unlike = scores if not tables else unlike
         tables.append(_table(frame, answered[-1], scores))

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from lib.comparison.words import count_text
 from lib.config import FINDINGS
 from lib.datasets.cache import open_cache, without_undecodable
 from lib.datasets.layouts import NIH
@@ -71,7 +72,7 @@ def read_films(folder: Path, findings: tuple[str, ...]) -> Films:
     labelled = [name for name in FINDINGS if frame[name].notna().any()]
     if not labelled:
         raise DatasetError(
-            f"{folder} holds {len(frame):,} images and no label: an evaluation needs labels; "
+            f"{folder} holds {count_text(len(frame), 'image')} and no label: an evaluation needs labels; "
             "`cxr predict` answers films without them"
         )
     shared = tuple(name for name in findings if name in labelled)

@@ -79,6 +79,11 @@ class Model:
         return self.members[0].predictor.card
 
     @property
+    def data(self) -> dict[str, Any]:
+        """What the card says of the films that trained it."""
+        return self.card.get("data") or {}
+
+    @property
     def findings(self) -> tuple[str, ...]:
         return self.members[0].predictor.findings
 

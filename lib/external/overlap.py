@@ -20,9 +20,10 @@ from lib.config import REPO_ROOT, Config, resolve
 from lib.datasets.cache import open_cache
 from lib.datasets.duplicates import copies_between
 from lib.datasets.prepare import read_rows
-from lib.exceptions import DatasetError
+from lib.exceptions import DatasetError, RunError
 from lib.external.films import NIH_SETS, Films
 from lib.files import read_json
+from lib.runs.record import checked_config
 
 TRAINED = ("train", "val")
 TRAINED_ON, TESTED_INSIDE = "the model was trained on it", "in the model's own test set"
@@ -51,6 +52,11 @@ def met_by(folders: Sequence[Path]) -> Met:
     met = Met()
     for folder in folders:
         for stage in [folder, *_earlier(folder, met)]:
+            if not (stage / "splits.csv").exists():
+                raise RunError(
+                    f"{stage / 'splits.csv'} is missing: which films the model was trained on is not known; "
+                    "run the study again"
+                )
             splits = pd.read_csv(stage / "splits.csv", dtype=str)
             seen = splits[splits["split"].isin(TRAINED)]
             met.trained |= set(seen["image"])
@@ -59,7 +65,8 @@ def met_by(folders: Sequence[Path]) -> Met:
                 own = splits[splits["split"] == "test"]
                 met.tested |= set(own["image"])
                 met.tested_patients |= set(own["patient"])
-            config = Config(**read_json(stage / "config.json"))
+            made = stage / "config.json"
+            config = checked_config(read_json(made), made)
             met.configs[(tuple(config.data_folders), config.on_bad, config.views)] = config
     return met
 

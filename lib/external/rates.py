@@ -122,7 +122,7 @@ def _resampled(one: Answers) -> dict[str, np.ndarray]:
     """metric -> (1 + RESAMPLES, F): as it is, then in each resample of patients."""
     run = one.run
     codes, people = patient_codes(run.patients, len(run.images))
-    counts = np.ones((1, people), np.float32)
+    counts = np.ones((1, people))
     if people > 1:
         counts = np.concatenate([counts, resample_counts(people, RESAMPLES, run.fold)])
 
