@@ -83,7 +83,7 @@ def drop_sentence(metrics: pd.DataFrame) -> str:
         numbers = numbers.format(f"{-row['drop_high']:.3f}", f"{-row['drop_low']:.3f}")
         return f"{text}: it rises by {numbers}."
     ends = f"({row['drop_low']:+.3f} to {row['drop_high']:+.3f})"
-    return f"{text}: a drop of {row['drop']:+.3f} {ends}, which may be chance."
+    return f"{text}: internal less external is {row['drop']:+.3f} {ends}, which may be chance."
 
 
 def score_table(metrics: pd.DataFrame, answers: str) -> str:

@@ -80,8 +80,9 @@ def _legend(figure: Figure, rows: pd.DataFrame) -> None:
         "its own test set": {"color": GREY, "marker": "s"},
         "the other set": {"color": BLUE, "marker": "o"},
         "drop": {"color": INK, "marker": "D"},
-        "drop whose interval excludes 0": {"color": ORANGE, "marker": "D"},
     }
+    if ((rows["drop_low"] > 0) | (rows["drop_high"] < 0)).any():
+        marks["drop whose interval excludes 0"] = {"color": ORANGE, "marker": "D"}
     if rows[["internal_low", "external_low"]].isna().any(axis=None):
         marks["too few patients for an interval"] = {"color": INK, "marker": "o", "mfc": "white"}
     handles = [Line2D([], [], linestyle="", label=label, **look) for label, look in marks.items()]
