@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from dataclasses import replace as changed
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -35,8 +35,10 @@ from lib.external.store import find_kept, write_evaluation
 from lib.external.unlike import unlike_films
 from lib.external.words import summary_text
 from lib.files import read_json
-from lib.inference.predictor import Predictor
 from lib.system import git_state, package_versions
+
+if TYPE_CHECKING:
+    from lib.inference.predictor import Predictor
 
 BATCH = 64
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -223,7 +225,7 @@ def _mean(answered: Sequence[Answers]) -> Answers:
 
 
 def _predict(
-    name: str, predictor: Predictor, store: np.ndarray, rows: np.ndarray
+    name: str, predictor: "Predictor", store: np.ndarray, rows: np.ndarray
 ) -> tuple[np.ndarray, ...]:
     """Of the store's rows (N,): logits (N, F), calibrated probabilities (N, F) and unlikeness (N,)."""
     parts = []

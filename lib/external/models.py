@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,10 +19,11 @@ from lib.comparison.arms import RunPredictions, read_run_predictions
 from lib.comparison.ensembles import ensemble
 from lib.exceptions import CxrError
 from lib.files import sha256
-from lib.inference.card import read_calibration
-from lib.inference.predictor import Predictor
 from lib.metrics.calibration import Calibration
 from lib.metrics.ensemble import ensemble_thresholds
+
+if TYPE_CHECKING:  # onnxruntime, which reports do without
+    from lib.inference.predictor import Predictor
 
 ENSEMBLE, EACH = "ensemble", "mean of the runs"
 """How an arm answers: with its ensemble, and as the mean of its runs' scores."""
@@ -57,7 +58,7 @@ class Member:
 
     name: str
     seed: int
-    predictor: Predictor
+    predictor: "Predictor"
     inside: Answers | None = None
 
 
@@ -128,6 +129,8 @@ def open_model(source: Path | Sequence[Path]) -> Iterator[Model]:
     Raises ExportError for a file that is no such model, or runs that cannot be exported, and
     ComparisonError where the runs of an arm were not tested on the same films.
     """
+    from lib.inference.predictor import Predictor
+
     kind, name, _ = model_name(source)
     digest = model_digest(source)
     if isinstance(source, Path) and kind == "file":
@@ -151,6 +154,8 @@ def open_model(source: Path | Sequence[Path]) -> Iterator[Model]:
 def calibrated_answers(run: RunPredictions, card: dict[str, Any]) -> Answers:
     """The stored answers of a run with the calibration of its card; its thresholds go through the
     same map, so that they call the same films positive."""
+    from lib.inference.card import read_calibration
+
     maps = Calibration.from_maps(card["findings"], **read_calibration(card)).on(run.findings)
     cuts = ensemble_thresholds([run.thresholds], [maps])
     same = {"probs": maps.apply(run.probs), "thresholds": cuts, "folder": None, "folds": 0}

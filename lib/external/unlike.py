@@ -9,7 +9,6 @@ import pandas as pd
 from lib.external.films import Films
 from lib.external.models import Model
 from lib.external.rates import wilson
-from lib.inference.ood import LEVEL
 from lib.metrics.bootstrap import patient_codes, resample_counts
 
 ALL = "all films"
@@ -28,6 +27,8 @@ def unlike_films(model: Model, scores: np.ndarray, films: Films) -> pd.DataFrame
     Internal are the numbers of the validation films, from the card. Of an arm the first member speaks.
     NaN with the reason where the card has no statistics.
     """
+    from lib.inference.ood import LEVEL  # with onnxruntime, which reports do without
+
     known = model.card.get("familiarity")
     rows: list[dict[str, Any]] = [
         {"answers": model.answered_by, "metric": name, "finding": ALL} for name in UNLIKE
