@@ -45,7 +45,7 @@ def external_scores(
         for row in rows.itertuples()
     ]
     both.set_yticks(range(len(rows)), labels, fontsize=9)
-    both.set_ylabel("finding (positive films: its own / the other set)", fontsize=8, color=GREY)
+    both.set_ylabel("positive films:\nown / other set", fontsize=8, color=GREY)
     both.set_ylim(len(rows) - 0.4, -0.6)
     both.set_title(title, loc="left", fontsize=9, fontweight="bold")
     for axes in (both, drops):
