@@ -442,6 +442,48 @@ def predict(
         )
 
 
+@app.command()
+def evaluate(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            help="A complete run (STUDY/RUN), an arm (STUDY/ARM, in a study with folds STUDY/ARM-f0) with "
+            "all its seeds and their ensemble, or an exported .onnx file.",
+            metavar="MODEL...",
+        ),
+    ],
+    data: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Another labelled set, in any layout.")
+    ],
+    name: Annotated[
+        str | None, typer.Option(help="Of the evaluation; by default that of the folder.")
+    ] = None,
+    local_films: Annotated[
+        str,
+        typer.Option(metavar="K,K,...", help="How many local films a new threshold is chosen on."),
+    ] = "20,50,100",
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Repeats an evaluation that is there.")
+    ] = False,
+) -> None:
+    """Scores models on the labelled films of another set (external validation): internal and external
+    scores, the drop, calibration, and what a threshold from a few local films would give.
+
+    Films that a model was trained on are left out. Writes evaluations/NAME beside the model.
+    """
+    with _errors_as_sentences():
+        _need("compress", "onnx", "onnxscript", "onnxruntime")
+        from lib.external import evaluate_model, parse_counts, read_evaluation, terminal_text
+        from lib.studies import run_or_arm_folders
+
+        films = parse_counts(local_films, "--local-films")
+        for model in models:
+            path = Path(model).expanduser()
+            source = path if path.suffix == ".onnx" else run_or_arm_folders(model)
+            place = evaluate_model(source, data, name, films=films, replace=replace, log=typer.echo)
+            typer.echo(f"{terminal_text(*read_evaluation(place))}\n{place}")
+
+
 @data.command()
 def check(
     folders: Annotated[list[Path], typer.Argument(help="Dataset folders.", metavar="FOLDER...")],

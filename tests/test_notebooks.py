@@ -15,6 +15,7 @@ from tracked import tracked
 
 from lib.config import FINDINGS, REPO_ROOT, Config
 from lib.exceptions import NotebookError
+from lib.phantoms import write_phantoms
 from lib.studies.execute import run_notebook
 from lib.studies.plan import plan_study
 from lib.studies.report import make_report
@@ -36,6 +37,7 @@ OTHERS = (
     "notebooks/errors_and_heatmaps.ipynb",
 )
 OTHERS += ("notebooks/compress_and_export.ipynb", "notebooks/stages.ipynb")
+OTHERS += ("notebooks/external_validation.ipynb",)
 SECTIONS = ["Setup", "Data", "Model", "Training", "Evaluation", "Record", "Notes"]
 TINY = {
     "image_size": 64,
@@ -312,7 +314,21 @@ def test_compress_and_export_runs_on_a_run(tmp_path, studied):
     assert len(figures) == 1  # torch, ONNX and int8 beside one another
 
 
-@pytest.mark.parametrize("path", OTHERS[1:])
+def test_external_validation_runs_on_a_run(tmp_path, studied):
+    """On phantoms of another seed, which no run has met though their numbers are the same."""
+    other = write_phantoms(tmp_path / "other", patients=40, size=64, seed=1, progress=False)
+    out = tmp_path / "external.ipynb"
+    parameters = {"model": str(studied / "adaptive-s0"), "data_dir": str(other / "dataset_full")}
+    run_notebook(REPO_ROOT / OTHERS[5], out, {**parameters, "name": "other"})
+    place = studied / "adaptive-s0" / "evaluations" / "other"
+    left_out = pd.read_csv(place / "left_out.csv")
+    images = json.loads((place / "evaluation.json").read_text())["data"]["images"]
+    assert images == len(pd.read_csv(other / "dataset_full" / "Data_Entry_2017_v2020.csv"))
+    assert left_out.empty and "drawn by one program" in (place / "summary.md").read_text()
+    assert "image/png" in out.read_text()
+
+
+@pytest.mark.parametrize("path", OTHERS[1:5])
 def test_a_notebook_that_finds_no_run_says_in_its_last_line_what_to_do(tmp_path, path):
     name = "study" if "ablations" in path or "stages" in path else "run"
     out = tmp_path / "out.ipynb"

@@ -76,6 +76,7 @@ def test_modules_that_must_stay_light_import_no_torch(module):
     [
         ("datasets", {"torch", "matplotlib", "scipy", "sklearn"}),
         ("studies", {"torch", "matplotlib", "scipy.stats", "sklearn"}),
+        ("external", {"torch", "matplotlib", "onnxruntime"}),
     ],
 )
 def test_what_reads_a_frame_or_a_status_imports_nothing_heavy(module, heavy):

@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "compression": TOOLS | {"inference", "models", "datasets", "runs", "comparison"},
     "stages": TOOLS | {"models", "datasets", "runs", "comparison"},
     "export": TOOLS | {"inference", "models", "datasets", "runs", "comparison", "compression"},
+    "external": TOOLS | {"inference", "datasets", "runs", "comparison", "export"},
     "studies": TOOLS | {"phantoms", "runs", "datasets", "comparison", "plots"},
 }
 LIB = [path.relative_to(REPO_ROOT) for path in tracked("lib/**/*.py")]

@@ -43,6 +43,24 @@ def duplicate_pairs(images: np.ndarray) -> np.ndarray:
     return pairs
 
 
+def copies_between(images: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Rows of `images` (N, S, S) and of `others` (M, S, S), uint8 of one size, that are the same
+    radiograph: (P, 2) int, by the measures of `duplicate_pairs`."""
+    (ours, contrast), (theirs, other_contrast) = _summaries(images), _summaries(others)
+    usable = np.flatnonzero(contrast > LEAST_CONTRAST)
+    other_rows = np.flatnonzero(other_contrast > LEAST_CONTRAST)
+    pairs = [np.zeros((0, 2), int)]
+    for part in range(ours.shape[1]):
+        order = other_rows[np.argsort(theirs[other_rows, part], kind="stable")]
+        start = np.searchsorted(theirs[order, part], ours[usable, part])
+        for step in range(min(NEIGHBOURS, len(order))):
+            place = np.minimum(start + step, len(order) - 1)
+            alike = theirs[order[place], part] == ours[usable, part]
+            pairs.append(np.stack([usable[alike], order[place[alike]]], axis=1))
+    found = np.unique(np.concatenate(pairs), axis=0)
+    return found[_same(images, found, others)]
+
+
 def _find_pairs(images: np.ndarray) -> np.ndarray:
     hashes, contrast = _summaries(images)
     pairs = [
@@ -126,12 +144,18 @@ def _candidates(hashes: np.ndarray, usable: np.ndarray) -> np.ndarray:
     return np.sort(np.concatenate(pairs), axis=1)
 
 
-def _same(images: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Whether the pixels of each pair agree: (P,) bool."""
+def _same(images: np.ndarray, pairs: np.ndarray, others: np.ndarray | None = None) -> np.ndarray:
+    """Whether the pixels of each pair agree: (P,) bool. The second of a pair is a row of `others`
+    where they are given."""
     same = np.zeros(len(pairs), bool)
+    second = images if others is None else others
     for start in range(0, len(pairs), CHUNK):
-        chunk = _map_anew(images)[pairs[start : start + CHUNK]].astype(np.int16)  # (P, 2, H, W)
-        difference = np.abs(chunk[:, 0] - chunk[:, 1]).mean(axis=(1, 2))
+        rows = pairs[start : start + CHUNK].T
+        one, other = (
+            _map_anew(films)[row].astype(np.int16)  # (P, H, W)
+            for films, row in zip((images, second), rows, strict=True)
+        )
+        difference = np.abs(one - other).mean(axis=(1, 2))
         same[start : start + CHUNK] = difference <= LARGEST_DIFFERENCE
     return same
 

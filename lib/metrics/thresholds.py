@@ -78,6 +78,15 @@ def choose_thresholds(
     return pd.concat(tables).sort_index(kind="stable").reset_index(drop=True)
 
 
+def f1_threshold(y: np.ndarray, p: np.ndarray, share: float) -> tuple[float, str]:
+    """The threshold of one finding by the rule `f1`, and its source, as `choose_thresholds` gives
+    them for y (n,) with NaN, p (n,) and the prevalence `share`."""
+    positives, negatives = int((y == 1).sum()), int((y == 0).sum())
+    if positives < MIN_POSITIVES or not negatives:
+        return _without_labels(y, p, share)
+    return float(best_f1_thresholds(y[:, None], p[:, None])[0]), "validation"
+
+
 def apply_thresholds(
     chosen: pd.DataFrame,
     targets: np.ndarray,
