@@ -28,8 +28,9 @@ PUBLISHED = (
     *("table.csv", "scores.csv", "differences.csv", "ensembles.csv", "summary.md", "answers.md"),
     *STAGES_WRITTEN,
     *("learning_curves.csv", "stage_gains.csv", "fairness.csv"),
+    *("robustness.csv", "robustness.md"),
 )
-FIGURES = ("ablation*", "stage_*", "learning_curves", "fairness")
+FIGURES = ("ablation*", "stage_*", "learning_curves", "fairness", "robustness")
 
 
 def study_folder(study: str, runs_dir: Path = REPO_ROOT / "runs") -> Path:
@@ -149,8 +150,8 @@ def _execute(folder: Path, notebook: Path, page: Path, title: str, written: Sequ
 
 
 def _figures(report: Path) -> list[Path]:
-    """The figures as .png and .svg: ablation, in a column and of one finding too, fairness, and the
-    stages'."""
+    """The figures as .png and .svg: ablation, in a column and of one finding too, fairness,
+    robustness, and the stages'."""
     names = [f"{name}.{kind}" for name in FIGURES for kind in ("png", "svg")]
     return sorted(path for name in names for path in report.glob(name))
 
