@@ -14,9 +14,11 @@ averaged over folds and compared as any other score is.
 
 import contextlib
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from hashlib import blake2b
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -69,15 +71,16 @@ class RobustRun(RunPredictions):
     def metrics(self) -> tuple[str, ...]:
         return tuple(METRICS["metric"])
 
-    def on(self, findings) -> "RobustRun":
+    def on(self, findings: Sequence[str]) -> "RobustRun":
         """The same for some findings, and the images that are annotated for at least one."""
         columns = [self.findings.index(name) for name in findings]
-        found = super().on(findings)
+        found = cast(RobustRun, super().on(findings))  # made by `replace`, of this class
         return found if found is self else replace(found, answers=found.answers[..., columns])
 
     def rows(self, kept: np.ndarray) -> "RobustRun":
         """The same for the images where kept (N,) is true."""
-        return replace(super().rows(kept), answers=self.answers[:, kept])
+        found = cast(RobustRun, super().rows(kept))
+        return replace(found, answers=self.answers[:, kept])
 
     @cached_property
     def points(self) -> dict[str, np.ndarray]:
@@ -109,9 +112,11 @@ class RobustRun(RunPredictions):
         digest.update(np.ascontiguousarray(self.answers).tobytes())
         path = self.folder and self.folder / "resamples" / f"robustness-{digest.hexdigest()}.npz"
         if path and path.exists():
-            with contextlib.suppress(OSError, ValueError, KeyError, zipfile.BadZipFile):
-                with np.load(path) as kept:
-                    return kept["auroc"]
+            with (
+                contextlib.suppress(OSError, ValueError, KeyError, zipfile.BadZipFile),
+                np.load(path) as kept,
+            ):
+                return kept["auroc"]
         drawn = {"n": RESAMPLES, "seed": self.fold}
         scores = np.array(
             [
