@@ -39,7 +39,7 @@ def _metrics() -> tuple[pd.DataFrame, np.ndarray]:
     places = {variant: i for i, variant in enumerate(VARIANTS)}
     one = np.eye(len(VARIANTS))
     steps = np.r_[0.5, np.ones(STEPS - 1), 0.5] / STEPS
-    rows = [(CLEAN, "none", "auroc", 0, np.nan, "")]
+    rows: list[tuple] = [(CLEAN, "none", "auroc", 0, np.nan, "")]
     weights = [one[0]]
     areas = []
     for name, kind in CORRUPTIONS.items():
