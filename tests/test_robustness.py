@@ -21,7 +21,7 @@ from lib.comparison.arms import read_run_predictions
 from lib.config import REPO_ROOT, Config
 from lib.datasets import load_images, read_dataset
 from lib.exceptions import RunError
-from lib.files import read_json, write_json
+from lib.files import read_json, write_json, write_table
 from lib.metrics import auroc
 from lib.robustness import (
     CORRUPTIONS,
@@ -434,6 +434,9 @@ def test_the_report_shows_and_publishes_curves_but_no_film(answered, tmp_path):
     folder = tmp_path / "runs" / "made"
     films_of, reason = example_films(folder / "one-s0")
     assert set(films_of) == set(CORRUPTIONS) and not reason
+    losses = {"train_loss": [0.3], "val_loss": [0.3], "val_average_precision": [0.5], "lr": [0.1]}
+    for path in folder.glob("*/history.csv"):
+        write_table(path, pd.read_csv(path).assign(**losses))
     make_report(folder)
     table = pd.read_csv(folder / "report" / "robustness.csv")
     assert set(table["arm"]) == {"one", "two"} and set(table["corruption"]) >= set(CORRUPTIONS)
