@@ -341,6 +341,41 @@ def power(study: StudyRun) -> None:
 
 
 @app.command()
+def robustness(
+    study: StudyRun,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="ARM", help="An arm. May be given again.")
+    ] = None,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Runs at a time, which share the cores and the device.")
+    ] = 1,
+) -> None:
+    """Has every model of a study answer its test films turned, washed out, noisy, compressed,
+    blurred, small, inverted and marked, and compares the arms.
+
+    Answers are kept in the folders of the runs, so the same command continues, and `cxr report`
+    shows them.
+    """
+    with _errors_as_sentences():
+        from lib.robustness import (
+            answer_study,
+            compare_robustness,
+            robustness_sentences,
+            robustness_text,
+        )
+        from lib.studies import study_folder
+
+        folder = study_folder(study)
+        answered, failed = answer_study(folder, only or (), jobs)
+        found = compare_robustness(folder)
+        typer.echo("\n".join([robustness_text(found.table), "", *robustness_sentences(found)]))
+        typer.echo(f"{answered} runs answered now")
+        for run, reason in failed.items():
+            typer.echo(f"{run}: {reason}", err=True)
+        raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
 def export(
     source: Annotated[
         str,

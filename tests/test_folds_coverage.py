@@ -7,7 +7,6 @@ import pytest
 from refitted_studies import ARMS, World, simulate
 
 from lib.comparison import arms as comparisons
-from lib.comparison import folds
 from lib.comparison.folds import fold_seeds, overlap_factor
 from lib.comparison.significance import holm
 
@@ -52,14 +51,13 @@ def simulated(world: World, studies: int, number: int) -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def studies() -> pd.DataFrame:
     """Models of 60 weak features and 400 patients: AUROC 0.71, of 0.78 with unlimited patients."""
-    names, kept = ("RESAMPLES", "INTERVAL_METRICS"), folds.INTERVAL_METRICS
+    names = ("RESAMPLES", "INTERVAL_METRICS")
     before = {name: getattr(comparisons, name) for name in names}
     try:
         comparisons.RESAMPLES = 200
-        comparisons.INTERVAL_METRICS = folds.INTERVAL_METRICS = ("auroc",)
+        comparisons.INTERVAL_METRICS = ("auroc",)
         return simulated(World(), STUDIES, 1)
     finally:
-        folds.INTERVAL_METRICS = kept
         for name, value in before.items():
             setattr(comparisons, name, value)
 

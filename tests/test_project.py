@@ -60,6 +60,7 @@ def test_constraints_name_an_exact_version_of_every_dependency():
         "plots",
         "runs",
         "comparison",
+        "robustness",
         "studies",
         "inference",
         "phantoms",

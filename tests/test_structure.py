@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "comparison": TOOLS | {"runs"},
     "compression": TOOLS | {"inference", "models", "datasets", "runs", "comparison"},
     "stages": TOOLS | {"models", "datasets", "runs", "comparison"},
+    "robustness": TOOLS | {"models", "datasets", "runs", "comparison", "stages"},
     "export": TOOLS | {"inference", "models", "datasets", "runs", "comparison", "compression"},
     "external": TOOLS | {"inference", "datasets", "runs", "comparison", "export"},
     "studies": TOOLS | {"phantoms", "runs", "datasets", "comparison", "plots"},

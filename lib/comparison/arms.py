@@ -77,6 +77,11 @@ class RunPredictions(Predictions):
     ranks_only: bool = False
 
     @property
+    def metrics(self) -> tuple[str, ...]:
+        """What it is scored by: the keys of `points` and `resampled`."""
+        return INTERVAL_METRICS
+
+    @property
     def parts(self) -> tuple["RunPredictions", ...]:
         """The runs that it consists of: itself. Those of a `FoldedRun` are its folds."""
         return (self,)
@@ -238,17 +243,17 @@ class Noise:
 def training_noise(arms: Sequence[Sequence[Scored]]) -> Noise:
     """The spread over seeds, pooled over arms (each its runs) that answer for the same findings;
     with folds and one seed an arm, what they show from fold to fold (`folds.fold_noise`)."""
-    findings = arms[0][0].findings
+    findings, metrics = arms[0][0].findings, arms[0][0].metrics
     groups = [arm for arm in arms if arm[0].findings == findings]
     df = sum(len(group) - 1 for group in groups)
     folded = [run for group in groups for run in group if isinstance(run, FoldedRun)]
     if folded and df == 0:
-        between = {metric: fold_noise(folded, metric) for metric in INTERVAL_METRICS}
-        none = {metric: np.zeros(len(findings) + 1) for metric in INTERVAL_METRICS}
+        between = {metric: fold_noise(folded, metric) for metric in metrics}
+        none = {metric: np.zeros(len(findings) + 1) for metric in metrics}
         df = max(len(folded) - 1, 1) * (len(folded[0].parts) - 1)
         return Noise(findings, between, none, df)
     variance, interaction = {}, {}
-    for metric in INTERVAL_METRICS:
+    for metric in metrics:
         scores = [
             np.array([run.points[metric] for run in group]) for group in groups
         ]  # (S, F + 1) each
@@ -273,7 +278,7 @@ def arm_scores(runs: Sequence[Scored], noise: Noise | None = None) -> pd.DataFra
     runs = [run.on(findings) for run in runs]
     if isinstance(runs[0], FoldedRun) and (noise is None or noise.findings != findings):
         noise = training_noise([runs])
-    tables = [_estimate([(1, runs)], noise, metric) for metric in INTERVAL_METRICS]
+    tables = [_estimate([(1, runs)], noise, metric, level=True) for metric in runs[0].metrics]
     table = (
         pd.concat(tables, ignore_index=True)
         .rename(columns={"difference": "value"})
@@ -302,7 +307,8 @@ def differences(
     runs, reference = ([run.on(findings) for run in group] for group in (runs, reference))
     if isinstance(runs[0], FoldedRun) and (noise is None or noise.findings != findings):
         noise = training_noise([reference, runs])
-    tables = [_estimate([(1, runs), (-1, reference)], noise, metric) for metric in INTERVAL_METRICS]
+    groups = [(1, runs), (-1, reference)]
+    tables = [_estimate(groups, noise, metric) for metric in runs[0].metrics]
     return pd.concat(tables, ignore_index=True).assign(
         seeds=len(runs), reference_seeds=len(reference)
     )
@@ -314,7 +320,8 @@ Groups = Sequence[tuple[int, list[Scored]]]
 
 def contrast(groups: Groups, noise: Noise | None, metric: str) -> pd.Series:
     """The signed sum of several arms' macro means on the same test images, one row of
-    `differences`: signs (1, -1) are a difference, (1, -1, -1, 1) a difference of differences."""
+    `differences`: signs (1, -1) are a difference, (1, -1, -1, 1) a difference of differences. One
+    arm alone has a `metric` that is a difference itself."""
     findings = common_findings([run for _, runs in groups for run in runs])
     table = _estimate(
         [(sign, [run.on(findings) for run in runs]) for sign, runs in groups], noise, metric
@@ -322,10 +329,12 @@ def contrast(groups: Groups, noise: Noise | None, metric: str) -> pd.Series:
     return table[table["finding"] == MACRO].iloc[0]
 
 
-def _estimate(groups: Groups, noise: Noise | None, metric: str) -> pd.DataFrame:
+def _estimate(
+    groups: Groups, noise: Noise | None, metric: str, level: bool = False
+) -> pd.DataFrame:
     """The signed sum of the groups' means (one arm, or two with signs 1 and -1) with Student's
-    interval and p-value."""
-    first, level = groups[0][1][0], len(groups) == 1
+    interval and p-value. level: it is a score from 0 to 1, and not a difference."""
+    first = groups[0][1][0]
     value = np.sum(
         [sign * _points(runs, metric).mean(axis=0) for sign, runs in groups], axis=0
     )  # (F + 1,)

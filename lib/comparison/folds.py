@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lib.exceptions import ComparisonError
-from lib.metrics.bootstrap import INTERVAL_METRICS, mean_defined, spread
+from lib.metrics.bootstrap import mean_defined, spread
 from lib.metrics.scores import enough_patients, some_or_all
 
 if TYPE_CHECKING:
@@ -59,6 +59,10 @@ class FoldedRun:
     @property
     def seed(self) -> int:
         return self.parts[0].seed
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return self.parts[0].metrics
 
     @property
     def findings(self) -> tuple[str, ...]:
@@ -108,7 +112,7 @@ class FoldedRun:
         """metric -> (K, F + 1): the scores of each fold; macro over the findings that count."""
         return {
             metric: self._with_macro(np.array([part.points[metric][:-1] for part in self.parts]))
-            for metric in INTERVAL_METRICS
+            for metric in self.metrics
         }
 
     @cached_property
@@ -125,7 +129,7 @@ class FoldedRun:
                     np.array([part.resampled[metric][:, :-1] for part in self.parts]), axis=0
                 )
             )
-            for metric in INTERVAL_METRICS
+            for metric in self.metrics
         }
 
     def fold_variances(self, metric: str, less: np.ndarray) -> np.ndarray:

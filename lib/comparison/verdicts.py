@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from lib.comparison.arms import (
+    Noise,
     RunPredictions,
     Scored,
     arm_scores,
@@ -121,10 +122,26 @@ def compare_arms(
     remarks += [f"No ensemble of {arm}: {reason}." for arm, reason in missing.items()]
     about = {"primary": primary, "by_seed": _points(seeds), "ensembles": ensembles}
     about["remarks"] = tuple(remarks)
-    scores, changes = [], []
+    scored, table, different = against(seeds, reference, noise)
+    refused |= different
+    columns = ["arm", "metric", "finding", "difference", "low", "high", "p", "p_holm", "detectable"]
+    columns += ["se_patients", "one_training", "secondary"]
+    if table.empty:
+        return Comparison(reference, scored, pd.DataFrame(columns=columns), refused, **about)
+    table = corrected(table, ["metric", "finding"]).assign(secondary=table["metric"] != primary)
+    table.loc[table["secondary"], ["p", "p_holm"]] = np.nan
+    return Comparison(reference, scored, table, refused, **about)
+
+
+def against(
+    seeds: Mapping[str, Sequence[Scored]], reference: str, noise: Noise
+) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, str]]:
+    """The tables of `arms.arm_scores` of every arm and of `arms.differences` from the reference's
+    (empty where nothing compares), with a column arm; and why an arm does not compare."""
+    scores, changes, refused = [], [], {}
     for arm, runs in seeds.items():
         scores.append(arm_scores(runs, noise).assign(arm=arm))
-        if arm == reference:
+        if arm == reference or reference not in seeds:
             continue
         try:
             table = differences(runs, seeds[reference], noise)
@@ -132,22 +149,17 @@ def compare_arms(
             refused[arm] = str(error)
             continue
         changes.append(table.assign(arm=arm, findings=len(table["finding"].unique()) - 1))
-    columns = ["arm", "metric", "finding", "difference", "low", "high", "p", "p_holm", "detectable"]
-    columns += ["se_patients", "one_training", "secondary"]
-    scored = pd.concat(scores, ignore_index=True)
-    if not changes:
-        return Comparison(reference, scored, pd.DataFrame(columns=columns), refused, **about)
-    table = pd.concat(changes, ignore_index=True)
-    table["p_holm"] = table.groupby(["metric", "finding"])["p"].transform(holm)
-    hardest = ALPHA / table.groupby(["metric", "finding"])["p"].transform("count").clip(
-        lower=1
-    )  # Holm's first step
-    table["detectable"] = [
-        _detectable(row, alpha) for row, alpha in zip(table.itertuples(), hardest, strict=True)
-    ]
-    table["secondary"] = table["metric"] != primary
-    table.loc[table["secondary"], ["p", "p_holm"]] = np.nan
-    return Comparison(reference, scored, table, refused, **about)
+    table = pd.concat(changes, ignore_index=True) if changes else pd.DataFrame()
+    return pd.concat(scores, ignore_index=True), table, refused
+
+
+def corrected(changes: pd.DataFrame, family: list[str]) -> pd.DataFrame:
+    """Differences with p_holm, corrected within rows that agree in the columns `family`, and
+    detectable (see `Comparison`)."""
+    p = changes.groupby(family)["p"]
+    hardest = ALPHA / p.transform("count").clip(lower=1)  # Holm's first step
+    found = [_detectable(row, a) for row, a in zip(changes.itertuples(), hardest, strict=True)]
+    return changes.assign(p_holm=p.transform(holm), detectable=found)
 
 
 def runs_by_seed(

@@ -1,5 +1,6 @@
 """In: the numbers of a comparison. Out: its words: sentences, and tables in Markdown or text."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,14 +27,11 @@ def tested_on(row: pd.Series) -> str:
     return f"Scores are on one test list, the same for every arm: {images} of {patients}."
 
 
-def sentence(row: pd.Series, reference: str) -> str:
+def sentence(row: pd.Series, reference: str, names: Mapping[str, str] = NAMES) -> str:
     """What one row of `changes` says: better, worse, or that the data cannot tell, with the numbers
-    for it."""
-    what = (
-        f"macro {NAMES[row['metric']]}"
-        if row["findings"] > 1
-        else f"{NAMES[row['metric']]} of one shared finding"
-    )
+    for it. names: of the metrics."""
+    name = names[row["metric"]]
+    what = f"macro {name}" if row["findings"] > 1 else f"{name} of one shared finding"
     seeds = count_text(row["seeds"], "seed")
     if row["seeds"] != row["reference_seeds"]:
         seeds = f"{row['seeds']} against {count_text(row['reference_seeds'], 'seed')}"

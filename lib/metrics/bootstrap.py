@@ -25,7 +25,7 @@ from lib.metrics.scores import (
 INTERVAL_METRICS = ("auroc", "average_precision", "f1")
 LEAST = {"auroc": MIN_PATIENTS, "average_precision": MIN_PATIENTS, "f1": 10}
 """Patients with a positive image, and with a negative one, below which a single finding gets no
-interval."""
+interval; of any other metric MIN_PATIENTS."""
 LEVEL, ALPHA, POWER = 0.95, 0.05, 0.8
 """Of intervals, of tests, and of the smallest difference that is called detectable."""
 _BLOCK = 2**21  # numbers in one block of resamples: 8 MiB of weights
@@ -92,7 +92,7 @@ def finding_interval(
         wider = 1.0 if error is None else np.where(of_patients > 0, error / of_patients, 1.0)
         reach = stdtrit(np.maximum(np.minimum(df, rarer - 1), 1), 0.975) * of_logits * wider
         ends = [1 / (1 + np.exp(-(_logit(value) + sign * reach))) for sign in (-1, 1)]
-    enough = rarer >= LEAST[metric]
+    enough = rarer >= LEAST.get(metric, MIN_PATIENTS)
     return np.where(enough, ends[0], np.nan), np.where(enough, ends[1], np.nan)
 
 

@@ -30,6 +30,10 @@ from lib.plots.external import (
 from lib.plots.fairness import (
     group_rates,
 )
+from lib.plots.robustness import (
+    corruption_grid,
+    robustness_curves,
+)
 from lib.plots.stages import (
     learning_curves,
     stage_drift,
@@ -44,6 +48,7 @@ __all__ = [
     "accuracy_vs_all_negative",
     "backbone_colour",
     "cooccurrence",
+    "corruption_grid",
     "cost_quality",
     "error_overlap",
     "external_scores",
@@ -57,6 +62,7 @@ __all__ = [
     "pointing_scores",
     "precision_recall_curves",
     "reliability_diagrams",
+    "robustness_curves",
     "roc_curves",
     "stage_drift",
     "stage_matrix",

@@ -29,8 +29,9 @@ PUBLISHED = (
     *STAGES_WRITTEN,
     *("learning_curves.csv", "stage_gains.csv", "fairness.csv"),
     *("external.csv", "external.md"),
+    *("robustness.csv", "robustness.md"),
 )
-FIGURES = ("ablation*", "stage_*", "learning_curves", "fairness", "external")
+FIGURES = ("ablation*", "stage_*", "learning_curves", "fairness", "external", "robustness")
 
 
 def study_folder(study: str, runs_dir: Path = REPO_ROOT / "runs") -> Path:
@@ -151,7 +152,7 @@ def _execute(folder: Path, notebook: Path, page: Path, title: str, written: Sequ
 
 def _figures(report: Path) -> list[Path]:
     """The figures as .png and .svg: ablation, in a column and of one finding too, fairness, external,
-    and the stages'."""
+    robustness, and the stages'."""
     names = [f"{name}.{kind}" for name in FIGURES for kind in ("png", "svg")]
     return sorted(path for name in names for path in report.glob(name))
 
