@@ -268,6 +268,14 @@ def compare(
     ],
     labels: Labels = None,
     skip_unknown: SkipUnknown = False,
+    margin: Annotated[
+        float | None,
+        typer.Option(
+            metavar="D",
+            help="A difference in AUROC (for a study: in its primary metric) that does not matter, as "
+            "0.01: arms may then be equivalent, or not worse. By default the study's own margin.",
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Writes tables, sentences and figures there, too."),
@@ -290,7 +298,7 @@ def compare(
             for name in folders
         ]
         table = read_labels(labels) if labels else None
-        verdicts = compare_folders(paths, table, skip_unknown=skip_unknown)
+        verdicts = compare_folders(paths, table, skip_unknown=skip_unknown, margin=margin)
         typer.echo(verdict_text(verdicts))
         for path in write_comparison(verdicts, out.expanduser(), paths) if out else ():
             typer.echo(path)
@@ -330,14 +338,18 @@ def metrics(
 
 @app.command()
 def power(study: StudyRun) -> None:
-    """Prints the smallest difference that a study's test images and seeds can show, per metric."""
+    """Prints the smallest difference that a study's test images and seeds can show, per metric, and
+    the smallest margin within which equal arms would show to be equivalent."""
     with _errors_as_sentences():
-        from lib.comparison import compare_study, power_table, power_text
+        from lib.comparison import compare_study, equivalence_text, power_table, power_text
         from lib.studies import study_folder
 
         verdicts = compare_study(study_folder(study))
         patients = verdicts.scores["patients"].max()
-        typer.echo(power_text(power_table(verdicts), patients, verdicts.folds))
+        table = power_table(verdicts)
+        typer.echo(power_text(table, patients, verdicts.folds))
+        if not table.empty:
+            typer.echo("\n" + equivalence_text(power_table(verdicts, equivalence=True)))
 
 
 @app.command()

@@ -21,6 +21,7 @@ from lib.comparison.arms import (
 )
 from lib.comparison.ensembles import ensemble_scores
 from lib.comparison.folds import fold_seeds
+from lib.comparison.margins import CLAIMS, correct_claims, demonstrable_margin, margin_tests
 from lib.comparison.significance import detectable, holm
 from lib.comparison.words import NAMES, sentence, tested_on
 from lib.exceptions import ComparisonError
@@ -38,7 +39,9 @@ class Comparison:
     metric and finding) and detectable (the smallest true difference found with 80 % power when it
     is the first to be corrected, the hardest step of Holm's). Only the `primary` metric has
     p-values and verdicts: of three metrics that are each tested, one differs by chance in 7 to 15 %
-    of studies. `refused`: why an arm does not compare. `by_seed`: the score of each seed of an arm,
+    of studies. With a `margin` for it, p_equivalent and p_not_worse are corrected together with p_holm
+    (`margins.correct_claims`), and demonstrable is the smallest margin that would show. `refused`:
+    why an arm does not compare. `by_seed`: the score of each seed of an arm,
     with folds their mean: arm, seed, metric, finding, value. `ensembles`: scores of the arms'
     ensembles (`ensembles.ensemble_scores`). `remarks`: what was left out, in sentences.
     """
@@ -51,6 +54,7 @@ class Comparison:
     by_seed: pd.DataFrame = field(default_factory=pd.DataFrame)
     ensembles: pd.DataFrame = field(default_factory=pd.DataFrame)
     remarks: tuple[str, ...] = ()
+    margin: float | None = None
 
     @property
     def folds(self) -> int:
@@ -103,12 +107,16 @@ class Comparison:
 
 
 def compare_arms(
-    arms: Mapping[str, Sequence[RunPredictions]], reference: str, primary: str = "auroc"
+    arms: Mapping[str, Sequence[RunPredictions]],
+    reference: str,
+    primary: str = "auroc",
+    margin: float | None = None,
 ) -> Comparison:
     """Every arm against `reference`, on the test images and findings that both answer for.
 
-    arms: the runs of each, one per seed, or one per seed and fold. Raises ComparisonError where the
-    runs of the reference do not belong together.
+    arms: the runs of each, one per seed, or one per seed and fold. margin: the difference in the
+    primary metric below which arms count as equivalent; None asks for differences alone. Raises
+    ComparisonError where the runs of the reference do not belong together.
     """
     seeds, refused, remarks = runs_by_seed(arms)
     if reference in refused:
@@ -120,7 +128,7 @@ def compare_arms(
     ensembles, missing = ensemble_scores(seeds)
     remarks += [f"No ensemble of {arm}: {reason}." for arm, reason in missing.items()]
     about = {"primary": primary, "by_seed": _points(seeds), "ensembles": ensembles}
-    about["remarks"] = tuple(remarks)
+    about |= {"remarks": tuple(remarks), "margin": margin}
     scores, changes = [], []
     for arm, runs in seeds.items():
         scores.append(arm_scores(runs, noise).assign(arm=arm))
@@ -134,6 +142,7 @@ def compare_arms(
         changes.append(table.assign(arm=arm, findings=len(table["finding"].unique()) - 1))
     columns = ["arm", "metric", "finding", "difference", "low", "high", "p", "p_holm", "detectable"]
     columns += ["se_patients", "one_training", "secondary"]
+    columns += ["p_equivalent", "p_not_worse", "margin", "demonstrable"] if margin else []
     scored = pd.concat(scores, ignore_index=True)
     if not changes:
         return Comparison(reference, scored, pd.DataFrame(columns=columns), refused, **about)
@@ -147,7 +156,29 @@ def compare_arms(
     ]
     table["secondary"] = table["metric"] != primary
     table.loc[table["secondary"], ["p", "p_holm"]] = np.nan
+    if margin:
+        table = _with_margin(table, margin)
     return Comparison(reference, scored, table, refused, **about)
+
+
+def _with_margin(table: pd.DataFrame, margin: float) -> pd.DataFrame:
+    """`table` of differences with the tests against the margin, all corrected together."""
+    error = np.hypot(table["se_patients"], table["se_seeds"]).to_numpy(float)
+    freedom = table["df"].to_numpy(float)
+    tests = margin_tests(table["difference"].to_numpy(float), error, freedom, margin)
+    untested = table["p"].isna()
+    table = table.assign(p_equivalent=tests[0], p_not_worse=tests[1], margin=margin)
+    table.loc[untested, ["p_equivalent", "p_not_worse"]] = np.nan
+    primary = table[~table["secondary"]]
+    for _, rows in primary.groupby("finding"):
+        table.loc[rows.index, ["p_holm", *CLAIMS[1:]]] = correct_claims(rows).to_numpy()
+    arms = table.groupby(["metric", "finding"])["p"].transform("count").clip(lower=1)
+    table["demonstrable"] = [
+        demonstrable_margin(one, df, ALPHA / count)
+        for one, df, count in zip(error, freedom, arms, strict=True)
+    ]
+    table.loc[untested, "demonstrable"] = np.nan
+    return table
 
 
 def runs_by_seed(
@@ -212,16 +243,20 @@ def seed_scores(runs: pd.DataFrame, verdicts: Comparison, finding: str = MACRO) 
     return table
 
 
-def compare_study(folder: Path) -> Comparison:
+def compare_study(folder: Path, margin: float | None = None) -> Comparison:
     """The complete arms of a study against its reference; raises ComparisonError when the reference
-    is not complete."""
+    is not complete. margin: of the primary metric, in place of the study's own."""
     plan, arms = read_plan(folder), read_arms(folder)
     reference = next(run["arm"] for run in plan["runs"].values() if run["reference"])
     if reference not in arms:
         raise ComparisonError(
             f"{folder}: no run of the reference arm {reference} is complete, so nothing compares"
         )
-    return compare_arms(arms, reference, plan.get("primary", "auroc"))
+    primary = plan.get("primary", "auroc")
+    margins = plan.get("margin") or {}
+    return compare_arms(
+        arms, reference, primary, margins.get(primary) if margin is None else margin
+    )
 
 
 def read_arms(folder: Path) -> dict[str, list[RunPredictions]]:
