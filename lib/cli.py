@@ -117,6 +117,17 @@ def run(
         str | None,
         typer.Option(metavar="TIME", help="Ends a try of a run after 90m, 2h, ...; it has failed."),
     ] = None,
+    until_decided: Annotated[
+        bool,
+        typer.Option(
+            "--until-decided",
+            help="Adds seeds arm by arm until every verdict is decided, or more seeds would not help; "
+            "p-values count the looks. Needs --max-seeds.",
+        ),
+    ] = False,
+    max_seeds: Annotated[
+        int | None, typer.Option(metavar="N", help="The most seeds with --until-decided.")
+    ] = None,
     end_command: Annotated[
         str | None, typer.Option("--on-end", metavar="COMMAND", help=ON_END_HELP)
     ] = None,
@@ -139,6 +150,7 @@ def run(
             plan_table,
             planned_states,
             run_plan,
+            run_until_decided,
             select,
             tell_command,
             track_as_they_end,
@@ -156,6 +168,11 @@ def run(
             _print(plan_table(plan, [(run, states[run.name].name) for run in chosen]))
             return
         console = Console()
+        if until_decided != (max_seeds is not None) or (until_decided and only):
+            raise CxrError(
+                "--until-decided needs --max-seeds N, the most seeds that an arm may get; it runs the "
+                "whole study, without --only"
+            )
         if tracking_uri and not track:
             raise CxrError("--tracking-uri says where to log, but nothing is logged: add --track")
         on_end = (
@@ -167,7 +184,17 @@ def run(
                 _need("cluster", "distributed", "dask_jobqueue")
                 say = partial(console.print, highlight=False, soft_wrap=True, markup=False)
                 options["executor"] = stack.enter_context(open_cluster(dask, say))
-            summary = run_plan(plan, **options)
+            if max_seeds is None:
+                summary = run_plan(plan, **options)
+            else:
+                summary = run_until_decided(
+                    study,
+                    settings or (),
+                    max_seeds,
+                    partial(run_plan, **options),
+                    typer.echo,
+                    name=name,
+                )
         if summary.failed:
             typer.echo(failure_text(summary.failed))
         typer.echo(summary.text())

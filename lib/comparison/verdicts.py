@@ -21,7 +21,8 @@ from lib.comparison.arms import (
 )
 from lib.comparison.ensembles import ensemble_scores
 from lib.comparison.folds import fold_seeds
-from lib.comparison.margins import CLAIMS, correct_claims, demonstrable_margin, margin_tests
+from lib.comparison.looks import Looks, count_looks, looks_text, read_looks
+from lib.comparison.margins import correct_claims, demonstrable_margin, margin_tests
 from lib.comparison.significance import detectable, holm
 from lib.comparison.words import NAMES, sentence, tested_on
 from lib.exceptions import ComparisonError
@@ -111,12 +112,14 @@ def compare_arms(
     reference: str,
     primary: str = "auroc",
     margin: float | None = None,
+    looks: Looks | None = None,
 ) -> Comparison:
     """Every arm against `reference`, on the test images and findings that both answer for.
 
     arms: the runs of each, one per seed, or one per seed and fold. margin: the difference in the
-    primary metric below which arms count as equivalent; None asks for differences alone. Raises
-    ComparisonError where the runs of the reference do not belong together.
+    primary metric below which arms count as equivalent; None asks for differences alone. looks: what
+    was seen on the way, where seeds were added until verdicts were clear. Raises ComparisonError
+    where the runs of the reference do not belong together.
     """
     seeds, refused, remarks = runs_by_seed(arms)
     if reference in refused:
@@ -147,37 +150,49 @@ def compare_arms(
     if not changes:
         return Comparison(reference, scored, pd.DataFrame(columns=columns), refused, **about)
     table = pd.concat(changes, ignore_index=True)
-    table["p_holm"] = table.groupby(["metric", "finding"])["p"].transform(holm)
-    hardest = ALPHA / table.groupby(["metric", "finding"])["p"].transform("count").clip(
-        lower=1
-    )  # Holm's first step
-    table["detectable"] = [
-        _detectable(row, alpha) for row, alpha in zip(table.itertuples(), hardest, strict=True)
-    ]
     table["secondary"] = table["metric"] != primary
-    table.loc[table["secondary"], ["p", "p_holm"]] = np.nan
     if margin:
         table = _with_margin(table, margin)
-    return Comparison(reference, scored, table, refused, **about)
+    if looks is not None:
+        table = count_looks(table, looks)
+        about["remarks"] += (looks_text(looks),)
+    return Comparison(reference, scored, _corrected(table, margin is not None), refused, **about)
 
 
 def _with_margin(table: pd.DataFrame, margin: float) -> pd.DataFrame:
-    """`table` of differences with the tests against the margin, all corrected together."""
-    error = np.hypot(table["se_patients"], table["se_seeds"]).to_numpy(float)
-    freedom = table["df"].to_numpy(float)
-    tests = margin_tests(table["difference"].to_numpy(float), error, freedom, margin)
-    untested = table["p"].isna()
-    table = table.assign(p_equivalent=tests[0], p_not_worse=tests[1], margin=margin)
-    table.loc[untested, ["p_equivalent", "p_not_worse"]] = np.nan
-    primary = table[~table["secondary"]]
-    for _, rows in primary.groupby("finding"):
-        table.loc[rows.index, ["p_holm", *CLAIMS[1:]]] = correct_claims(rows).to_numpy()
-    arms = table.groupby(["metric", "finding"])["p"].transform("count").clip(lower=1)
-    table["demonstrable"] = [
-        demonstrable_margin(one, df, ALPHA / count)
-        for one, df, count in zip(error, freedom, arms, strict=True)
+    """`table` of differences with margin, and p_equivalent and p_not_worse of the primary metric, not
+    corrected."""
+    tests = margin_tests(
+        table["difference"].to_numpy(float),
+        np.hypot(table["se_patients"], table["se_seeds"]).to_numpy(float),
+        table["df"].to_numpy(float),
+        margin,
+    )
+    table = table.assign(margin=margin, p_equivalent=tests[0], p_not_worse=tests[1])
+    table.loc[table["p"].isna() | table["secondary"], ["p_equivalent", "p_not_worse"]] = np.nan
+    return table
+
+
+def _corrected(table: pd.DataFrame, with_margin: bool) -> pd.DataFrame:
+    """`table` with p_holm and detectable, and with a margin the other claims corrected together with
+    them, and demonstrable; secondary metrics lose their p-values."""
+    families = table.groupby(["metric", "finding"])
+    table = table.assign(p_holm=families["p"].transform(holm))
+    hardest = ALPHA / families["p"].transform("count").clip(lower=1)  # the first step
+    table["detectable"] = [
+        _detectable(row, alpha) for row, alpha in zip(table.itertuples(), hardest, strict=True)
     ]
-    table.loc[untested, "demonstrable"] = np.nan
+    if with_margin:
+        table["demonstrable"] = [
+            demonstrable_margin(np.hypot(row.se_patients, row.se_seeds), row.df, alpha)
+            if np.isfinite(row.p_equivalent)
+            else np.nan
+            for row, alpha in zip(table.itertuples(), hardest, strict=True)
+        ]
+        for _, rows in table[~table["secondary"]].groupby("finding"):
+            columns = ["p_holm", "p_equivalent", "p_not_worse"]
+            table.loc[rows.index, columns] = correct_claims(rows).to_numpy()
+    table.loc[table["secondary"], ["p", "p_holm"]] = np.nan
     return table
 
 
@@ -254,9 +269,8 @@ def compare_study(folder: Path, margin: float | None = None) -> Comparison:
         )
     primary = plan.get("primary", "auroc")
     margins = plan.get("margin") or {}
-    return compare_arms(
-        arms, reference, primary, margins.get(primary) if margin is None else margin
-    )
+    chosen = margins.get(primary) if margin is None else margin
+    return compare_arms(arms, reference, primary, chosen, read_looks(folder))
 
 
 def read_arms(folder: Path) -> dict[str, list[RunPredictions]]:
