@@ -117,6 +117,17 @@ def run(
         str | None,
         typer.Option(metavar="TIME", help="Ends a try of a run after 90m, 2h, ...; it has failed."),
     ] = None,
+    until_decided: Annotated[
+        bool,
+        typer.Option(
+            "--until-decided",
+            help="Adds seeds arm by arm until every verdict is decided, or more seeds would not help; "
+            "p-values count the looks. Needs --max-seeds.",
+        ),
+    ] = False,
+    max_seeds: Annotated[
+        int | None, typer.Option(metavar="N", help="The most seeds with --until-decided.")
+    ] = None,
     end_command: Annotated[
         str | None, typer.Option("--on-end", metavar="COMMAND", help=ON_END_HELP)
     ] = None,
@@ -139,6 +150,7 @@ def run(
             plan_table,
             planned_states,
             run_plan,
+            run_until_decided,
             select,
             tell_command,
             track_as_they_end,
@@ -156,6 +168,11 @@ def run(
             _print(plan_table(plan, [(run, states[run.name].name) for run in chosen]))
             return
         console = Console()
+        if until_decided != (max_seeds is not None) or (until_decided and only):
+            raise CxrError(
+                "--until-decided needs --max-seeds N, the most seeds that an arm may get; it runs the "
+                "whole study, without --only"
+            )
         if tracking_uri and not track:
             raise CxrError("--tracking-uri says where to log, but nothing is logged: add --track")
         on_end = (
@@ -167,7 +184,17 @@ def run(
                 _need("cluster", "distributed", "dask_jobqueue")
                 say = partial(console.print, highlight=False, soft_wrap=True, markup=False)
                 options["executor"] = stack.enter_context(open_cluster(dask, say))
-            summary = run_plan(plan, **options)
+            if max_seeds is None:
+                summary = run_plan(plan, **options)
+            else:
+                summary = run_until_decided(
+                    study,
+                    settings or (),
+                    max_seeds,
+                    partial(run_plan, **options),
+                    typer.echo,
+                    name=name,
+                )
         if summary.failed:
             typer.echo(failure_text(summary.failed))
         typer.echo(summary.text())
@@ -268,6 +295,14 @@ def compare(
     ],
     labels: Labels = None,
     skip_unknown: SkipUnknown = False,
+    margin: Annotated[
+        float | None,
+        typer.Option(
+            metavar="D",
+            help="A difference in AUROC (for a study: in its primary metric) that does not matter, as "
+            "0.01: arms may then be equivalent, or not worse. By default the study's own margin.",
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Writes tables, sentences and figures there, too."),
@@ -290,7 +325,7 @@ def compare(
             for name in folders
         ]
         table = read_labels(labels) if labels else None
-        verdicts = compare_folders(paths, table, skip_unknown=skip_unknown)
+        verdicts = compare_folders(paths, table, skip_unknown=skip_unknown, margin=margin)
         typer.echo(verdict_text(verdicts))
         for path in write_comparison(verdicts, out.expanduser(), paths) if out else ():
             typer.echo(path)
@@ -330,14 +365,18 @@ def metrics(
 
 @app.command()
 def power(study: StudyRun) -> None:
-    """Prints the smallest difference that a study's test images and seeds can show, per metric."""
+    """Prints the smallest difference that a study's test images and seeds can show, per metric, and
+    the smallest margin within which equal arms would show to be equivalent."""
     with _errors_as_sentences():
-        from lib.comparison import compare_study, power_table, power_text
+        from lib.comparison import compare_study, equivalence_text, power_table, power_text
         from lib.studies import study_folder
 
         verdicts = compare_study(study_folder(study))
         patients = verdicts.scores["patients"].max()
-        typer.echo(power_text(power_table(verdicts), patients, verdicts.folds))
+        table = power_table(verdicts)
+        typer.echo(power_text(table, patients, verdicts.folds))
+        if not table.empty:
+            typer.echo("\n" + equivalence_text(power_table(verdicts, equivalence=True)))
 
 
 @app.command()

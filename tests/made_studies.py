@@ -20,14 +20,14 @@ def make_study(
 ) -> Path:
     """Writes a study of `arms` (name -> how far its answers are shifted by a finding), the first the
     reference, and returns its folder. With folds 0 a third of the patients is tested."""
-    plan, world = {}, _world(patients, max(folds, 3))
+    plan, world = {}, made_world(patients, max(folds, 3))
     for (arm, shift), seed, fold in itertools.product(
         arms.items(), range(seeds), range(max(folds, 1))
     ):
         name = f"{arm}-s{seed}" + (f"-f{fold}" if folds else "")
         config = {"findings": list(NAMES), "seed": seed, "backbone": "resnet50", "run_dir": name}
         config |= {"folds": folds, "fold": fold}
-        _make_run(folder / name, config, world, shift)
+        make_run(folder / name, config, world, shift)
         plan[name] = {"arm": arm, "seed": seed, "what": None, "config": config}
         plan[name] |= {"prerequisite": False, "reference": arm == next(iter(arms))}
         plan[name] |= {"config_hash": "same", "lineage": "", "needs": []}
@@ -36,7 +36,7 @@ def make_study(
     return folder
 
 
-def _world(patients: int, folds: int) -> pd.DataFrame:
+def made_world(patients: int, folds: int) -> pd.DataFrame:
     """Two images a patient: image, patient, age, sex, view, fold and the targets."""
     rng, count = np.random.default_rng(0), 2 * patients
     people = np.repeat(np.arange(patients), 2)
@@ -47,7 +47,7 @@ def _world(patients: int, folds: int) -> pd.DataFrame:
     return frame.assign(view="PA", **dict(zip(NAMES, targets.T, strict=True)))
 
 
-def _make_run(folder: Path, config: dict, world: pd.DataFrame, shift: float) -> None:
+def make_run(folder: Path, config: dict, world: pd.DataFrame, shift: float) -> None:
     rng = np.random.default_rng([config["seed"], config["fold"], int(100 * shift)])
     targets = world[list(NAMES)].to_numpy(float)
     z = shift * targets + rng.normal(size=targets.shape) - 1

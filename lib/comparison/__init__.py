@@ -47,6 +47,7 @@ from lib.comparison.verdicts import (
 )
 from lib.comparison.words import (
     NAMES,
+    equivalence_text,
     power_text,
     scores_text,
     summary,
@@ -65,6 +66,7 @@ __all__ = [
     "compare_study",
     "differences",
     "ensemble",
+    "equivalence_text",
     "fairness_sentences",
     "fairness_table",
     "fold_seeds",

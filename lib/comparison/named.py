@@ -24,18 +24,25 @@ from lib.runs.study import read_runs
 
 
 def compare_folders(
-    paths: Sequence[Path], labels: pd.DataFrame | None = None, *, skip_unknown: bool = False
+    paths: Sequence[Path],
+    labels: pd.DataFrame | None = None,
+    *,
+    skip_unknown: bool = False,
+    margin: float | None = None,
 ) -> Comparison:
     """Runs, studies and tables named by hand, the first the reference: a folder of a run is an arm, a
     study's its reference, with all seeds and folds; a CSV or Parquet file is an arm of one training.
 
     A run of one fold is compared on the patients of that fold. With one study alone, its arms. Files
     are scored on the test images of the first run or study; where there is none, with `labels`
-    (`datasets.read_labels`) or their own. Raises ComparisonError where there are not two arms, or
+    (`datasets.read_labels`) or their own. margin: of AUROC, of a study alone in
+    its primary metric (`verdicts.compare_arms`). Raises ComparisonError where there are not two arms, or
     test images differ.
     """
+    if margin is not None and not 0 < margin < 1:
+        raise ComparisonError(f"the margin is {margin:g}, but must be between 0 and 1")
     if len(paths) == 1 and (paths[0] / "plan.json").exists():
-        return compare_study(paths[0])
+        return _given(compare_study(paths[0], margin), margin)
     named: dict[str, Path] = {}
     for path in paths:
         named[path.name if path.name not in named else f"{path.parent.name}/{path.name}"] = path
@@ -51,7 +58,7 @@ def compare_folders(
     arms = {name: _runs(path) for name, path in named.items() if name not in tables}
     external = _external(tables, arms, labels, skip_unknown)
     whole = {name: arms[name] if name in arms else list(external[name].runs) for name in named}
-    verdicts = compare_arms(whole, next(iter(named)))
+    verdicts = compare_arms(whole, next(iter(named)), margin=margin)
     if verdicts.refused:
         raise ComparisonError("; ".join(verdicts.refused.values()))
     ranked = [name for name, table in tables.items() if table.ranks_only]
@@ -60,7 +67,18 @@ def compare_folders(
         changes = changes[changes["metric"] != "f1"]
     changes = changes[~((changes["metric"] == "f1") & changes["arm"].isin(ranked))]
     notes = [note for one in external.values() for note in one.notes]
-    return replace(verdicts, changes=changes, remarks=(*verdicts.remarks, *notes))
+    return _given(replace(verdicts, changes=changes, remarks=(*verdicts.remarks, *notes)), margin)
+
+
+def _given(verdicts: Comparison, margin: float | None) -> Comparison:
+    """`verdicts` with a remark where the margin was given for this comparison."""
+    if margin is None:
+        return verdicts
+    remark = (
+        f"The margin of {margin:g} was given with the comparison: it shows equivalence only if it was "
+        "chosen before the scores were seen."
+    )
+    return replace(verdicts, remarks=(*verdicts.remarks, remark))
 
 
 def _runs(path: Path) -> list[RunPredictions]:

@@ -1,4 +1,5 @@
-"""In: a comparison. Out: the smallest true differences that its test patients and seeds can show."""
+"""In: a comparison. Out: the smallest true differences, and the smallest margins of equivalence, that
+its test patients and seeds can show."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -6,16 +7,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from lib.comparison.significance import detectable
+from lib.comparison.margins import demonstrable_margin
+from lib.comparison.significance import detectable, satterthwaite
 from lib.comparison.words import NAMES
 
 if TYPE_CHECKING:
     from lib.comparison.verdicts import Comparison
 
 
-def power_table(verdicts: "Comparison", seeds: Sequence[int] = (1, 2, 3, 5, 10)) -> pd.DataFrame:
+def power_table(
+    verdicts: "Comparison", seeds: Sequence[int] = (1, 2, 3, 5, 10), *, equivalence: bool = False
+) -> pd.DataFrame:
     """The smallest true difference in a macro metric that this test set finds with 80 % power, by
-    number of seeds.
+    number of seeds; with `equivalence` the smallest margin within which arms that are truly equal
+    show to be equivalent.
 
     One row per metric: the median over the arms, with as many seeds for either arm. Patients are
     those of the test set, with folds of all folds: more seeds shrink only what comes from training,
@@ -36,12 +41,19 @@ def power_table(verdicts: "Comparison", seeds: Sequence[int] = (1, 2, 3, 5, 10))
             share > 0, 0
         )  # the degrees of freedom of the seeds' part
         rows[f"macro {name}"] = {
-            f"{k} seed{'s' * (k > 1)}": _median(patients, single * 2 / k, freedom) for k in seeds
+            f"{k} seed{'s' * (k > 1)}": _median(patients, single * 2 / k, freedom, equivalence)
+            for k in seeds
         }
     return pd.DataFrame(rows).T
 
 
-def _median(patients: pd.Series, spread: pd.Series, freedom: pd.Series) -> float:
-    return float(
-        np.median([detectable(*one) for one in zip(patients, spread, freedom, strict=True)])
-    )
+def _median(patients: pd.Series, spread: pd.Series, freedom: pd.Series, equivalence: bool) -> float:
+    variances = zip(patients, spread, freedom, strict=True)
+    return float(np.median([_smallest(*one, equivalence) for one in variances]))
+
+
+def _smallest(patients: float, spread: float, freedom: float, equivalence: bool) -> float:
+    if not equivalence:
+        return detectable(patients, spread, freedom)
+    error = np.sqrt(patients + spread)
+    return demonstrable_margin(error, satterthwaite(patients, spread, freedom))

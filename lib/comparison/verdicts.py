@@ -22,6 +22,8 @@ from lib.comparison.arms import (
 )
 from lib.comparison.ensembles import ensemble_scores
 from lib.comparison.folds import fold_seeds
+from lib.comparison.looks import Looks, count_looks, looks_text, read_looks
+from lib.comparison.margins import correct_claims, demonstrable_margin, margin_tests
 from lib.comparison.significance import detectable, holm
 from lib.comparison.words import NAMES, sentence, tested_on
 from lib.exceptions import ComparisonError
@@ -39,7 +41,9 @@ class Comparison:
     metric and finding) and detectable (the smallest true difference found with 80 % power when it
     is the first to be corrected, the hardest step of Holm's). Only the `primary` metric has
     p-values and verdicts: of three metrics that are each tested, one differs by chance in 7 to 15 %
-    of studies. `refused`: why an arm does not compare. `by_seed`: the score of each seed of an arm,
+    of studies. With a `margin` for it, p_equivalent and p_not_worse are corrected together with p_holm
+    (`margins.correct_claims`), and demonstrable is the smallest margin that would show. `refused`:
+    why an arm does not compare. `by_seed`: the score of each seed of an arm,
     with folds their mean: arm, seed, metric, finding, value. `ensembles`: scores of the arms'
     ensembles (`ensembles.ensemble_scores`). `remarks`: what was left out, in sentences.
     """
@@ -52,6 +56,7 @@ class Comparison:
     by_seed: pd.DataFrame = field(default_factory=pd.DataFrame)
     ensembles: pd.DataFrame = field(default_factory=pd.DataFrame)
     remarks: tuple[str, ...] = ()
+    margin: float | None = None
 
     @property
     def folds(self) -> int:
@@ -104,12 +109,18 @@ class Comparison:
 
 
 def compare_arms(
-    arms: Mapping[str, Sequence[RunPredictions]], reference: str, primary: str = "auroc"
+    arms: Mapping[str, Sequence[RunPredictions]],
+    reference: str,
+    primary: str = "auroc",
+    margin: float | None = None,
+    looks: Looks | None = None,
 ) -> Comparison:
     """Every arm against `reference`, on the test images and findings that both answer for.
 
-    arms: the runs of each, one per seed, or one per seed and fold. Raises ComparisonError where the
-    runs of the reference do not belong together.
+    arms: the runs of each, one per seed, or one per seed and fold. margin: the difference in the
+    primary metric below which arms count as equivalent; None asks for differences alone. looks: what
+    was seen on the way, where seeds were added until verdicts were clear. Raises ComparisonError
+    where the runs of the reference do not belong together.
     """
     seeds, refused, remarks = runs_by_seed(arms)
     if reference in refused:
@@ -121,14 +132,23 @@ def compare_arms(
     ensembles, missing = ensemble_scores(seeds)
     remarks += [f"No ensemble of {arm}: {reason}." for arm, reason in missing.items()]
     about = {"primary": primary, "by_seed": _points(seeds), "ensembles": ensembles}
-    about["remarks"] = tuple(remarks)
+    about |= {"remarks": tuple(remarks), "margin": margin}
     scored, table, different = against(seeds, reference, noise)
     refused |= different
     columns = ["arm", "metric", "finding", "difference", "low", "high", "p", "p_holm", "detectable"]
     columns += ["se_patients", "one_training", "secondary"]
+    columns += ["p_equivalent", "p_not_worse", "margin", "demonstrable"] if margin else []
     if table.empty:
         return Comparison(reference, scored, pd.DataFrame(columns=columns), refused, **about)
-    table = corrected(table, ["metric", "finding"]).assign(secondary=table["metric"] != primary)
+    table["secondary"] = table["metric"] != primary
+    if margin:
+        table = _with_margin(table, margin)
+    if looks is not None:
+        table = count_looks(table, looks)
+        about["remarks"] += (looks_text(looks),)
+    table = corrected(table, ["metric", "finding"])
+    if margin:
+        table = _with_claims(table)
     table.loc[table["secondary"], ["p", "p_holm"]] = np.nan
     return Comparison(reference, scored, table, refused, **about)
 
@@ -160,6 +180,35 @@ def corrected(changes: pd.DataFrame, family: list[str]) -> pd.DataFrame:
     hardest = ALPHA / p.transform("count").clip(lower=1)  # Holm's first step
     found = [_detectable(row, a) for row, a in zip(changes.itertuples(), hardest, strict=True)]
     return changes.assign(p_holm=p.transform(holm), detectable=found)
+
+
+def _with_margin(table: pd.DataFrame, margin: float) -> pd.DataFrame:
+    """`table` of differences with margin, and p_equivalent and p_not_worse of the primary metric, not
+    corrected."""
+    tests = margin_tests(
+        table["difference"].to_numpy(float),
+        np.hypot(table["se_patients"], table["se_seeds"]).to_numpy(float),
+        table["df"].to_numpy(float),
+        margin,
+    )
+    table = table.assign(margin=margin, p_equivalent=tests[0], p_not_worse=tests[1])
+    table.loc[table["p"].isna() | table["secondary"], ["p_equivalent", "p_not_worse"]] = np.nan
+    return table
+
+
+def _with_claims(table: pd.DataFrame) -> pd.DataFrame:
+    """`table` with demonstrable, and p_holm, p_equivalent and p_not_worse corrected together."""
+    hardest = ALPHA / table.groupby(["metric", "finding"])["p"].transform("count").clip(lower=1)
+    table["demonstrable"] = [
+        demonstrable_margin(np.hypot(row.se_patients, row.se_seeds), row.df, alpha)
+        if np.isfinite(row.p_equivalent)
+        else np.nan
+        for row, alpha in zip(table.itertuples(), hardest, strict=True)
+    ]
+    for _, rows in table[~table["secondary"]].groupby("finding"):
+        columns = ["p_holm", "p_equivalent", "p_not_worse"]
+        table.loc[rows.index, columns] = correct_claims(rows).to_numpy()
+    return table
 
 
 def runs_by_seed(
@@ -224,16 +273,19 @@ def seed_scores(runs: pd.DataFrame, verdicts: Comparison, finding: str = MACRO) 
     return table
 
 
-def compare_study(folder: Path) -> Comparison:
+def compare_study(folder: Path, margin: float | None = None) -> Comparison:
     """The complete arms of a study against its reference; raises ComparisonError when the reference
-    is not complete."""
+    is not complete. margin: of the primary metric, in place of the study's own."""
     plan, arms = read_plan(folder), read_arms(folder)
     reference = next(run["arm"] for run in plan["runs"].values() if run["reference"])
     if reference not in arms:
         raise ComparisonError(
             f"{folder}: no run of the reference arm {reference} is complete, so nothing compares"
         )
-    return compare_arms(arms, reference, plan.get("primary", "auroc"))
+    primary = plan.get("primary", "auroc")
+    margins = plan.get("margin") or {}
+    chosen = margins.get(primary) if margin is None else margin
+    return compare_arms(arms, reference, primary, chosen, read_looks(folder))
 
 
 def read_arms(folder: Path) -> dict[str, list[RunPredictions]]:

@@ -12,6 +12,7 @@ from lib.metrics.scores import MACRO
 if TYPE_CHECKING:
     from lib.comparison.verdicts import Comparison
 
+EQUIVALENT, NOT_WORSE = "equivalent", "not worse"
 NAMES = {"auroc": "AUROC", "average_precision": "average precision", "f1": "F1"}
 
 
@@ -28,8 +29,8 @@ def tested_on(row: pd.Series) -> str:
 
 
 def sentence(row: pd.Series, reference: str, names: Mapping[str, str] = NAMES) -> str:
-    """What one row of `changes` says: better, worse, or that the data cannot tell, with the numbers
-    for it. names: of the metrics."""
+    """What one row of `changes` says: better, worse, equivalent or not worse within a margin, or that
+    the data cannot tell, with the numbers for it. names: of the metrics."""
     name = names[row["metric"]]
     what = f"macro {name}" if row["findings"] > 1 else f"{name} of one shared finding"
     seeds = count_text(row["seeds"], "seed")
@@ -52,22 +53,60 @@ def sentence(row: pd.Series, reference: str, names: Mapping[str, str] = NAMES) -
     numbers = (
         f"({row['low']:.3f} to {row['high']:.3f}, {p_text(row['p_holm'])} corrected, {counts})"
     )
+    claim = margin_claim(row)
     if row["p_holm"] >= ALPHA:
-        margin = max(abs(row["low"]), abs(row["high"]))
-        found = (
-            f"only differences over about {row['detectable']:.3f} would show, and one beyond "
-            f"{margin:.3f} either way is excluded at 95 %"
-        )
-        if row["detectable"] >= 1:
-            found = "with so few positive films no difference could show"
+        differs = f"{what} differs by {row['difference']:+.3f}"
+        if claim == EQUIVALENT:
+            return (
+                f"{row['arm']} and {reference} are equivalent within the margin of {row['margin']:g}: "
+                f"{differs} ({row['low']:.3f} to {row['high']:.3f}, {p_text(row['p_equivalent'])} "
+                f"corrected, {counts})."
+            )
+        if claim == NOT_WORSE:
+            return (
+                f"{row['arm']} is not worse than {reference} by more than the margin of "
+                f"{row['margin']:g}: {differs} ({row['low']:.3f} to {row['high']:.3f}, "
+                f"{p_text(row['p_not_worse'])} corrected, {counts}); whether it is better, or "
+                "equivalent, cannot be told."
+            )
         return (
-            f"{row['arm']} and {reference} cannot be told apart: {what} differs by {row['difference']:+.3f} {numbers}; "
-            f"{found}."
+            f"{row['arm']} and {reference} cannot be told apart: {differs} {numbers}; {_open(row)}."
         )
     size, ends = abs(row["difference"]), sorted([abs(row["low"]), abs(row["high"])])
     numbers = f"({ends[0]:.3f} to {ends[1]:.3f}, {p_text(row['p_holm'])} corrected, {counts})"
     verdict = "better" if row["difference"] > 0 else "worse"
-    return f"{row['arm']} is {verdict} than {reference} by {size:.3f} {what} {numbers}."
+    text = f"{row['arm']} is {verdict} than {reference} by {size:.3f} {what} {numbers}"
+    if claim == EQUIVALENT:
+        text += (
+            f"; the difference is within the margin of {row['margin']:g} "
+            f"({p_text(row['p_equivalent'])} corrected)"
+        )
+    elif claim == NOT_WORSE and verdict == "worse":
+        text += f"; by less than the margin of {row['margin']:g} ({p_text(row['p_not_worse'])} corrected)"
+    return text + "."
+
+
+def margin_claim(row: pd.Series) -> str:
+    """What the tests against the margin show: EQUIVALENT, else NOT_WORSE, else nothing."""
+    if row.get("p_equivalent", np.nan) < ALPHA:
+        return EQUIVALENT
+    return NOT_WORSE if row.get("p_not_worse", np.nan) < ALPHA else ""
+
+
+def _open(row: pd.Series) -> str:
+    """What stays possible where nothing can be told."""
+    if row["detectable"] >= 1:
+        return "with so few positive films no difference could show"
+    found = (
+        f"only differences over about {row['detectable']:.3f} would show, and one beyond "
+        f"{max(abs(row['low']), abs(row['high'])):.3f} either way is excluded at 95 %"
+    )
+    if np.isfinite(row.get("demonstrable", np.nan)):
+        found += (
+            f"; equivalence would show for margins over about {row['demonstrable']:.3f}, and the "
+            f"margin is {row['margin']:g}"
+        )
+    return found
 
 
 def p_text(p: float) -> str:
@@ -160,9 +199,16 @@ def _verdict(row: pd.Series) -> str:
     if np.isnan(row["p_holm"]):
         return "not defined"
     direction = "better" if row["difference"] > 0 else "worse"
-    word = "cannot tell" if row["p_holm"] >= ALPHA else direction
+    claim, p = margin_claim(row), row["p_holm"]
+    if p < ALPHA:
+        word = f"{direction}, within the margin" if claim == EQUIVALENT else direction
+    elif claim:
+        word, p = claim, row["p_equivalent" if claim == EQUIVALENT else "p_not_worse"]
+        word += " by more than the margin" if claim == NOT_WORSE else " within the margin"
+    else:
+        word = "cannot tell"
     one = ", on one finding" if row["findings"] == 1 else ""
-    numbers = f"{row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f}), {p_text(row['p_holm'])}"
+    numbers = f"{row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f}), {p_text(p)}"
     return f"**{word}**{one}: {numbers}"
 
 
@@ -201,6 +247,15 @@ def power_text(power: pd.DataFrame, patients: int, folds: int = 0) -> str:
         f"the smallest true difference that {patients:,} test patients"
         f"{f' in {folds} folds' if folds else ''} and so many seeds show with 80 % power "
         "(two-sided, 5 %, before any correction)"
+    )
+
+
+def equivalence_text(power: pd.DataFrame) -> str:
+    """The table of `power.power_table` for margins, with what it says."""
+    return (
+        f"{power.to_string(float_format='{:.3f}'.format)}\n"
+        "the smallest margin within which two arms that are truly equal show to be equivalent, with 80 % "
+        "power (two one-sided tests of 5 %, before any correction)"
     )
 
 

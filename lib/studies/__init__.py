@@ -56,6 +56,9 @@ from lib.studies.tracking import (
     track_as_they_end,
     track_study,
 )
+from lib.studies.until_decided import (
+    run_until_decided,
+)
 
 __all__ = [
     "Plan",
@@ -77,6 +80,7 @@ __all__ = [
     "run_or_arm_folders",
     "run_or_study_folder",
     "run_plan",
+    "run_until_decided",
     "select",
     "status_table",
     "study_folder",

@@ -4,7 +4,7 @@ one of them."""
 import difflib
 import re
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,6 +24,7 @@ MUST_BE = {
     "init_from": "a run's name or null",
     "reference": "true or false",
     "primary": f"one of {', '.join(METRICS)}",
+    "margin": f"a metric and a difference in it between 0 and 1, as {{auroc: 0.01}}; metrics are {', '.join(METRICS)}",
     "study": "a name of letters, digits, '_', '.' and '-'",
     "folds": f"0 (official lists) or a whole number from 2 on, up to {MOST_FOLDS}",
 }
@@ -55,6 +56,7 @@ def _are_folds(value: Any) -> bool:
 
 
 Folds = Annotated[int, AfterValidator(_no_single_fold)]
+Margin = Annotated[float, Field(gt=0, lt=1)]
 
 
 class _RowFields(_Fields):
@@ -71,6 +73,7 @@ class _RowFields(_Fields):
 class _FileFields(_Fields):
     study: Annotated[str, Field(pattern=f"^(?:{NAME.pattern})$")]
     primary: Literal["auroc", "average_precision", "f1"] = "auroc"
+    margin: dict[Literal["auroc", "average_precision", "f1"], Margin] = {}
     seeds: Any = None
     folds: Folds = 0
     base: Any = {}
@@ -100,7 +103,8 @@ class Study:
     """A checked study file; `base`, `notebooks` and `overrides` hold values as Config keeps
     them.
 
-    folds: how many test sets all patients are divided into; 0: official lists.
+    folds: how many test sets all patients are divided into; 0: official lists. margin: the primary
+    metric and the difference in it below which arms count as equivalent; empty: none.
     """
 
     name: str
@@ -112,6 +116,7 @@ class Study:
     overrides: dict[str, Any]
     primary: str = "auroc"
     folds: int = 0
+    margin: dict[str, float] = field(default_factory=dict)
 
 
 def read_study(file: Path, settings: Iterable[str] = (), name: str | None = None) -> Study:
@@ -127,6 +132,12 @@ def read_study(file: Path, settings: Iterable[str] = (), name: str | None = None
     problems: list[str] = []
     problems += _field_problems(_FileFields, data, "the file", "")
     study, primary = data.get("study"), data.get("primary", METRICS[0])
+    margin = data.get("margin", {})
+    if isinstance(margin, dict) and (others := [name for name in margin if name != primary]):
+        problems.append(
+            f"field 'margin' names {', '.join(map(value_shown, others))}, but verdicts are of the "
+            f"primary metric, {primary}"
+        )
     base = check_parameters(data.get("base", {}), "base", problems)
     notebooks = {
         _notebook(path, "notebooks", problems): check_parameters(
@@ -149,7 +160,7 @@ def read_study(file: Path, settings: Iterable[str] = (), name: str | None = None
     _check_rows(rows, problems)
     if problems:
         raise StudyError("\n".join(f"{file}: {problem}" for problem in problems))
-    return Study(study, file, seeds, base, notebooks, rows, overrides, primary, folds)
+    return Study(study, file, seeds, base, notebooks, rows, overrides, primary, folds, margin)
 
 
 # --- YAML

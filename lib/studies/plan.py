@@ -66,6 +66,7 @@ class Plan:
     runs: dict[str, PlannedRun]
     primary: str = "auroc"
     folds: int = 0
+    margin: dict[str, float] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """What `plan.json` holds."""
@@ -76,6 +77,7 @@ class Plan:
             "reference": self.reference,
             "primary": self.primary,
             "folds": self.folds,
+            **({"margin": self.margin} if self.margin else {}),
         }
         return {**head, "seeds": list(self.seeds), "runs": runs}
 
@@ -373,7 +375,15 @@ def _finish(study: Study, rows: dict[str, _Row], nodes: dict[str, _Node], folder
             folder=folder / name,
         )
     return Plan(
-        study.name, study.file, folder, reference, study.seeds, runs, study.primary, study.folds
+        study.name,
+        study.file,
+        folder,
+        reference,
+        study.seeds,
+        runs,
+        study.primary,
+        study.folds,
+        study.margin,
     )
 
 
