@@ -43,10 +43,14 @@ SIDE = 64
 
 
 def films(count: int = 24, side: int = SIDE) -> tuple[np.ndarray, np.ndarray]:
-    """Random films, smooth enough to look like something, and their ids."""
-    coarse = np.random.default_rng(0).integers(0, 256, (count, 8, 8), dtype=np.uint8)
+    """Random films, smooth enough to look like something, with some grain; and their ids."""
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (count, 8, 8), dtype=np.uint8)
     made = [Image.fromarray(one).resize((side, side), Image.Resampling.BICUBIC) for one in coarse]
-    return np.stack([np.asarray(one) for one in made]), np.array([f"{i}.png" for i in range(count)])
+    smooth = np.stack([np.asarray(one) for one in made])
+    grain = rng.integers(-20, 21, smooth.shape)
+    pixels = np.clip(smooth + grain, 0, 255).astype(np.uint8)
+    return pixels, np.array([f"{i}.png" for i in range(count)])
 
 
 def flat(grey: int, count: int = 1, side: int = SIDE) -> np.ndarray:
