@@ -41,7 +41,7 @@ from lib.runs import read_runs
 INSIDE = "CXR_CHAOS_DISK"
 DISK_MB = 1500  # a checkpoint of these networks takes 100
 PAUSE = (0.1, 8.0)  # seconds between two faults
-SPARED = 0.7  # of faults at the runner, which would else be hit before it has started anything
+SPARED = 0.9  # of faults at the runner, which would else be hit before it has started anything
 STOPPED = (0.2, 3.0)  # seconds that a process stands still, or a disk is full
 FAULTS_PER_ROUND = 25
 TRIES = 8  # undisturbed repetitions after the faults of a round
