@@ -403,3 +403,11 @@ def test_the_average_precision_of_random_answers_is_the_mean_over_rankings(posit
 
 def test_random_answers_to_one_class_have_no_score():
     assert np.isnan(metrics.random_average_precision([3, 0], [0, 3])).all()
+
+
+def test_the_interval_of_a_score_of_0_or_1_holds_it():
+    value, resampled = np.array([0.0, 1.0]), np.tile([0.0, 1.0], (50, 1))
+    low, high = intervals.finding_interval(
+        "auroc", value, resampled, np.full(2, 20), np.full(2, 20)
+    )
+    assert low[0] == 0 and high[1] == 1 and (low <= value).all() and (value <= high).all()

@@ -92,8 +92,9 @@ def finding_interval(
         wider = 1.0 if error is None else np.where(of_patients > 0, error / of_patients, 1.0)
         reach = stdtrit(np.maximum(np.minimum(df, rarer - 1), 1), 0.975) * of_logits * wider
         ends = [1 / (1 + np.exp(-(_logit(value) + sign * reach))) for sign in (-1, 1)]
+    low, high = np.minimum(ends[0], value), np.maximum(ends[1], value)  # a score of 0 or 1 is in it
     enough = rarer >= LEAST.get(metric, MIN_PATIENTS)
-    return np.where(enough, ends[0], np.nan), np.where(enough, ends[1], np.nan)
+    return np.where(enough, low, np.nan), np.where(enough, high, np.nan)
 
 
 def _logit(scores: np.ndarray) -> np.ndarray:
