@@ -9,6 +9,7 @@ or `local: {n_workers: 3}`, for distributed.LocalCluster's own; see studies/clus
 import contextlib
 import difflib
 import importlib
+import logging
 import os
 import re
 import shutil
@@ -166,7 +167,20 @@ def start_cluster(path: Path, say: Callable[[str], None]) -> Iterator[Any]:
         try:
             yield cluster
         finally:
-            cluster.close(timeout=30)
+            with _quiet_scheduler():
+                cluster.close(timeout=30)
+
+
+@contextlib.contextmanager
+def _quiet_scheduler() -> Iterator[None]:
+    """No traceback of a scheduler that ends while it still writes to a client that has left."""
+    log = logging.getLogger("distributed.scheduler")
+    before = log.level
+    log.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 def _local(file: ClusterFile) -> Any:
