@@ -2,44 +2,9 @@
 
 from typing import Any
 
-from lib.phantoms.draw import (
-    BOX_GRID,
-    FilmPlan,
-    Sign,
-    as_portable,
-    draw_phantom,
-    draw_shadow,
-    person_vessels,
-    plan_film,
-)
-from lib.phantoms.film import (
-    PACEMAKER,
-    Stroke,
-    Technique,
-    electrode,
-    expose,
-    letter_l,
-    tube,
-)
+from lib.phantoms.draw import draw_phantom
 
-__all__ = [
-    "BOX_GRID",
-    "PACEMAKER",
-    "FilmPlan",
-    "Sign",
-    "Stroke",
-    "Technique",
-    "as_portable",
-    "draw_phantom",
-    "draw_shadow",
-    "electrode",
-    "expose",
-    "letter_l",
-    "person_vessels",
-    "plan_film",
-    "tube",
-    "write_phantoms",
-]
+__all__ = ["draw_phantom", "write_phantoms"]
 
 
 def __getattr__(name: str) -> Any:

@@ -116,9 +116,11 @@ def tube(start: float, tip: float, drift: float = 0.0) -> Stroke:
 PACEMAKER = Stroke("box", (358, 120, 400, 158))
 
 
-def letter_l(x: float, y: float, tall: float, *, ring: bool = False) -> tuple[Stroke, ...]:
+def letter_l(
+    x: float, y: float, tall: float, *, width: int = 4, ring: bool = False
+) -> tuple[Stroke, ...]:
     """The letter L, for the patient's left; all in pixels of the 512 px canvas."""
-    letter = Stroke("line", (x, y, x, y + tall, x + 0.6 * tall, y + tall), 255, 4)
+    letter = Stroke("line", (x, y, x, y + tall, x + 0.6 * tall, y + tall), 255, width)
     around = (x - 0.6 * tall, y - 0.35 * tall, x + 1.1 * tall, y + 1.35 * tall)
     return (letter, Stroke("ring", around, 255, 3)) if ring else (letter,)
 

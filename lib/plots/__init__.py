@@ -24,6 +24,9 @@ from lib.plots.data import (
     image_grid,
     label_counts,
 )
+from lib.plots.examination import (
+    examination,
+)
 from lib.plots.fairness import (
     group_rates,
 )
@@ -43,6 +46,7 @@ __all__ = [
     "cooccurrence",
     "cost_quality",
     "error_overlap",
+    "examination",
     "finding_differences",
     "findings_by_runs",
     "group_rates",
