@@ -289,6 +289,8 @@ def test_the_reader_of_the_heart_reacts_at_every_step_and_to_no_marker(found):
     assert heart["contrast_rises"] >= 0.9 and heart["strength_rises"] >= 0.9
     table = found.shortcuts[found.shortcuts["finding"] == "Cardiomegaly"]
     assert not table[table["kind"] == "marker"]["caught"].any()
+    scores = table["logit_change"] / heart["logit_change"]
+    assert table["score"].to_numpy() == pytest.approx(scores.to_numpy())
     doses = found.doses[found.doses["finding"] == "Cardiomegaly"]
     full = row(doses, ladder="contrast", dose=1.0)
     assert full["logit_change"] == pytest.approx(heart["logit_change"])

@@ -62,6 +62,7 @@ def test_constraints_name_an_exact_version_of_every_dependency():
         "comparison",
         "studies",
         "inference",
+        "examination",
         "phantoms",
         "cli",
     ],
