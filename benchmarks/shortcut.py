@@ -105,10 +105,10 @@ def plant(source: Path, target: Path, seed: int) -> Path:
 def shortcut_row(model: Path, seed: int, planted: bool) -> dict[str, Any]:
     """Examine one model; what it says of the finding's markers, and of all else.
 
-    Columns: model, seed, auroc (on the untouched test films), logit_change by the sign, marker (the
-    one that moves the finding's logit most), sign (of the chest then), score with score_low and
-    score_high, p_holm, caught (whether any marker is), other_markers (caught at other findings),
-    others (devices, view, exposure caught at any finding).
+    Columns: model, seed, auroc (on the untouched test films), by_sign (change of the logit), marker
+    (the one that moves the finding's logit most), sign (of the chest then), by_marker (change of
+    the logit), score with score_low and score_high, p_holm, caught (whether any marker is),
+    other_markers (caught at other findings), others (devices, view, exposure caught at any finding).
     """
     found = examine_model(model, seed=seed, progress=False)
     table = found.shortcuts
@@ -117,7 +117,7 @@ def shortcut_row(model: Path, seed: int, planted: bool) -> dict[str, Any]:
     caught = table[table["caught"]]
     elsewhere = (caught["kind"] == "marker") & (caught["finding"] != FINDING)
     sign = found.signs.set_index("finding").loc[FINDING]
-    row = {"model": "planted" if planted else "clean", "seed": seed}
+    row: dict[str, Any] = {"model": "planted" if planted else "clean", "seed": seed}
     row |= {"auroc": _auroc(found), "by_sign": sign["logit_change"]}
     row |= {"marker": worst["nuisance"], "sign": worst["sign"], "by_marker": worst["logit_change"]}
     row |= {name: worst[name] for name in ("score", "score_low", "score_high", "p_holm")}

@@ -57,7 +57,12 @@ def _row(answers: Answers, finding: str, number: int, state: str) -> dict[str, A
     moved = answers.of(finding, after) - answers.of(finding, before)
     in_probs = answers.of(finding, after, "probs") - answers.of(finding, before, "probs")
     spread = float(plain.std(ddof=1))
-    row = {"finding": finding, "kind": nuisance.kind, "nuisance": nuisance.name, "sign": state}
+    row: dict[str, Any] = {
+        "finding": finding,
+        "kind": nuisance.kind,
+        "nuisance": nuisance.name,
+        "sign": state,
+    }
     row["chests"] = len(plain)
     row |= named("logit_change", mean_interval(moved))
     row |= named("prob_change", mean_interval(in_probs))

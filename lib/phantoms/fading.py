@@ -17,18 +17,12 @@ def reshape_in_part(
     whole = reshape(anatomy, finding, rng, strength)
     if contrast == 1 or whole is anatomy:
         return whole
-    changes = {
-        field.name: _between(getattr(anatomy, field.name), getattr(whole, field.name), contrast)
-        for field in fields(Anatomy)
-        if field.name != "seed"
-    }
-    return replace(anatomy, **changes)
-
-
-def _between(start: float | tuple, end: float | tuple, share: float) -> float | tuple:
-    if isinstance(start, tuple):
-        return tuple(_between(a, b, share) for a, b in zip(start, end, strict=True))
-    return start + share * (end - start)
+    changes = {}
+    for field in fields(Anatomy):
+        start, end = (np.asarray(getattr(one, field.name)) for one in (anatomy, whole))
+        if field.name != "seed":
+            changes[field.name] = (start + contrast * (end - start)).tolist()
+    return replace(anatomy, **changes | {"dome": tuple(changes["dome"])})
 
 
 def add_in_part(
