@@ -285,7 +285,7 @@ def test_the_change_by_the_tag_is_that_of_its_pixels(tagged):
 
 def test_the_reader_of_the_heart_reacts_at_every_step_and_to_no_marker(found):
     heart = row(found.signs, finding="Cardiomegaly")
-    assert heart["reacts"] and heart["logit_change_low"] > 0
+    assert heart["reacts"] and heart["logit_change_low"] > 0 and heart["spread"] > 0
     assert heart["contrast_rises"] >= 0.9 and heart["strength_rises"] >= 0.9
     table = found.shortcuts[found.shortcuts["finding"] == "Cardiomegaly"]
     assert not table[table["kind"] == "marker"]["caught"].any()

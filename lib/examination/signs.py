@@ -34,9 +34,10 @@ def sign_table(answers: Answers, drawn: tuple[str, ...]) -> pd.DataFrame:
 
     Columns: finding; drawn (whether phantoms show it; all else is NaN without); chests; prob and
     logit without and with the sign (means); prob_change and logit_change with _low and _high
-    (Student, 95 %); p and p_holm (Student's test of the logit's change, corrected over findings);
-    reacts (p_holm < 0.05, and it rises); contrast_rises and strength_rises with _low and _high: the
-    share of chests whose logit rises at every step of that ladder (Wilson, 95 %).
+    (Student, 95 %); spread: the deviation of the logit between plain films of different chests; p
+    and p_holm (Student's test of the logit's change, corrected over findings); reacts
+    (p_holm < 0.05, and it rises); contrast_rises and strength_rises with _low and _high: the share
+    of chests whose logit rises at every step of that ladder (Wilson, 95 %).
     """
     rows = [_sign_row(answers, name, name in drawn) for name in answers.findings]
     table = pd.DataFrame(rows)
@@ -54,6 +55,7 @@ def _sign_row(answers: Answers, finding: str, drawn: bool) -> dict[str, Any]:
         without, with_sign = (answers.of(finding, key, values) for key in (plain, shown))
         row |= {f"{name}_without": without.mean(), f"{name}_with": with_sign.mean()}
         row |= named(f"{name}_change", mean_interval(with_sign - without))
+    row["spread"] = float(answers.of(finding, plain).std(ddof=1))
     row["p"] = p_mean(answers.of(finding, shown) - answers.of(finding, plain))
     for ladder, rungs in LADDERS.items():
         climbs = np.stack([answers.of(finding, rung(finding, change)) for _, change in rungs])

@@ -74,7 +74,7 @@ def _sentence(row: dict, heat: dict, shortcuts: pd.DataFrame) -> str:
 
 
 def _reaction(row: dict) -> str:
-    prob = _numbers(row, "prob_change", "+.2f")
+    prob = _numbers(row, "prob_change", "+.3f")
     logit = _numbers(row, "logit_change", "+.2f")
     if row["reacts"]:
         verb = "the sign raises the answer"
@@ -88,6 +88,8 @@ def _reaction(row: dict) -> str:
         f"chance {chance_of_rising(ladder):.1%})"
         for ladder in ("contrast", "strength")
     )
+    if row["spread"] > 0:
+        logit += f", {row['logit_change'] / row['spread']:.2f} times what chests differ by"
     return f"{verb}, probability {prob}, logit {logit}; it rises at every step of {rises}."
 
 
@@ -111,18 +113,19 @@ def _named(row: dict) -> str:
 def _heat(row: dict) -> str:
     if np.isnan(row["p_holm"]):
         return "Its sign has no box to compare the heat map with."
+    empty = f" {row['empty']} of these maps are 0 everywhere." if row["empty"] else ""
     word = "follows the sign" if row["follows"] else "is not shown to follow the sign"
     if row["moves"]:
         both = (row["energy_there"], row["energy_after"])
         return (
             f"The heat map {word}: {both[0]:.0%} of it lies in the box, {both[1]:.0%} after the move, "
             f"{row['energy_elsewhere']:.0%} in a box that the sign has left "
-            f"(difference {_numbers(row, 'energy_follow', '+.0%')}; {row['moved']} chests)."
+            f"(difference {_numbers(row, 'energy_follow', '+.0%')}; {row['moved']} chests).{empty}"
         )
     return (
         f"The heat map {word}, which has one place: {row['energy_there']:.0%} of it lies in the box, "
         f"{row['energy_none']:.0%} without the sign "
-        f"(difference {_numbers(row, 'energy_gain', '+.0%')})."
+        f"(difference {_numbers(row, 'energy_gain', '+.0%')}).{empty}"
     )
 
 

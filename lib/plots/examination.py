@@ -50,7 +50,9 @@ def _doses(axes: Axes, rows: pd.DataFrame, doses: pd.DataFrame) -> None:
             transform=axes.get_yaxis_transform(),
             **{"va": "center", "fontsize": 8, "color": INK},
         )
-    axes.text(1.02, -1.0, "always\nrises", transform=axes.get_yaxis_transform(), fontsize=7.5)
+    axes.text(
+        1.02, -1.0, "rises at\nevery step", transform=axes.get_yaxis_transform(), fontsize=7.5
+    )
     axes.set_xlabel("mean probability, as the sign gets plainer", fontsize=9)
     axes.set_title("dose", loc="left", fontsize=9, fontweight="bold")
     _rows(axes, [wrap(name.replace("_", " ")) for name in rows["finding"]])
@@ -69,14 +71,19 @@ def _shortcuts(axes: Axes, rows: pd.DataFrame, table: pd.DataFrame) -> None:
             if len(known):
                 score = known[np.abs(known).argmax()]
                 values[i, j] = abs(score)
-                texts[i][j] = f"{score:.1f}" if abs(score) < 9.95 else f"{score:.0f}"
+                digits = 1 if abs(score) < 9.95 else 0
+                texts[i][j] = f"{round(score, digits) + 0.0:.{digits}f}"
+            elif part["caught"].any():
+                change = part["logit_change"].to_numpy()
+                texts[i][j] = f"({change[np.abs(change).argmax()]:+.1f})"
             if part["caught"].any():
                 frame = Rectangle((j - 0.47, i - 0.45), 0.94, 0.9, fill=False, zorder=5)
                 frame.set(edgecolor=ORANGE, linewidth=2.2)
                 axes.add_patch(frame)
     label = "|logit change by nuisance| / change by sign"
     heat_map(axes, values, [""] * len(rows), names, texts, (0, 1.0), label)
-    axes.set_title("shortcut scores", loc="left", fontsize=9, fontweight="bold")
+    title = "shortcut scores (in brackets: change of the logit, where the sign may do nothing)"
+    axes.set_title(title, loc="left", fontsize=9, fontweight="bold")
 
 
 def _heat(axes: Axes, rows: pd.DataFrame, heat: pd.DataFrame) -> None:
