@@ -558,6 +558,39 @@ def evaluate(
             typer.echo(f"{terminal_text(*read_evaluation(place))}\n{place}")
 
 
+@app.command()
+def examine(
+    model: Annotated[Path, typer.Argument(help="An exported model, savefolder/NAME.onnx.")],
+    chests: Annotated[int, typer.Option(help="How many people to draw; at least 8.")] = 32,
+    seed: Annotated[int, typer.Option(help="The same seed draws the same films.")] = 0,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Where to write; by default savefolder/NAME.examination."
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Cores to use; by default all.")
+    ] = None,
+) -> None:
+    """Asks whether a model looks at the sign: the same drawn chest with and without it, fainter,
+    elsewhere, and with another marker, device, view or exposure."""
+    with _errors_as_sentences():
+        _need("compress", "onnxruntime")
+        from lib.examination import (
+            examination_folder,
+            examination_text,
+            examine_model,
+            write_examination,
+        )
+
+        found = examine_model(model, chests=chests, seed=seed, threads=threads)
+        typer.echo(examination_text(found))
+        folder = examination_folder(model) if out is None else out.expanduser()
+        for path in write_examination(found, folder):
+            typer.echo(path)
+
+
 @data.command()
 def check(
     folders: Annotated[list[Path], typer.Argument(help="Dataset folders.", metavar="FOLDER...")],

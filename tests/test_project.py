@@ -63,6 +63,7 @@ def test_constraints_name_an_exact_version_of_every_dependency():
         "robustness",
         "studies",
         "inference",
+        "examination",
         "phantoms",
         "cli",
     ],

@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "inference": TOOLS,
     "datasets": TOOLS | {"phantoms"},
     "comparison": TOOLS | {"runs"},
+    "examination": TOOLS | {"phantoms", "inference", "comparison", "plots"},
     "compression": TOOLS | {"inference", "models", "datasets", "runs", "comparison"},
     "stages": TOOLS | {"models", "datasets", "runs", "comparison"},
     "robustness": TOOLS | {"models", "datasets", "runs", "comparison", "stages"},

@@ -56,8 +56,9 @@ class Chest:
     anatomy: Anatomy
 
 
-def build_chest(anatomy: Anatomy, size: int) -> Chest:
-    """The healthy layers of `anatomy` on a `size` x `size` grid."""
+def build_chest(anatomy: Anatomy, size: int, vessels: Array) -> Chest:
+    """The healthy layers of `anatomy` on a `size` x `size` grid, with `draw_vessels` of the
+    person."""
     axis = (np.arange(size, dtype=np.float32) + 0.5) / size
     y, x = np.meshgrid(axis, axis - 0.5, indexing="ij")  # (S, S) each
     rim = _rib_cage(anatomy, y) - np.abs(x)
@@ -84,7 +85,7 @@ def build_chest(anatomy: Anatomy, size: int) -> Chest:
         + _ribs(anatomy, x, y, rim) * (0.45 + 0.55 * lung)
         + _shoulders(anatomy, x, y)
     )
-    vessels = draw_vessels(np.random.default_rng([*anatomy.seed, 1]), size) * lung
+    vessels = vessels * lung
     one = np.ones_like(x)
     return Chest(
         x, y, rim, height, lung, air, heart, tissue, vessels, one, np.zeros_like(x), anatomy

@@ -2,14 +2,17 @@
 findings."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 from scipy import ndimage
 
 from lib.config import FINDINGS
-from lib.phantoms.anatomy import Anatomy, Array, build_chest, noise, smooth
-from lib.phantoms.signs import AIR, add_sign, reshape
+from lib.phantoms.anatomy import Anatomy, Array, build_chest, draw_vessels, noise, smooth
+from lib.phantoms.fading import add_in_part, reshape_in_part
+from lib.phantoms.film import Technique, choose_technique, expose, portable_technique
+from lib.phantoms.signs import AIR
 
 BOX_GRID = (
     1024  # boxes are given in the pixels of the NIH's 1024 px images, whatever the size drawn
@@ -24,6 +27,7 @@ CHRONIC = (
     "Pleural_Thickening",
     "Hernia",
 )
+_AP_RISE, _AP_HEART = 0.035, 1.10  # of the diaphragm, and the factor of the heart, in bed
 Box = tuple[str, float, float, float, float]
 
 
@@ -47,27 +51,97 @@ def draw_phantom(
     or a size below 16.
     """
     _check(findings, sex, view, size)
+    plan = plan_film(seed=seed, film=film, age=age, sex=sex, view=view)
+    signs = [
+        Sign(name, _strength(plan.person, film, name) if strength is None else strength)
+        for name in findings
+    ]
+    shadow, boxes = draw_shadow(plan, signs, size)
+    return expose(shadow, plan.technique, size), boxes
+
+
+@dataclass(frozen=True)
+class Sign:
+    """How one finding shows: `strength` (0 to 1) is how large and plain, `contrast` the share of it
+    that is drawn: 0 is the chest without it. Another `variant` is the same finding elsewhere, where
+    it has more than one place."""
+
+    finding: str
+    strength: float
+    contrast: float = 1.0
+    variant: int = 0
+
+
+@dataclass(frozen=True)
+class FilmPlan:
+    """All that decides a film but its signs and its size: the healthy body, how it stands, and how
+    the film is taken."""
+
+    person: tuple[int, ...]
+    film: int
+    anatomy: Anatomy
+    move: tuple[Array, Array, Array]
+    technique: Technique
+
+
+def plan_film(
+    *,
+    seed: int | Sequence[int] = 0,
+    film: int = 0,
+    age: int = 55,
+    sex: str = "M",
+    view: str = "PA",
+) -> FilmPlan:
+    """The plan of the film that `draw_phantom` draws with these parameters."""
     person = tuple(np.atleast_1d(seed).tolist())
     rng = np.random.default_rng([*person, film, 100])
-    plain = {
-        name: _strength(person, film, name) if strength is None else strength for name in findings
-    }
     anatomy = _measure(person, rng, age, sex, view)
-    for name in plain:
-        anatomy = reshape(anatomy, name, _sign_rng(person, film, name), plain[name])
-    chest = build_chest(anatomy, size)
+    move = _movement(rng, view)
+    return FilmPlan(person, film, anatomy, move, choose_technique(rng, portable=view == "AP"))
+
+
+def as_portable(plan: FilmPlan) -> FilmPlan:
+    """The same person in bed: the diaphragm is higher, the heart's shadow larger, and the film has
+    the grey levels and the scatter of a portable one. Movement, devices, marker and grain stay."""
+    left, right = plan.anatomy.dome
+    dome = (left - _AP_RISE, right - _AP_RISE)
+    anatomy = replace(plan.anatomy, dome=dome, heart=plan.anatomy.heart * _AP_HEART)
+    return replace(plan, anatomy=anatomy, technique=portable_technique(plan.technique))
+
+
+def person_vessels(plan: FilmPlan, size: int) -> Array:
+    """(size, size) float32 0..1: the vessels of a person, the same on all of their films."""
+    return draw_vessels(np.random.default_rng([*plan.anatomy.seed, 1]), size)
+
+
+def draw_shadow(
+    plan: FilmPlan, signs: Sequence[Sign], size: int, vessels: Array | None = None
+) -> tuple[Array, list[Box]]:
+    """What reaches the film: attenuation (size, size) float32, and the boxes of `draw_phantom`.
+
+    `vessels` are `person_vessels`, where they were drawn before.
+    """
+    person, film, anatomy = plan.person, plan.film, plan.anatomy
+    for sign in signs:
+        anatomy = reshape_in_part(
+            anatomy, sign.finding, _sign_rng(person, film, sign), sign.strength, sign.contrast
+        )
+    chest = build_chest(anatomy, size, person_vessels(plan, size) if vessels is None else vessels)
     regions = {}
-    for name in sorted(plain, key=FINDINGS.index):
-        regions[name] = add_sign(chest, name, _sign_rng(person, film, name), plain[name])
+    for sign in sorted(signs, key=lambda one: FINDINGS.index(one.finding)):
+        regions[sign.finding] = add_in_part(
+            chest, sign.finding, _sign_rng(person, film, sign), sign.strength, sign.contrast
+        )
     texture = _texture(np.random.default_rng([*person, 101]), size) * chest.lung * chest.markings
     shadow = chest.tissue + 0.34 * chest.heart * (0.3 + 0.7 * smooth(chest.height, -0.03, 0.005))
     shadow = (
         shadow - AIR * chest.air + 0.12 * chest.vessels * chest.markings + texture + chest.opacity
     )
-    move = _movement(rng, view)
-    moved = _warp(shadow.astype(np.float32), move, size)
-    boxes = [box for name, region in regions.items() if (box := _box(name, region, move, size))]
-    return _expose(moved, rng, view, size), boxes
+    moved = _warp(shadow.astype(np.float32), plan.move, size)
+    boxes = [
+        box for name, region in regions.items() if (box := _box(name, region, plan.move, size))
+    ]
+    return moved, boxes
 
 
 def _check(findings: Sequence[str], sex: str, view: str, size: int) -> None:
@@ -84,12 +158,12 @@ def _check(findings: Sequence[str], sex: str, view: str, size: int) -> None:
         raise ValueError(f"size must be at least 16 pixels; got {size}")
 
 
-def _sign_rng(person: tuple[int, ...], film: int, finding: str) -> np.random.Generator:
+def _sign_rng(person: tuple[int, ...], film: int, sign: Sign) -> np.random.Generator:
     """Lasting findings look the same on all films of a person, passing ones differ from film to
     film."""
-    return np.random.default_rng(
-        [*person, 0 if finding in CHRONIC else film + 1, 200 + FINDINGS.index(finding)]
-    )
+    when = 0 if sign.finding in CHRONIC else film + 1
+    variant = [sign.variant] if sign.variant else []
+    return np.random.default_rng([*person, when, 200 + FINDINGS.index(sign.finding), *variant])
 
 
 def _strength(person: tuple[int, ...], film: int, finding: str) -> float:
@@ -108,10 +182,12 @@ def _measure(
     rng = np.random.default_rng([*person, 102])
     male, older = sex == "M", float(np.clip((age - 20) / 70, 0, 1))
     fat = float(np.clip(rng.beta(2, 3), 0, 1))
-    breath = film_rng.normal(0, 0.012) - (0.035 if view == "AP" else 0.0)
+    breath = film_rng.normal(0, 0.012) - (_AP_RISE if view == "AP" else 0.0)
     top = rng.normal(0.735, 0.018) + breath
     half_width = rng.normal(0.365 if male else 0.345, 0.012)
-    heart = half_width * rng.normal(0.40 + 0.03 * older, 0.022) * (1.10 if view == "AP" else 1.0)
+    heart = (
+        half_width * rng.normal(0.40 + 0.03 * older, 0.022) * (_AP_HEART if view == "AP" else 1.0)
+    )
     return Anatomy(
         half_width=half_width,
         apex=rng.normal(0.105, 0.012),
@@ -178,82 +254,3 @@ def _box(
     unit = BOX_GRID / coarse
     x, y = cols[0] * unit, rows[0] * unit
     return finding, x, y, (cols[-1] + 1) * unit - x, (rows[-1] + 1) * unit - y
-
-
-def _expose(shadow: Array, rng: np.random.Generator, view: str, size: int) -> Array:
-    """The film: exposure, scatter, grain, tubes and marker, collimation; (S, S) uint8."""
-    portable = view == "AP"
-    low = rng.normal(0.09, 0.025) - (0.05 if portable else 0.0)
-    span = rng.normal(0.92, 0.06) * (1.12 if portable else 1.0)
-    scatter = ndimage.gaussian_filter(shadow, 0.06 * size, truncate=2.5)
-    shadow = shadow + (0.18 if portable else 0.08) * (scatter - shadow)
-    shadow = shadow + _devices(rng, size, 0.75 if portable else 0.10)
-    grey = np.clip((shadow - low) / span, 0, None)
-    grey = 1 - np.exp(-1.65 * grey ** rng.normal(1.15, 0.08))
-    blur = abs(rng.normal(0, 0.0009)) * size
-    grey = ndimage.gaussian_filter(grey, blur) if blur > 0.2 else grey
-    fine = np.random.default_rng(rng.integers(2**32))
-    grey = grey + rng.uniform(0.006, 0.016) * fine.standard_normal(grey.shape, dtype=np.float32)
-    grey = _frame(grey / 0.86, rng, size, portable)
-    return (np.clip(grey, 0, 1) * 255 + 0.5).astype(np.uint8)
-
-
-def _devices(rng: np.random.Generator, size: int, share: float) -> Array:
-    """Wires, electrodes and tubes: what patients in bed wear; attenuation units."""
-    canvas = Image.new("L", (512, 512))
-    pen = ImageDraw.Draw(canvas)
-    t = np.linspace(0, 1, 40)
-    if rng.random() < share:
-        for _ in range(int(rng.integers(1, 4))):  # electrode and its wire
-            x, y = rng.uniform(0.2, 0.8), rng.uniform(0.25, 0.7)
-            ex, bend = rng.uniform(-0.05, 1.05), rng.normal(0, 0.15)
-            xs = x + (ex - x) * t + bend * np.sin(np.pi * t)
-            ys = y + (1.02 - y) * t if rng.random() < 0.5 else y * (1 - t) - 0.02
-            pen.line(
-                [(float(a * 512), float(b * 512)) for a, b in zip(xs, ys, strict=True)],
-                fill=110,
-                width=2,
-            )
-            pen.ellipse((x * 512 - 6, y * 512 - 6, x * 512 + 6, y * 512 + 6), fill=150)
-    if rng.random() < 0.6 * share:  # a tube down the middle, or a line from the neck
-        sx, drift = rng.choice((0.5, 0.42, 0.57)), rng.normal(0, 0.02)
-        xs = sx + (0.5 - sx) * t + drift * np.sin(3 * t)
-        ys = rng.uniform(0.3, 0.9) * t
-        pen.line(
-            [(float(a * 512), float(b * 512)) for a, b in zip(xs, ys, strict=True)],
-            fill=90,
-            width=4,
-        )
-    if rng.random() < 0.03:  # pacemaker
-        pen.rounded_rectangle((358, 120, 400, 158), 10, fill=255)
-    layer = np.asarray(
-        canvas.resize(
-            (size, size), Image.Resampling.BOX if size < 512 else Image.Resampling.BICUBIC
-        )
-    )
-    return layer.astype(np.float32) / 255 * 0.45
-
-
-def _frame(grey: Array, rng: np.random.Generator, size: int, portable: bool) -> Array:
-    """The letter L (the patient's left), and, sometimes, a collimated border."""
-    edge = 0.06 * rng.random(4) * (rng.random(4) < (0.5 if portable else 0.2))
-    top, bottom, left, right = (edge * size).astype(int)
-    grey[:top], grey[size - bottom :] = 0.0, 0.0
-    grey[:, :left], grey[:, size - right :] = 0.0, 0.0
-    canvas = Image.new("L", (512, 512))
-    pen = ImageDraw.Draw(canvas)
-    x, y, tall = rng.uniform(450, 485), rng.uniform(28, 60), rng.uniform(16, 26)
-    if rng.random() < 0.85:
-        pen.line((x, y, x, y + tall, x + 0.6 * tall, y + tall), fill=255, width=4)
-        if rng.random() < 0.3:
-            pen.ellipse(
-                (x - 0.6 * tall, y - 0.35 * tall, x + 1.1 * tall, y + 1.35 * tall),
-                outline=255,
-                width=3,
-            )
-    mark = np.asarray(
-        canvas.resize(
-            (size, size), Image.Resampling.BOX if size < 512 else Image.Resampling.BICUBIC
-        )
-    )
-    return np.maximum(grey, mark.astype(np.float32) / 255)

@@ -24,6 +24,9 @@ from lib.plots.data import (
     image_grid,
     label_counts,
 )
+from lib.plots.examination import (
+    examination,
+)
 from lib.plots.external import (
     external_scores,
 )
@@ -51,6 +54,7 @@ __all__ = [
     "corruption_grid",
     "cost_quality",
     "error_overlap",
+    "examination",
     "external_scores",
     "finding_differences",
     "findings_by_runs",
