@@ -18,7 +18,7 @@ from lib.files import read_json, write_json
 from lib.metrics.predictions import Predictions, read_predictions, write_predictions
 from lib.models.batches import Loader
 from lib.models.classifier import Classifier, load_model
-from lib.models.training import predict
+from lib.models.predicting import predict
 from lib.runs.study import read_run
 
 BATCH = 64
@@ -42,6 +42,7 @@ class Films:
         """
         config, record = read_run(folder)
         key = (config.on_bad, config.views, config.image_size, tuple(config.data_folders))
+        key += (config.distil_data,)
         if key not in self._read:
             self._read[key] = read_rows(config)
         data, frame, bad_rows = self._read[key]
@@ -76,7 +77,7 @@ def patients_seen(folders: Iterable[Path]) -> set[str]:
     seen: set[str] = set()
     for folder in folders:
         splits = read_splits(folder)
-        seen |= set(splits.loc[splits["split"].isin(["train", "val"]), "patient"])
+        seen |= set(splits.loc[splits["split"].isin(["train", "val", "unlabelled"]), "patient"])
     return seen
 
 
