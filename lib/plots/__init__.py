@@ -27,6 +27,9 @@ from lib.plots.data import (
 from lib.plots.fairness import (
     group_rates,
 )
+from lib.plots.pareto import (
+    quality_against_cost,
+)
 from lib.plots.stages import (
     learning_curves,
     stage_drift,
@@ -52,6 +55,7 @@ __all__ = [
     "learning_curves",
     "pointing_scores",
     "precision_recall_curves",
+    "quality_against_cost",
     "reliability_diagrams",
     "roc_curves",
     "stage_drift",
