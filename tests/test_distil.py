@@ -173,6 +173,18 @@ def test_the_teacher_answers_each_film_as_it_is_and_not_augmented(tmp_path):
     np.testing.assert_array_equal(plain, turned)
 
 
+def test_the_card_of_a_student_names_its_teachers(tmp_path):
+    folders = (
+        str(teach(tmp_path / "study" / "a-s0", 0)),
+        str(teach(tmp_path / "study" / "a-s1", 1)),
+    )
+    config = CONFIG.model_copy(update={"teacher": folders})
+    save_model(tmp_path, build_model(config), config.network())
+    weights = load_model(tmp_path)[1]["weights"]
+    assert weights["taught_by"] == ["study/a-s0", "study/a-s1"]
+    assert weights["text"] == "random weights, taught by study/a-s0, study/a-s1"
+
+
 def test_a_batch_has_the_labels_and_behind_them_the_answers(tmp_path):
     config = CONFIG.model_copy(update={"teacher": (str(teach(tmp_path / "a", 0)),)})
     taught = with_answers(loader(), config)

@@ -36,6 +36,7 @@ OTHERS = (
     "notebooks/errors_and_heatmaps.ipynb",
 )
 OTHERS += ("notebooks/compress_and_export.ipynb", "notebooks/stages.ipynb")
+OTHERS += ("notebooks/compressed_arms.ipynb",)
 SECTIONS = ["Setup", "Data", "Model", "Training", "Evaluation", "Record", "Notes"]
 TINY = {
     "image_size": 64,
@@ -314,7 +315,7 @@ def test_compress_and_export_runs_on_a_run(tmp_path, studied):
 
 @pytest.mark.parametrize("path", OTHERS[1:])
 def test_a_notebook_that_finds_no_run_says_in_its_last_line_what_to_do(tmp_path, path):
-    name = "study" if "ablations" in path or "stages" in path else "run"
+    name = "study" if any(word in path for word in ("ablations", "stages", "arms")) else "run"
     out = tmp_path / "out.ipynb"
     with pytest.raises(
         NotebookError,

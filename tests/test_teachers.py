@@ -7,6 +7,7 @@ from lib.exceptions import StudyError
 from lib.studies.plan import Plan, plan_study
 from lib.studies.stages import check_stages
 from lib.studies.study_data import StudyData
+from lib.studies.until_decided import run_until_decided
 
 STUDY = """
 study: taught
@@ -124,6 +125,14 @@ def test_what_cannot_be_is_refused_with_row_and_field(study, rows, words):
     with pytest.raises(StudyError) as caught:
         study(rows + "\n")
     assert words in str(caught.value)
+
+
+def test_seeds_are_not_added_to_a_study_with_teachers(study, tmp_path):
+    study()
+    with pytest.raises(
+        StudyError, match=r"a teacher with one more seed is another teacher.*'taught'"
+    ):
+        run_until_decided(tmp_path / "study.yaml", (), 5, run=None, say=None)
 
 
 def test_a_teacher_of_other_folds_is_refused(study):

@@ -37,7 +37,8 @@ def agreement_table(folder: Path, films: int = FILMS) -> pd.DataFrame:
     (share of film and finding whose flag is not the reference's, of the same seed and fold);
     heat_maps, heat_maps_low, heat_maps_high (correlation with the reference's heat map, over the
     places of the map, of the finding whose map is strongest there; of the first `films` test films
-    of each run, 0 for none: NaN). Intervals are 95 %, over patients. Raises RunError where no run
+    of each run, 0 for none: NaN). Intervals are 95 %, over patients. An arm that predicts another
+    number of findings has NaN everywhere. Raises RunError where no run
     of the reference arm is complete, and ExportError for a backbone without heat maps.
     """
     table = read_runs(folder)
@@ -48,8 +49,14 @@ def agreement_table(folder: Path, films: int = FILMS) -> pd.DataFrame:
     if not teachers:
         raise RunError(f"{folder}: no run of the reference arm is complete; run the study first")
     maps = _Maps(folder, films)
+    same = runs["findings"] == runs.loc[reference, "findings"].iloc[0]
+    comparable = set(runs.loc[same, "run"])
     pairs = {
-        arm: [(run, teachers[keys[run]]) for run in part["run"] if keys[run] in teachers]
+        arm: [
+            (run, teachers[keys[run]])
+            for run in part["run"]
+            if keys[run] in teachers and run in comparable
+        ]
         for arm, part in runs.groupby("arm", sort=False)
     }
     others = {
@@ -60,8 +67,8 @@ def agreement_table(folder: Path, films: int = FILMS) -> pd.DataFrame:
             if fold == same and seed < second
         ]
     }
-    rows = [_row(folder, arm, made, maps) for arm, made in {**others, **pairs}.items() if made]
-    return pd.DataFrame(rows)
+    every = {name: made for name, made in others.items() if made} | pairs
+    return pd.DataFrame([_row(folder, arm, made, maps) for arm, made in every.items()])
 
 
 def _row(folder: Path, arm: str, pairs: Sequence[tuple[str, str]], maps: "_Maps") -> dict[str, Any]:
@@ -69,6 +76,8 @@ def _row(folder: Path, arm: str, pairs: Sequence[tuple[str, str]], maps: "_Maps"
     flags = [_changed(folder / run, folder / other) for run, other in pairs]
     alike = [maps.agreement(run, other) for run, other in pairs]
     row: dict[str, Any] = {"arm": arm, "runs": len(pairs)}
+    if not pairs:
+        return row
     row |= {"ece": np.mean(errors), "ece_least": min(errors), "ece_most": max(errors)}
     for name, parts in (("flags", flags), ("heat_maps", alike)):
         values, patients = (np.concatenate(one) for one in zip(*parts, strict=True))

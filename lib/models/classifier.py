@@ -31,6 +31,7 @@ from lib.models.weights import (
     origin,
     origin_in_run,
     read_weights,
+    taught_by,
     weights_to_load,
 )
 
@@ -103,6 +104,8 @@ def build_model(config: Config) -> Classifier:
     if config.init_from:
         transfer_backbone(model, config.backbone, resolve(config.init_from))
         _check_normalisation(model, mean, std, config)
+    if config.teacher:
+        model.weights = taught_by(model.weights, config.teacher)
     if config.prune:
         model.widths = prune_backbone(
             backbone, config.backbone, config.image_size, config.prune, widths

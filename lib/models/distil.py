@@ -77,7 +77,7 @@ def soft_answers(
     """
     if not folders:
         raise ValueError("there is no teacher")
-    films = _digest(store[rows])
+    films = _digest(store, rows)
     probs, maps = [], []
     for folder in folders:
         model, card = load_model(folder)
@@ -109,9 +109,10 @@ def _check(folder: Path, card: dict, config: Config) -> None:
         raise ModelError(f"teacher: {folder} has no calibration on its card; run it again")
 
 
-def _digest(films: np.ndarray) -> str:
-    digest = blake2b(f"{KEPT_VERSION} {films.shape}".encode(), digest_size=8)
-    digest.update(np.ascontiguousarray(films))
+def _digest(store: np.ndarray, rows: np.ndarray) -> str:
+    digest = blake2b(f"{KEPT_VERSION} {len(rows)} {store.shape[1:]}".encode(), digest_size=8)
+    for start in range(0, len(rows), BATCH):  # a large set is not in memory at once
+        digest.update(np.ascontiguousarray(store[rows[start : start + BATCH]]))
     return digest.hexdigest()
 
 

@@ -41,8 +41,8 @@ class Films:
         read, and RunError where images or test labels are not those that the run had.
         """
         config, record = read_run(folder)
-        key = (config.on_bad, config.views, config.image_size, tuple(config.data_folders))
-        key += (config.distil_data,)
+        folders = (*config.data_folders, config.distil_data)
+        key = (config.on_bad, config.views, config.image_size, folders)
         if key not in self._read:
             self._read[key] = read_rows(config)
         data, frame, bad_rows = self._read[key]

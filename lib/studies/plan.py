@@ -309,12 +309,12 @@ class _Builder:
         seed, fold = part
         values = values | {"fold": fold if values["folds"] else 0}
         need = self._add_need(name, row.init_from, part, values) if row.init_from else None
-        teachers = self._add_teachers(name, part, values) if row.teacher else ()
+        teachers = self._add_teachers(name, row.teacher, part, values) if row.teacher else ()
         if values["distil_data"] and not teachers:
             self._refuse(f"run {name!r}: it has distil_data, but no teacher that answers for it")
         # the hash leaves the root out: a folder may be moved, but two roots are two data sets
         same = [row.notebook, Config(**values, seed=seed).hash(), str(values["data_root"]), need]
-        same += [teachers] if teachers else []
+        same += teachers
         key = _digest(same)
         node = self.nodes.get(key)
         if node is None:
@@ -334,10 +334,10 @@ class _Builder:
         self.problems += [] if problem in self.problems else [problem]
 
     def _add_teachers(
-        self, student: str, part: tuple[int, int], wanted: dict[str, Any]
+        self, student: str, name: str, part: tuple[int, int], wanted: dict[str, Any]
     ) -> tuple[str, ...]:
-        """Adds the teacher's runs of all its seeds in the fold of `part`; returns their keys."""
-        name = self.rows[student].teacher
+        """Adds the runs of the teacher `name`, of all its seeds, in the fold of `part`; returns their
+        keys."""
         values = self.plain(name)
         for problem in teacher_problems(student, name, values, wanted):
             self._refuse(problem)
