@@ -21,7 +21,14 @@ def study(tmp_path_factory, tiny_phantoms):
     changes = {"whole": {}, "half": {"prune": 0.5}, "one": {"findings": ("Cardiomegaly",)}}
     for seed, arm in ((0, "whole"), (1, "whole"), (0, "half"), (0, "one")):
         name = f"{arm}-s{seed}"
-        values = {**TINY, **LAST, "data_root": str(tiny_phantoms), "seed": seed, **changes[arm]}
+        values = {
+            **TINY,
+            **LAST,
+            "image_size": 64,
+            "data_root": str(tiny_phantoms),
+            "seed": seed,
+            **changes[arm],
+        }
         config = Config(**values, run_dir=str(folder / name))
         make_run(config, moved=0.5)
         runs[name] = entry(config, arm, reference=arm == "whole")
@@ -44,7 +51,7 @@ def test_half_of_the_channels_cost_about_a_quarter(report):
     assert half["parameters"] / whole["parameters"] == pytest.approx(0.25, abs=0.03)
     assert half["multiply_adds"] / whole["multiply_adds"] == pytest.approx(0.28, abs=0.06)
     assert half["megabytes"] < whole["megabytes"] / 2
-    assert (costs["low"] < costs["value"]).all() and costs["on_front"].any()
+    assert (costs["low"] < costs["value"])[["whole", "half"]].all() and costs["on_front"].any()
 
 
 def test_the_agreement_is_with_the_reference_of_the_same_seed(report):

@@ -75,9 +75,10 @@ def network_size(path: Path) -> tuple[float, int]:
     The multiply-adds are NaN where a shape cannot be inferred.
     """
     model = onnx.load(path)
-    for value in model.graph.input:
+    for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_value = 1  # one film
-    graph = onnx.shape_inference.infer_shapes(model).graph
+    del model.graph.value_info[:]  # whose shapes are those of any number of films
+    graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):
         shapes.setdefault(value.name, _shape(value))
