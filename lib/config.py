@@ -114,6 +114,19 @@ class Config(BaseModel):
     `init_from`, timm stands for that of the earlier run."""
     init_from: str | None = None
     """Folder of the earlier stage whose backbone this run starts from."""
+    teacher: tuple[str, ...] = ()
+    """Folders of the runs whose mean answer is learned beside the labels; none: labels alone."""
+    distil_weight: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of the teacher's answer in the loss where there is a label too: half, so that neither
+    rules; where there is no label, the answer counts alone."""
+    distil_temperature: Positive = 1.0
+    """Divides the log-odds of teacher and student in the loss; 1 keeps the teacher's calibrated
+    probabilities, which are soft already."""
+    distil_data: str | None = None
+    """Folder of films, with labels or not, of which the teacher's answers alone are learned."""
+    prune: Fraction = 0.0
+    """Share of the backbone's channels that are removed before training, those of the smallest
+    weights first."""
     freeze: Literal["none", "backbone"] | Count = "none"
     """What is not trained: nothing, the backbone, or its first k stages."""
     head: Literal["mlp", "linear"] = "mlp"
@@ -166,7 +179,7 @@ class Config(BaseModel):
     devices_per_run: Count = 1
     """Devices that train one run together."""
 
-    @field_validator("data_dir", "hold_out", "findings", mode="before")
+    @field_validator("data_dir", "hold_out", "findings", "teacher", mode="before")
     @classmethod
     def _one_or_many(cls, value: Any, info: ValidationInfo) -> Any:
         if isinstance(value, str):
@@ -290,6 +303,11 @@ class Config(BaseModel):
     def held_out_folders(self) -> list[Path]:
         """The dataset folders of `hold_out`, absolute."""
         return [resolve(folder, self.data_root) for folder in self.hold_out]
+
+    @property
+    def distil_folder(self) -> Path:
+        """The folder of `distil_data`, absolute; that of `data_root` where it is None."""
+        return resolve(self.distil_data or ".", self.data_root)
 
     @property
     def weights_places(self) -> list[Path]:

@@ -26,7 +26,7 @@ from lib.metrics.scores import auroc
 from lib.models.batches import make_loaders
 from lib.models.classifier import build_model, load_model, save_model
 from lib.models.heatmaps import EnsembleModule, ServingModule, heat_maps
-from lib.models.training import predict_splits
+from lib.models.predicting import predict_splits
 
 COUNT = 14
 SLOPES = (2.0, 0.5, 1.0)

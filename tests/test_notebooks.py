@@ -37,7 +37,7 @@ OTHERS = (
     "notebooks/errors_and_heatmaps.ipynb",
 )
 OTHERS += ("notebooks/compress_and_export.ipynb", "notebooks/stages.ipynb")
-OTHERS += ("notebooks/external_validation.ipynb",)
+OTHERS += ("notebooks/external_validation.ipynb", "notebooks/compressed_arms.ipynb")
 SECTIONS = ["Setup", "Data", "Model", "Training", "Evaluation", "Record", "Notes"]
 TINY = {
     "image_size": 64,
@@ -328,9 +328,9 @@ def test_external_validation_runs_on_a_run(tmp_path, studied):
     assert "image/png" in out.read_text()
 
 
-@pytest.mark.parametrize("path", OTHERS[1:5])
+@pytest.mark.parametrize("path", [*OTHERS[1:5], OTHERS[6]])
 def test_a_notebook_that_finds_no_run_says_in_its_last_line_what_to_do(tmp_path, path):
-    name = "study" if "ablations" in path or "stages" in path else "run"
+    name = "study" if any(word in path for word in ("ablations", "stages", "arms")) else "run"
     out = tmp_path / "out.ipynb"
     with pytest.raises(
         NotebookError,

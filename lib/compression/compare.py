@@ -62,7 +62,7 @@ def compare_exports(
             "prob_max": np.abs(answers[name].probs - first.probs).max(),
             "milliseconds": speed[name],
         }
-        rows.append({**row, "memory_mb": _peak_memory_mb(path)})
+        rows.append({**row, "memory_mb": peak_memory_mb_of(path)})
     return pd.DataFrame(rows)
 
 
@@ -70,7 +70,8 @@ def _macro(table: pd.DataFrame) -> pd.Series:
     return table[(table["metric"] == "auroc") & (table["finding"] == MACRO)].iloc[0]
 
 
-def _peak_memory_mb(path: Path) -> float:
+def peak_memory_mb_of(path: Path) -> float:
+    """Return the peak memory in MiB of a process that only predicts with the file at `path`."""
     words = [sys.executable, "-m", "lib.inference.session", str(path.resolve())]
     return float(
         subprocess.run(words, cwd=REPO_ROOT, capture_output=True, text=True, check=True).stdout

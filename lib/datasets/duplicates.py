@@ -78,7 +78,8 @@ def check_duplicates(frame: pd.DataFrame, images: np.ndarray) -> None:
     two splits only where validation is chosen by image, which has patients in both anyway.
     """
     pairs = duplicate_pairs(images)
-    splits = frame["split"].replace("submit", "test").to_numpy(str)[pairs]  # (P, 2)
+    sides = {"submit": "test", "unlabelled": "train"}
+    splits = frame["split"].replace(sides).to_numpy(str)[pairs]  # (P, 2)
     used = ~np.isin(splits, ["excluded", "unused"]).any(axis=1)
     patients = frame["patient"].to_numpy(str)[pairs]
     leaks = (splits[:, 0] != splits[:, 1]) & (patients[:, 0] != patients[:, 1])

@@ -26,6 +26,7 @@ from lib.datasets.splits import (
     official_test,
 )
 from lib.datasets.tables import Dataset, read_dataset
+from lib.datasets.unlabelled import UNLABELLED, add_films, split_films
 from lib.exceptions import RunError
 from lib.files import read_json, write_json, write_table
 from lib.images.pixels import decode_grey
@@ -59,8 +60,8 @@ def prepare_data(config: Config, folder: Path) -> PreparedData:
 
     The phantoms are drawn first where `data_root` asks for them and they are not there. Raises
     DatasetError and SplitError, also when an earlier stage of `init_from` trained, or chose its
-    epoch, on what is held out here, or when one radiograph stands in two splits under the names of
-    two patients.
+    epoch, on what is held out here, when a teacher did on who is tested here, or when one
+    radiograph stands in two splits under the names of two patients.
     """
     data, frame, bad_rows = read_rows(config)
     with warnings.catch_warnings(record=True) as caught:
@@ -69,6 +70,9 @@ def prepare_data(config: Config, folder: Path) -> PreparedData:
     split_warnings = tuple(str(warning.message) for warning in caught)
     for stage in earlier_stages(config):
         check_inherited(pd.read_csv(stage / "splits.csv", dtype=str), frame, config.split_by)
+    tested = frame[frame["split"] != "val"]  # teachers of other seeds trained on who validates here
+    for stage in taught_by(config):
+        check_inherited(pd.read_csv(stage / "splits.csv", dtype=str), tested, config.split_by)
     store = open_cache(frame, config.image_size)
     films = PreparedData(data, frame, bad_rows, store, split_warnings)
     check_duplicates(frame, films.store)
@@ -89,6 +93,9 @@ def read_rows(config: Config) -> tuple[Dataset, pd.DataFrame, pd.DataFrame]:
         write_phantoms(root)
     data = read_dataset(config.data_folders, on_bad=config.on_bad, views=config.views)
     frame, bad_rows = data.frame, data.bad_rows
+    if config.distil_data:
+        frame, more = add_films(frame, config)
+        bad_rows = pd.concat([bad_rows, more], ignore_index=True)
     if config.on_bad == "skip":
         frame, undecodable = without_undecodable(frame, config.image_size)
         bad_rows = pd.concat([bad_rows, undecodable], ignore_index=True)
@@ -98,7 +105,12 @@ def read_rows(config: Config) -> tuple[Dataset, pd.DataFrame, pd.DataFrame]:
 def split_and_label(data: Dataset, frame: pd.DataFrame, config: Config) -> pd.DataFrame:
     """The rows with their split, and in training the labels that `uncertain` and `readers` ask
     for."""
-    return training_labels(frame.assign(split=split_rows(frame, config)), data.doubts, config)
+    if config.distil_data:
+        labelled = frame[frame["image"].isin(data.frame["image"])]
+        split = split_films(frame, split_rows(labelled, config))
+    else:
+        split = split_rows(frame, config)
+    return training_labels(frame.assign(split=split), data.doubts, config)
 
 
 def split_rows(
@@ -164,12 +176,26 @@ def _drop_stale_checkpoint(folder: Path, fingerprint: str) -> None:
 
 def earlier_stages(config: Config) -> list[Path]:
     """The folders of the stages that a run starts from, the nearest first."""
+    return _chain(config.init_from, "init_from")
+
+
+def taught_by(config: Config) -> list[Path]:
+    """The folders of the teachers of a run, of the stages before it too, each followed by the
+    stages that it started from."""
+    made = [read_json(stage / "config.json") for stage in earlier_stages(config)]
+    names = [*config.teacher, *(name for one in made for name in one.get("teacher", ()))]
+    found: list[Path] = []
+    for name in dict.fromkeys(names):
+        found += _chain(name, "teacher")
+    return list(dict.fromkeys(found))
+
+
+def _chain(start: str | None, field: str) -> list[Path]:
     stages: list[Path] = []
-    start = config.init_from
     while start:
         folder = resolve(start)
         if not (folder / "record.json").exists():
-            raise RunError(f"init_from: {folder} holds no complete run; run that stage first")
+            raise RunError(f"{field}: {folder} holds no complete run; run that stage first")
         stages.append(folder)
         start = read_json(folder / "config.json")["init_from"]
     return stages
@@ -184,6 +210,7 @@ def describe_data(films: PreparedData, loaders: Mapping[str, Any] | None = None)
     `test_fingerprint` is the same.
     """
     frame = films.frame
+    splits = (*SPLITS, UNLABELLED) if "answered" in frame else SPLITS
     used = (
         {"used": {split: len(loader.rows) for split, loader in loaders.items()}} if loaders else {}
     )
@@ -194,7 +221,7 @@ def describe_data(films: PreparedData, loaders: Mapping[str, Any] | None = None)
         "populations": sorted(frame["patient"].str.partition(":")[0].unique()),
         "bad_rows": len(films.bad_rows),
         "undecodable": len(films.bad_rows) - len(films.data.bad_rows),
-        "images": {split: int((frame["split"] == split).sum()) for split in SPLITS},
+        "images": {split: int((frame["split"] == split).sum()) for split in splits},
         "patients": frame.groupby("split")["patient"].nunique().to_dict(),
         "on_both_official_lists": _crossing(frame),
         "fingerprint": films.fingerprint,

@@ -258,7 +258,7 @@ def leaking(earlier: pd.DataFrame, later: pd.DataFrame, by: str = "patient") -> 
     tested = _keys(later[later["split"].isin(["test", "submit"])], "patient", earlier)
     validated = _keys(later[later["split"] == "val"], by, earlier)
     patients, units = _keys(earlier, "patient", later), _keys(earlier, by, later)
-    train, val = earlier["split"] == "train", earlier["split"] == "val"
+    train, val = earlier["split"].isin(["train", "unlabelled"]), earlier["split"] == "val"
     return (train & (units.isin(validated) | patients.isin(tested))) | (val & patients.isin(tested))
 
 

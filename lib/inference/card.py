@@ -64,6 +64,7 @@ def make_card(
         "calibration": calibration,
         "data": _without_paths(card["data"]),
         "weights": card.get("weights"),
+        **({"channels_removed": card["widths"]["share"]} if card.get("widths") else {}),
         "metrics": [_of_probs(row) for row in metrics],
         "intended_use": INTENDED_USE,
         "notice": NOTICE,

@@ -95,7 +95,14 @@ def run_file(path: Path, images: np.ndarray, batch: int = 16) -> dict[str, np.nd
 
 
 def latencies_ms(paths: Mapping[str, Path], size: int, rounds: int = 20) -> dict[str, float]:
-    """Return the median milliseconds per image of each file, at THREADS threads.
+    """Return the median milliseconds per image of each file, at THREADS threads; see
+    `latency_rounds`."""
+    seconds = latency_rounds(paths, size, rounds)
+    return {name: 1000 * float(np.median(times)) for name, times in seconds.items()}
+
+
+def latency_rounds(paths: Mapping[str, Path], size: int, rounds: int = 20) -> dict[str, np.ndarray]:
+    """Return the seconds per image of each file in every round (R,), at THREADS threads.
 
     `size` is the side of the image in pixels. The files take turns for `rounds` rounds, so that a
     busy machine slows all of them alike.
@@ -111,7 +118,7 @@ def latencies_ms(paths: Mapping[str, Path], size: int, rounds: int = 20) -> dict
             start = time.perf_counter()
             session.run(None, {"images": film})
             seconds[name].append(time.perf_counter() - start)
-    return {name: 1000 * float(np.median(times)) for name, times in seconds.items()}
+    return {name: np.array(times) for name, times in seconds.items()}
 
 
 def _print_peak_memory(path: str) -> None:

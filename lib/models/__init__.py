@@ -18,12 +18,14 @@ from lib.models.heatmaps import (
     explainable_forward,
     heat_maps,
 )
+from lib.models.predicting import (
+    predict,
+    predict_splits,
+)
 from lib.models.training import (
     build_optimizer,
     fit,
     model_cost,
-    predict,
-    predict_splits,
 )
 
 __all__ = [

@@ -36,6 +36,8 @@ class Loader:
     - images, patients: (M,) ids, by default the row numbers.
     - sources: (M,) where each image is from; given, each source gives an epoch as many images.
     - per_epoch: how many images an epoch has, by default M; more repeat, each as often as others.
+    - soft: (M, F) a teacher's answers; given, they stand behind the targets of a batch: (B, 2 F).
+    - unlabelled: rows of the store without labels, which only a teacher answers for.
 
     Every batch depends only on (seed, epoch, batch number), so that training resumes exactly.
     """
@@ -51,6 +53,8 @@ class Loader:
     patients: np.ndarray | None = None
     per_epoch: int | None = None
     sources: np.ndarray | None = None
+    soft: np.ndarray | None = None
+    unlabelled: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         for name in ("images", "patients"):
@@ -92,7 +96,7 @@ class Loader:
 
     def reader(self, number: int = 0, rank: int = 0, ranks: int = 1) -> Callable[[int], "RawBatch"]:
         """Return a function that reads a rank's share of a batch of one epoch, by its number."""
-        parts = self._parts(number)
+        parts, wanted = self._parts(number), self._wanted
 
         def read(index: int) -> RawBatch:
             seed = np.random.SeedSequence((self.seed, number, index)).generate_state(1, np.uint64)
@@ -102,13 +106,17 @@ class Loader:
             where = share(count, rank, ranks)
             mine = parts[index][where]
             images = torch.from_numpy(self.store[self.rows[mine]])  # (b, S, S), out of the map
-            return RawBatch(images, draws.part(where), torch.from_numpy(self.targets[mine]).float())
+            return RawBatch(images, draws.part(where), torch.from_numpy(wanted[mine]).float())
 
         return read
 
     def known_labels(self, number: int = 0) -> list[int]:
-        """Return how many labels are known in each batch of one epoch, over all ranks."""
-        return [int((~np.isnan(self.targets[part])).sum()) for part in self._parts(number)]
+        """Return how many labels, or answers where there is none, are known in each batch of one
+        epoch, over all ranks."""
+        known = ~np.isnan(self.targets)
+        if self.soft is not None:
+            known |= ~np.isnan(self.soft)
+        return [int(known[part].sum()) for part in self._parts(number)]
 
     def smallest_batch(self) -> int:
         """Return the number of images of the smallest batch."""
@@ -116,8 +124,21 @@ class Loader:
 
     def part(self, where: slice) -> "Loader":
         """Return a loader of some of the images, in the same order."""
-        fields = ("rows", "targets", "images", "patients")
+        fields = [
+            "rows",
+            "targets",
+            "images",
+            "patients",
+            *(["soft"] if self.soft is not None else []),
+        ]
         return replace(self, **{name: getattr(self, name)[where] for name in fields})
+
+    @property
+    def _wanted(self) -> np.ndarray:
+        """Return (M, F) targets, or (M, 2 F) with the teacher's answers behind them."""
+        if self.soft is None:
+            return self.targets
+        return np.concatenate([self.targets, self.soft], axis=1)
 
     def _parts(self, number: int) -> list[np.ndarray]:
         """Return the places in `rows` of each batch of one epoch."""
@@ -226,6 +247,8 @@ def make_loaders(
                 unused = int(((frame["split"] == "unused") & annotated).sum())
                 training = {"augment": config.augment, "shuffle": True, "seed": config.seed}
                 training["per_epoch"] = len(rows) + unused
+                if config.distil_data:
+                    training["unlabelled"] = np.flatnonzero(frame["split"] == "unlabelled")
                 if config.balance_sources:
                     training["sources"] = frame["source"].to_numpy(str)[rows]
             ids = {

@@ -15,6 +15,7 @@ from lib.config import Config
 from lib.exceptions import ModelError
 from lib.models.classifier import build_backbone, build_head, check_freeze
 from lib.models.devices import check_devices
+from lib.models.pruning import prune_backbone
 from lib.models.weights import weights_to_load
 
 
@@ -30,6 +31,9 @@ def check_model(values: dict[str, Any]) -> str | None:
         check_devices(config)
         backbone = _build(config)
         check_freeze(backbone, config.freeze)
+        if config.prune:
+            narrow = build_backbone(config.backbone, config.image_size, config.drop_path)
+            prune_backbone(narrow, config.backbone, config.image_size, config.prune)
         build_head(config.head, backbone.head_hidden_size, len(config.findings), config.dropout)
     except ModelError as error:
         return str(error)

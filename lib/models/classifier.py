@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from lib.config import Config, Fraction, Positive, resolve
 from lib.exceptions import ModelError
 from lib.files import atomic_write, read_json, write_json
+from lib.models.pruning import Widths, narrow_backbone, prune_backbone
 from lib.models.weights import (
     few,
     load_weights,
@@ -30,6 +31,7 @@ from lib.models.weights import (
     origin,
     origin_in_run,
     read_weights,
+    taught_by,
     weights_to_load,
 )
 
@@ -42,7 +44,7 @@ class Classifier(nn.Module):
     The grey channel is normalised with the mean and std that the backbone's weights need, which
     repeats it to three channels. Modules whose weights are all frozen stay in evaluation mode, so
     that frozen batch norm statistics do not change. `weights` says where the first weights came
-    from, see `lib.models.weights.origin`.
+    from, see `lib.models.weights.origin`; `widths` what was pruned, see `lib.models.pruning`.
     """
 
     def __init__(
@@ -52,9 +54,10 @@ class Classifier(nn.Module):
         mean: Sequence[float],
         std: Sequence[float],
         weights: dict[str, Any] | None = None,
+        widths: Widths | None = None,
     ):
         super().__init__()
-        self.weights = weights
+        self.weights, self.widths = weights, widths
         self.backbone = backbone
         self.head = head
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
@@ -82,24 +85,42 @@ class Classifier(nn.Module):
 
 
 def build_model(config: Config) -> Classifier:
-    """Build the model of a config: backbone with weights, new head, frozen parts.
+    """Build the model of a config: backbone with weights, pruned, new head, frozen parts.
 
-    Weights come from `init_from` (the backbone of an earlier run, with its normalisation), else
-    from `pretrained`. Initial weights depend on the seed only. Raises ModelError for an unknown
+    Weights come from `init_from` (the backbone of an earlier run, with its normalisation and its
+    widths), else from `pretrained`. Initial weights depend on the seed only. Raises ModelError for an unknown
     backbone or a wrong option, when weights cannot be fetched or do not fit, and for an
     `input_range` that contradicts the earlier run's.
     """
     torch.manual_seed(config.seed)
     pretrained = False if config.init_from else weights_to_load(config)
     backbone = build_backbone(config.backbone, config.image_size, config.drop_path, pretrained)
+    widths = _widths_of_start(config)
+    if widths:
+        narrow_backbone(backbone, widths, f"init_from: {config.init_from}")
     head = build_head(config.head, backbone.head_hidden_size, len(config.findings), config.dropout)
     mean, std = normalisation(config.input_range, backbone)
-    model = Classifier(backbone, head, mean, std, origin(backbone, pretrained))
+    model = Classifier(backbone, head, mean, std, origin(backbone, pretrained), widths)
     if config.init_from:
         transfer_backbone(model, config.backbone, resolve(config.init_from))
         _check_normalisation(model, mean, std, config)
+    if config.teacher:
+        model.weights = taught_by(model.weights, config.teacher)
+    if config.prune:
+        model.widths = prune_backbone(
+            backbone, config.backbone, config.image_size, config.prune, widths
+        )
+        torch.manual_seed(config.seed)
+        features = backbone.head_hidden_size
+        model.head = build_head(config.head, features, len(config.findings), config.dropout)
     freeze(model, config.freeze)
     return model
+
+
+def _widths_of_start(config: Config) -> Widths | None:
+    """Return the widths of the earlier run's backbone where it is pruned and the same."""
+    card = read_card(resolve(config.init_from)) if config.init_from else {}
+    return card.get("widths") if card.get("backbone") == config.backbone else None
 
 
 def _check_normalisation(
@@ -211,6 +232,7 @@ def describe_model(model: Classifier, config: Config) -> pd.DataFrame:
             "parameters": f"{parameters['all']:,}",
             "trained": f"{parameters['trained']:,}",
             "backbone stages": len(backbone_stages(model.backbone)),
+            "channels removed": f"{model.widths['share']:.0%}" if model.widths else "none",
             "frozen": config.freeze,
             "head": config.head,
         },
@@ -255,8 +277,8 @@ def transfer_backbone(model: Classifier, name: str, folder: Path) -> None:
 def save_model(folder: Path, model: Classifier, card: dict[str, Any]) -> None:
     """Write `model.safetensors` and its `card.json`.
 
-    The card needs at least backbone, head, dropout, findings and image_size; the normalisation, and
-    where the first weights came from, are added.
+    The card needs at least backbone, head, dropout, findings and image_size; the normalisation,
+    where the first weights came from, and the widths of a pruned backbone are added.
     """
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     with atomic_write(folder / "model.safetensors") as partial:
@@ -264,7 +286,8 @@ def save_model(folder: Path, model: Classifier, card: dict[str, Any]) -> None:
             state, partial, metadata={"card": json.dumps({"backbone": card["backbone"]})}
         )
     stats = {"mean": model.mean.flatten().tolist(), "std": model.std.flatten().tolist()}
-    write_json(folder / "card.json", {"weights": model.weights, **card, "normalisation": stats})
+    made = {"weights": model.weights, **card, "normalisation": stats}
+    write_json(folder / "card.json", made | ({"widths": model.widths} if model.widths else {}))
 
 
 class _Part(BaseModel):
@@ -280,6 +303,12 @@ class _Origin(_Part):
     text: str
 
 
+class _Widths(_Part):
+    share: Fraction
+    attributes: dict[str, dict[str, int | list[int]]]
+    shapes: dict[str, list[int]]
+
+
 class _Card(_Part):
     """What a saved model is built from; a card holds more."""
 
@@ -290,6 +319,7 @@ class _Card(_Part):
     image_size: Annotated[int, Field(ge=1, le=4096)]
     normalisation: _Channels
     weights: _Origin | None = None
+    widths: _Widths | None = None
     data: dict[str, Any] = {}
 
 
@@ -328,6 +358,8 @@ def load_model(folder: Path) -> tuple[Classifier, dict[str, Any]]:
     card = read_card(folder)
     try:
         backbone = build_backbone(card["backbone"], card["image_size"])
+        if card.get("widths"):
+            narrow_backbone(backbone, card["widths"], str(folder))
     except ModelError as error:
         raise ModelError(f"{folder / 'card.json'}: {error}") from error
     head = build_head(
@@ -339,6 +371,7 @@ def load_model(folder: Path) -> tuple[Classifier, dict[str, Any]]:
         card["normalisation"]["mean"],
         card["normalisation"]["std"],
         card.get("weights"),
+        card.get("widths"),
     )
     state = _read_state(folder)
     if wrong := misfits(state, model.state_dict()):

@@ -1,15 +1,12 @@
-"""Train a model and predict with it; interrupted training resumes exactly.
+"""Train a model; interrupted training resumes exactly.
 
-In: a model, loaders and a config. Out: the best weights by validation, a history, and
-probabilities.
+In: a model, loaders and a config. Out: the best weights by validation, and a history.
 """
 
 import copy
-import logging
 import math
-import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,7 +16,6 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments import LightningEnvironment
 from timm.optim import param_groups_layer_decay
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
@@ -28,17 +24,17 @@ from tqdm.auto import tqdm
 from lib.config import Config
 from lib.exceptions import ModelError
 from lib.files import atomic_write
-from lib.metrics.predictions import Predictions
 from lib.metrics.scores import auroc, average_precision, epoch_score, mean_defined
 from lib.models.batch_norm import GlobalBatchNorm
 from lib.models.batches import Loader, share
 from lib.models.checkpoint import DAMAGED, read_checkpoint, set_aside
 from lib.models.classifier import Classifier, count_parameters
-from lib.models.devices import OwnProcesses, check_devices, visible_devices
-from lib.models.losses import balanced_pos_weight, class_weights, make_loss, reduced
+from lib.models.devices import check_devices, visible_devices
+from lib.models.distil import distil_loss, with_answers
+from lib.models.losses import balanced_pos_weight, class_weights, reduced
+from lib.models.predicting import describe_device, make_fabric, predict
 from lib.models.ranks import Ranks
 from lib.models.weights import few, misfits
-from lib.system import visible_ids
 
 CHECKPOINT = "last.ckpt"
 CHECKPOINT_VERSION = 2
@@ -46,79 +42,6 @@ CHECKPOINT_VERSION = 2
 from a checkpoint of the older code."""
 HISTORY = {"epoch", "train_loss", "val_loss", "val_auroc", "val_average_precision", "lr", "seconds"}
 """The columns that every row of a history has."""
-
-
-def make_fabric(config: Config, model: nn.Module, rank: int | None = None) -> Fabric:
-    """Return a Fabric with the precision of the config and one device, or as `rank` of a run on
-    several devices.
-
-    `auto` means bf16-mixed where that is faster, else 32-true.
-    """
-
-    def make(precision: Any) -> Fabric:
-        if rank is None:  # the plugin has Fabric ignore any batch system of this machine
-            alone: Any = {"devices": 1, "plugins": LightningEnvironment()}
-            return Fabric(accelerator=config.accelerator, precision=precision, **alone)
-        ranks = config.devices_per_run
-        return Fabric(
-            accelerator=config.accelerator,
-            devices=ranks,
-            strategy=OwnProcesses(rank, ranks),
-            precision=precision,
-        )
-
-    fabric = make("32-true")
-    if config.precision == "32-true" or (
-        config.precision == "auto" and not bf16_helps(fabric.device, model)
-    ):
-        return fabric
-    logger = logging.getLogger("lightning_fabric.utilities.rank_zero")
-    level = logger.level
-    logger.setLevel(
-        logging.WARNING
-    )  # it logs the precision every time, and the record holds it already
-    try:
-        return make("bf16-mixed")
-    finally:
-        logger.setLevel(level)
-
-
-def bf16_helps(device: torch.device, model: nn.Module) -> bool:
-    """Return whether the hardware supports bf16 and this model gains from it.
-
-    NVIDIA GPUs since Ampere and CPUs with AVX512-BF16 or AMX support bf16. On such CPUs, depthwise
-    convolutions, as in EfficientNets, run at about half speed in bf16.
-    """
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    features: dict[str, bool] = (
-        getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
-    )
-    depthwise = any(
-        isinstance(part, nn.Conv2d) and part.groups == part.in_channels > 1
-        for part in model.modules()
-    )
-    return bool(features.get("avx512_bf16") or features.get("amx_bf16")) and not depthwise
-
-
-def describe_device(fabric: Fabric, devices: int = 1) -> dict[str, Any]:
-    """Describe the device for the record: kind, machine, precision, how many devices trained
-    together, and threads or, of a GPU, ids, name and peak memory."""
-    device: dict[str, Any] = {
-        "kind": fabric.device.type,
-        "host": socket.gethostname(),
-        "precision": str(fabric.strategy.precision.precision),
-        "devices": devices,
-    }
-    if fabric.device.type != "cuda":
-        return {**device, "threads": torch.get_num_threads()}
-    peak = torch.cuda.max_memory_allocated(fabric.device) / 2**20
-    return {
-        **device,
-        "ids": visible_ids() or [str(fabric.device.index)],
-        "name": torch.cuda.get_device_name(fabric.device),
-        "peak_memory_mb": round(peak, 1),
-    }
 
 
 def start_at_prevalence(model: Classifier, targets: np.ndarray, config: Config) -> None:
@@ -204,6 +127,7 @@ def fit(
     _check_validation(val.targets, config)
     if config.head_bias == "prior":
         start_at_prevalence(model, train.targets, config)
+    train = with_answers(train, config)
     model.to(memory_format=torch.channels_last)
     checkpoint = folder / CHECKPOINT
     content = _read_checkpoint(checkpoint, config)
@@ -215,40 +139,6 @@ def fit(
         state = _fit_on_ranks(model, train, val, config, checkpoint, content, on_epoch)
     model.load_state_dict(state.best)
     return pd.DataFrame(state.history)
-
-
-@torch.inference_mode()
-def predict(
-    model: nn.Module, loader: Loader, config: Config, fabric: Fabric | None = None
-) -> np.ndarray:
-    """Return probabilities (N, F) float32 of a loader's images, in its order.
-
-    The model is left in evaluation mode. Pass a `fabric` of `make_fabric` to avoid making another.
-    """
-    fabric = fabric or make_fabric(config, model)
-    model.to(fabric.device, memory_format=torch.channels_last).eval()
-    parts = []
-    for images, _ in loader.epoch(device=fabric.device):
-        images = images.to(fabric.device, memory_format=torch.channels_last)
-        with fabric.autocast():
-            logits = model(images)
-        parts.append(logits.float().sigmoid().cpu())
-    return torch.cat(parts).numpy()
-
-
-def predict_splits(
-    model: nn.Module, loaders: Mapping[str, Loader], config: Config
-) -> dict[str, Predictions]:
-    """Return the predictions for every split except train."""
-    fabric = make_fabric(config, model)
-    found = {}
-    for split, loader in loaders.items():
-        if split != "train":
-            probs = predict(model, loader, config, fabric)
-            found[split] = Predictions(
-                config.findings, loader.images, loader.patients, loader.targets, probs
-            )
-    return found
 
 
 def model_cost(model: Classifier, config: Config) -> dict[str, Any]:
@@ -530,7 +420,7 @@ def _train_epoch(state: _State, train: Loader, epoch: int, bar: tqdm) -> float:
     """Train on all images once; return the mean loss of the batches."""
     config, device = state.config, state.fabric.device
     rank, ranks = state.fabric.global_rank, state.fabric.world_size
-    loss_of = make_loss(config, train.targets, device)
+    loss_of = distil_loss(config, train.targets, device)
     state.seed(epoch)
     state.net.train()
     losses = []

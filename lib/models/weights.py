@@ -161,6 +161,13 @@ def origin_in_run(folder: Path, card: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def taught_by(given: Mapping[str, Any], folders: Iterable[str]) -> dict[str, Any]:
+    """Return the origin of weights that then learn the answers of the runs in `folders`: with
+    `taught_by`, and their names in the text."""
+    names = ["/".join(Path(folder).parts[-2:]) for folder in folders]
+    return {**given, "taught_by": names, "text": f"{given['text']}, taught by {', '.join(names)}"}
+
+
 def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
     """Return the tensors of a state dict that may lie below one of WRAPPERS and have PREFIXES."""
     for _ in WRAPPERS:  # a mapping may hold itself

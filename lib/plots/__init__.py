@@ -33,6 +33,9 @@ from lib.plots.external import (
 from lib.plots.fairness import (
     group_rates,
 )
+from lib.plots.pareto import (
+    quality_against_cost,
+)
 from lib.plots.robustness import (
     corruption_grid,
     robustness_curves,
@@ -65,6 +68,7 @@ __all__ = [
     "learning_curves",
     "pointing_scores",
     "precision_recall_curves",
+    "quality_against_cost",
     "reliability_diagrams",
     "robustness_curves",
     "roc_curves",

@@ -18,7 +18,7 @@ from lib.files import read_json, write_json
 from lib.metrics.predictions import Predictions, read_predictions, write_predictions
 from lib.models.batches import Loader
 from lib.models.classifier import Classifier, load_model
-from lib.models.training import predict
+from lib.models.predicting import predict
 from lib.runs.study import read_run
 
 BATCH = 64
@@ -41,7 +41,8 @@ class Films:
         read, and RunError where images or test labels are not those that the run had.
         """
         config, record = read_run(folder)
-        key = (config.on_bad, config.views, config.image_size, tuple(config.data_folders))
+        folders = (*config.data_folders, config.distil_data)
+        key = (config.on_bad, config.views, config.image_size, folders)
         if key not in self._read:
             self._read[key] = read_rows(config)
         data, frame, bad_rows = self._read[key]
@@ -55,9 +56,9 @@ class Films:
             self._stores[(*key, size)],
         )
         if len(used) != len(frame) or films.test_fingerprint != record.data.test_fingerprint:
-            folders = ", ".join(map(str, config.data_folders))
+            now = ", ".join(map(str, config.data_folders))
             raise RunError(
-                f"{folder.name} had other images or labels than {folders} holds now: "
+                f"{folder.name} had other images or labels than {now} holds now: "
                 "run the study again"
             )
         return films
@@ -76,7 +77,7 @@ def patients_seen(folders: Iterable[Path]) -> set[str]:
     seen: set[str] = set()
     for folder in folders:
         splits = read_splits(folder)
-        seen |= set(splits.loc[splits["split"].isin(["train", "val"]), "patient"])
+        seen |= set(splits.loc[splits["split"].isin(["train", "val", "unlabelled"]), "patient"])
     return seen
 
 

@@ -97,8 +97,8 @@ def direct_runs(stages: Stages) -> tuple[str, dict[tuple[int, int], str]]:
 def _chain(planned: dict[str, dict[str, Any]], name: str) -> Chain:
     run = planned[name]
     runs = [name]
-    while needs := planned[runs[0]]["needs"]:
-        runs.insert(0, needs[0])
+    while start := planned[runs[0]]["config"].get("init_from"):
+        runs.insert(0, Path(start).name)
     return Chain(run["seed"], run["config"].get("fold", 0), tuple(runs))
 
 

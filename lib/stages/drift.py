@@ -19,7 +19,7 @@ from lib.exceptions import CxrError
 from lib.files import read_json
 from lib.metrics.similarity import alignment, unit_gram
 from lib.models.classifier import Classifier, build_model, load_model
-from lib.models.training import make_fabric
+from lib.models.predicting import make_fabric
 from lib.stages.answers import Films
 from lib.stages.chains import Chain, Stages, direct_runs, read_stages
 from lib.stages.depths import depth_activations, depth_names

@@ -22,6 +22,7 @@ MUST_BE = {
     "changes": "text",
     "about": "text",
     "init_from": "a run's name or null",
+    "teacher": "a run's name or null",
     "reference": "true or false",
     "primary": f"one of {', '.join(METRICS)}",
     "margin": f"a metric and a difference in it between 0 and 1, as {{auroc: 0.01}}; metrics are {', '.join(METRICS)}",
@@ -35,6 +36,7 @@ ELSEWHERE = {
     "folds": "write `folds` beside `base`, or `folds: 0` in a stage that keeps its official lists",
     "fold": "the runner trains every fold; write `folds` beside `base`",
     "init_from": "write `init_from` in the run, beside `set`",
+    "teacher": "write `teacher` in the run, beside `set`",
 }
 
 
@@ -63,6 +65,7 @@ class _RowFields(_Fields):
     notebook: Any = None
     set: Any = {}
     init_from: str | None = None
+    teacher: str | None = None
     changes: str = ""
     reference: bool = False
     about: str = ""
@@ -83,8 +86,8 @@ class _FileFields(_Fields):
 
 @dataclass(frozen=True)
 class Row:
-    """One row of `runs` as it is written; `things` says what it sets: notebook, init_from, keys of
-    `set`."""
+    """One row of `runs` as it is written; `things` says what it sets: notebook, init_from, teacher,
+    keys of `set`."""
 
     name: str
     things: tuple[str, ...]
@@ -96,6 +99,7 @@ class Row:
     about: str | None
     seeds: tuple[int, ...] | None
     folds: int | None = None
+    teacher: str | None = None
 
 
 @dataclass(frozen=True)
@@ -363,7 +367,7 @@ def _read_row(name: str, fields: Any, problems: list[str]) -> Row:
     return Row(
         name=name,
         things=(
-            *(key for key in ("notebook", "init_from") if key in fields),
+            *(key for key in ("notebook", "init_from", "teacher") if key in fields),
             *(fields["set"] if isinstance(fields.get("set"), dict) else ()),
         ),
         notebook=_notebook(fields["notebook"], where, problems) if "notebook" in fields else None,
@@ -376,13 +380,14 @@ def _read_row(name: str, fields: Any, problems: list[str]) -> Row:
         if "seeds" in fields
         else None,
         folds=fields.get("folds"),
+        teacher=fields.get("teacher"),
     )
 
 
 def _check_rows(rows: dict[str, Row], problems: list[str]) -> None:
     for row in rows.values():
         where = f"run {row.name!r}"
-        for key in ("changes", "init_from"):
+        for key in ("changes", "init_from", "teacher"):
             other = getattr(row, key)
             if isinstance(other, str) and other not in rows:
                 problems.append(
@@ -398,7 +403,7 @@ def _check_rows(rows: dict[str, Row], problems: list[str]) -> None:
             )
             problems.append(
                 f"{where}: it changes {changed} of {row.changes!r}, but must change exactly one: "
-                "notebook, init_from, or one key in set"
+                "notebook, init_from, teacher, or one key in set"
             )
     folded = [name.casefold() for name in rows]
     twins = [name for name in rows if folded.count(name.casefold()) > 1]

@@ -13,6 +13,7 @@ from typing import Any
 from lib.config import PHANTOMS, REPO_ROOT, Config
 from lib.exceptions import StudyError
 from lib.studies.file import Study, read_study
+from lib.studies.teachers import check_teachers, teacher_problems
 
 INHERITED = ("backbone", "pretrained", "input_range", "head", "image_size")
 # `choose_epoch_by` is not handed on: it may name a finding that the earlier stage does not have.
@@ -52,6 +53,16 @@ class PlannedRun:
     config: Config
     lineage: str
     folder: Path
+
+    @property
+    def start(self) -> str | None:
+        """The run whose backbone it starts from: the first of `needs` that is no teacher."""
+        return Path(self.config.init_from).name if self.config.init_from else None
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """The runs of `needs` whose answers it learns."""
+        return tuple(Path(folder).name for folder in self.config.teacher)
 
 
 @dataclass(frozen=True)
@@ -111,8 +122,10 @@ def plan_study(
     `folds` every arm and every stage is trained once per seed and fold, but stages that say
     `folds: 0`, which all folds share. A prerequisite takes over INHERITED from the run
     that needs it, and of RECIPE what that run has otherwise than `base`; what the prerequisite's
-    own row sets stays. Raises StudyError for everything `read_study` refuses, for cycles, for two
-    arms that are the same experiment, and for a backbone or folds that a prerequisite contradicts.
+    own row sets stays. A teacher takes over nothing: a run needs all seeds of that row, in its own
+    fold. Raises StudyError for everything `read_study` refuses, for cycles, for two
+    arms that are the same experiment, and for a backbone or folds that a prerequisite contradicts,
+    or a size or folds that a teacher does.
     """
     study = read_study(file, settings, name)
     rows = _resolve_rows(study)
@@ -159,6 +172,7 @@ class _Row:
     after_notebook: dict[str, Any]
     changed: frozenset[str] = frozenset()
     what: str | None = None
+    teacher: str | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -173,6 +187,7 @@ def _resolve_rows(study: Study) -> dict[str, _Row]:
             resolved.setdefault(row, _resolve(study, row, resolved))
     for name in study.rows:
         _follow(study, name, lambda row: resolved[row].init_from, "init_from")
+    check_teachers(study.file, {row: (one.init_from, one.teacher) for row, one in resolved.items()})
     return resolved
 
 
@@ -185,7 +200,7 @@ def _resolve(study: Study, name: str, resolved: dict[str, _Row]) -> _Row:
     """
     row = study.rows[name]
     if row.changes is None:
-        return _Row(row.notebook, row.init_from, {}, row.set)
+        return _Row(row.notebook, row.init_from, {}, row.set, teacher=row.teacher)
     parent = resolved[row.changes]
     if row.notebook:
         return replace(
@@ -197,6 +212,8 @@ def _resolve(study: Study, name: str, resolved: dict[str, _Row]) -> _Row:
         )
     if "init_from" in row.things:
         return replace(parent, init_from=row.init_from, what=f"init_from={row.init_from}")
+    if "teacher" in row.things:
+        return replace(parent, teacher=row.teacher, what=f"teacher={row.teacher}")
     return replace(
         parent,
         after_notebook=parent.after_notebook | row.set,
@@ -238,6 +255,7 @@ class _Node:
     need: str | None
     arm: bool
     inherited: dict[str, Any]
+    teachers: tuple[str, ...] = ()
     level: int = 0
 
 
@@ -291,14 +309,18 @@ class _Builder:
         seed, fold = part
         values = values | {"fold": fold if values["folds"] else 0}
         need = self._add_need(name, row.init_from, part, values) if row.init_from else None
+        teachers = self._add_teachers(name, row.teacher, part, values) if row.teacher else ()
+        if values["distil_data"] and not teachers:
+            self._refuse(f"run {name!r}: it has distil_data, but no teacher that answers for it")
         # the hash leaves the root out: a folder may be moved, but two roots are two data sets
         same = [row.notebook, Config(**values, seed=seed).hash(), str(values["data_root"]), need]
+        same += teachers
         key = _digest(same)
         node = self.nodes.get(key)
         if node is None:
             tested = fold if values["folds"] else None
             own = {field: values[field] for field in sorted(inherited)}
-            self.nodes[key] = _Node(name, seed, tested, values, need, arm, own)
+            self.nodes[key] = _Node(name, seed, tested, values, need, arm, own, teachers)
         elif arm and node.arm:
             self.problems.append(
                 f"run {name!r}: with seed {seed} it is the same experiment as run {node.row!r}; remove one of them"
@@ -306,6 +328,24 @@ class _Builder:
         elif arm:
             node.row, node.arm, node.inherited = name, True, {}
         return key
+
+    def _refuse(self, problem: str) -> None:
+        """Adds a problem once, whatever the number of seeds and folds that have it."""
+        self.problems += [] if problem in self.problems else [problem]
+
+    def _add_teachers(
+        self, student: str, name: str, part: tuple[int, int], wanted: dict[str, Any]
+    ) -> tuple[str, ...]:
+        """Adds the runs of the teacher `name`, of all its seeds, in the fold of `part`; returns their
+        keys."""
+        values = self.plain(name)
+        for problem in teacher_problems(student, name, values, wanted):
+            self._refuse(problem)
+        values["folds"] = wanted["folds"]
+        seeds = self.study.rows[name].seeds or self.study.seeds
+        return tuple(
+            self.add(name, (seed, part[1]), values, frozenset(), arm=False) for seed in seeds
+        )
 
     def _add_need(
         self, dependent: str, name: str, part: tuple[int, int], wanted: dict[str, Any]
@@ -316,7 +356,7 @@ class _Builder:
                 f"run {dependent!r}: it is tested in {wanted['folds']} folds, but run {name!r}, from which "
                 f"it starts, in {values['folds']}; give both the same, or write `folds: 0` in {name!r}"
             )
-            self.problems += [] if problem in self.problems else [problem]
+            self._refuse(problem)
             values["folds"] = wanted["folds"]
         defaults = _defaults() | self.study.base | self.study.overrides
         inheriting = [key for key in INHERITED if key not in settings]
@@ -336,7 +376,7 @@ class _Builder:
 
 def _defaults() -> dict[str, Any]:
     values = Config().model_dump()
-    chosen = ("seed", "fold", "run_dir", "init_from")
+    chosen = ("seed", "fold", "run_dir", "init_from", "teacher")
     return {key: value for key, value in values.items() if key not in chosen}
 
 
@@ -355,9 +395,15 @@ def _finish(study: Study, rows: dict[str, _Row], nodes: dict[str, _Node], folder
     for key, node in nodes.items():
         row, name, need = rows[node.row], names[key], names.get(node.need)
         start = below_root(folder / need) if need else None
+        teachers = tuple(names[one] for one in node.teachers)
         config = Config(
-            **node.values, seed=node.seed, run_dir=below_root(folder / name), init_from=start
+            **node.values,
+            seed=node.seed,
+            run_dir=below_root(folder / name),
+            init_from=start,
+            teacher=tuple(below_root(folder / one) for one in teachers),
         )
+        before = [runs[need].lineage if need else None, *(runs[one].lineage for one in teachers)]
         runs[name] = PlannedRun(
             name=name,
             arm=node.row,
@@ -369,9 +415,9 @@ def _finish(study: Study, rows: dict[str, _Row], nodes: dict[str, _Node], folder
             changes=study.rows[node.row].changes,
             what=row.what,
             about=study.rows[node.row].about,
-            needs=(need,) if need else (),
+            needs=tuple(dict.fromkeys([*([need] if need else []), *teachers])),
             config=config,
-            lineage=_digest([row.notebook, config.hash(), runs[need].lineage if need else None]),
+            lineage=_digest([row.notebook, config.hash(), *before]),
             folder=folder / name,
         )
     return Plan(

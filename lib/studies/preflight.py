@@ -25,6 +25,7 @@ MODEL_PARAMETERS = (
     "dropout",
     "drop_path",
     "freeze",
+    "prune",
     "image_size",
     "accelerator",
     "devices_per_run",

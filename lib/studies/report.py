@@ -127,7 +127,7 @@ def make_report(folder: Path) -> list[Path]:
     page = report / "report.html"
     _execute(folder, NOTEBOOK, page, f"{plan['study']}: ablation report", WRITTEN)
     pages = [page]
-    if any(run["reference"] and run["needs"] for run in plan["runs"].values()):
+    if any(run["reference"] and run["config"].get("init_from") for run in plan["runs"].values()):
         pages.insert(0, report / "stages.html")
         _execute(folder, STAGES, pages[0], f"{plan['study']}: between the stages", STAGES_WRITTEN)
     return [report / "table.csv", *_figures(report), *pages]

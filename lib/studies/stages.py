@@ -1,8 +1,9 @@
 """In: the runs of a plan that are about to start. Out: nothing, or one StudyError with every
 patient who would leak.
 
-An earlier stage must not train on what a later one holds out. Splits depend on the tables and the
-configs alone, so this is known before anything trains.
+An earlier stage must not train on what a later one holds out, nor a teacher on whom its student is
+tested on; teachers of other seeds have trained on some of those by whom the student validates.
+Splits depend on the tables and the configs alone, so this is known before anything trains.
 """
 
 import pandas as pd
@@ -22,24 +23,33 @@ def check_stages(plan: Plan, runs: list[PlannedRun], data: StudyData) -> None:
     """
     problems = []
     for run in runs:
-        for stage in _earlier(plan, run):
-            if not (is_drawn_later(run.config) or is_drawn_later(stage.config)):
-                problems += _leaks(plan, run, stage, data)
+        for stage, taught in _earlier(plan, run).items():
+            one = plan.runs[stage]
+            if not (is_drawn_later(run.config) or is_drawn_later(one.config)):
+                problems += _leaks(plan, run, one, data, taught)
     if problems:
         raise StudyError("\n".join([f"{plan.file}: nothing was started", *dict.fromkeys(problems)]))
 
 
-def _earlier(plan: Plan, run: PlannedRun) -> list[PlannedRun]:
-    """The stages that a run starts from, the nearest first."""
-    direct = [plan.runs[name] for name in run.needs]
-    return [*direct, *(stage for need in direct for stage in _earlier(plan, need))]
+def _earlier(plan: Plan, run: PlannedRun, taught: bool = False) -> dict[str, bool]:
+    """The runs that a run comes from, the nearest first: whether it only learns from their
+    answers."""
+    found: dict[str, bool] = {}
+    for name in run.needs:
+        answers = taught or name != run.start
+        for one, only in {name: answers, **_earlier(plan, plan.runs[name], answers)}.items():
+            found[one] = found.get(one, True) and only
+    return found
 
 
-def _leaks(plan: Plan, run: PlannedRun, stage: PlannedRun, data: StudyData) -> list[str]:
+def _leaks(
+    plan: Plan, run: PlannedRun, stage: PlannedRun, data: StudyData, taught: bool
+) -> list[str]:
     try:
         earlier, later = data.splits(stage.config), data.splits(run.config)
     except (DatasetError, SplitError) as error:
         return [f"run {run.name!r} or its earlier stage {stage.name!r}: {error}"]
+    later = later[later["split"] != "val"] if taught else later
     leaks = earlier[leaking(earlier, later, run.config.split_by)]
     if leaks.empty:
         return []
@@ -50,8 +60,9 @@ def _leaks(plan: Plan, run: PlannedRun, stage: PlannedRun, data: StudyData) -> l
         name for name in SPLIT_FIELDS if getattr(stage.config, name) != getattr(run.config, name)
     ]
     also = f"; give both the same {', '.join(odd)}" if odd else ""
+    what = "teacher (or a stage before it)" if taught else "earlier stage"
     return [
-        f"run {run.name!r}: its earlier stage {stage.name!r} trains or chooses its epoch on {patients_text(leaks)} "
+        f"run {run.name!r}: its {what} {stage.name!r} trains or chooses its epoch on {patients_text(leaks)} "
         f"that are held out here; all are in {table}. Leave them out of the earlier stage: add to the `set:` of "
         f"{stage.arm!r}: `hold_out: [{held}]`{also}"
     ]

@@ -68,8 +68,8 @@ def _other_weights(plan: Plan, run: PlannedRun, digests: dict[Path, str]) -> str
     made, first = read_record(run.folder).weights, run
     while made is not None and made.starts_from is not None:
         made = made.starts_from
-    while first.needs:
-        first = plan.runs[first.needs[0]]
+    while first.start:
+        first = plan.runs[first.start]
     file = first.config.weights_file
     if made is None or made.source != "file" or file is None or not file.is_file():
         return ""

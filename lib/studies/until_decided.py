@@ -28,10 +28,16 @@ def run_until_decided(
 
     run: executes a plan. Verdicts are of the primary metric, and their p-values count the looks
     (`comparison.looks`). The same call continues where it was interrupted. Raises StudyError where
-    the study starts with more seeds than `most`, or was begun with another number.
+    the study starts with more seeds than `most`, or was begun with another number, and for a study
+    with teachers: one more seed makes another teacher, whose students would all be trained again.
     """
     settings = list(settings)
     plan = plan_study(file, settings, name=name)
+    if taught := [one.arm for one in plan.runs.values() if one.teachers]:
+        raise StudyError(
+            f"{file}: --until-decided adds seeds, and a teacher with one more seed is another teacher: "
+            f"run the study without it, or take out the arms with a teacher, such as {taught[0]!r}"
+        )
     looks = read_looks(plan.folder) or Looks(most)
     first = max(len(plan.seeds), FEWEST)
     if looks.most != most:
