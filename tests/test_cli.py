@@ -229,8 +229,9 @@ def test_a_reference_that_starts_from_a_stage_gets_a_second_page(file, tmp_path,
     )
     cxr("run", file)
     plan = read_json(tmp_path / "runs/tiny/plan.json")
-    plan["runs"]["good-s0"]["needs"] = ["first-s0"]
+    plan["runs"]["good-s0"]["config"]["init_from"] = "runs/tiny/first-s0"
     write_json(tmp_path / "runs/tiny/plan.json", plan)
+    write_json(tmp_path / "runs/tiny/good-s0/config.json", plan["runs"]["good-s0"]["config"])
     code, text = cxr("report", tmp_path / "runs/tiny", "--publish")
     report = tmp_path / "runs/tiny/report"
     assert code == 0 and str(report / "stages.html") in text
