@@ -186,10 +186,10 @@ def _scores(path: Path, frame: pd.DataFrame, columns: dict[str, str]) -> np.ndar
     bad = ~np.isfinite(scores)
     if bad.any():
         counts = zip(names, bad.sum(axis=0), strict=True)
-        told = ", ".join(f"{name} {count:,}" for name, count in counts if count)
+        counted = ", ".join(f"{name} {count:,}" for name, count in counts if count)
         raise ComparisonError(
             f"{path}: {bad.any(axis=1).sum():,} of {len(frame):,} rows have predictions that are "
-            f"missing or no finite number ({told}), the first in row "
+            f"missing or no finite number ({counted}), the first in row "
             f"{int(np.flatnonzero(bad.any(axis=1))[0]) + 2}: predict these images, or leave them out"
         )
     return scores

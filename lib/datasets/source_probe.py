@@ -87,10 +87,10 @@ def sources_text(films: float, sizes: float, frame: pd.DataFrame) -> str:
     spread = (shares.max() - shares.min()).where(shares.notna().sum() > 1)
     if films >= CHEATS and spread.notna().any():
         name = spread.idxmax()
-        told = ", ".join(
+        shares = ", ".join(
             f"{share:.0%} in {source}" for source, share in shares[name].dropna().items()
         )
         lines.append(
-            f"{name} is in {told}: compare scores by source, and see balance_sources in Config"
+            f"{name} is in {shares}: compare scores by source, and see balance_sources in Config"
         )
     return "\n".join(lines)

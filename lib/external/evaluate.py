@@ -81,7 +81,7 @@ def evaluate_model(
     kind, model, parent = model_name(source)
     place = parent / _checked_name(name or data.name, source)
     if kind == "file":
-        opened = open_model(source)  # a broken file is told before the films are read
+        opened = open_model(source)  # a broken file is refused before the films are read
         with opened as one:
             findings = one.findings
     else:

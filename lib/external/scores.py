@@ -68,9 +68,11 @@ def compare_sides(
     inside = [one.on(findings) for one in inside]
     sides = {"external": outside} | ({"internal": inside} if inside else {})
     enough = [enough_patients(runs[0].run.targets, runs[0].run.patients) for runs in sides.values()]
-    told = {row["finding"]: row for row in card.get("metrics", [])}
+    by_finding = {row["finding"]: row for row in card.get("metrics", [])}
     if not inside:
-        enough.append(np.array([bool(told.get(name, {}).get("in_macro")) for name in findings]))
+        enough.append(
+            np.array([bool(by_finding.get(name, {}).get("in_macro")) for name in findings])
+        )
     counted = some_or_all(np.all(enough, axis=0))
     tables = {side: _scores(runs, counted) for side, runs in sides.items()}
     if not inside:
@@ -98,13 +100,13 @@ def _scores(runs: Sequence[Answers], counted: np.ndarray) -> pd.DataFrame:
 def card_scores(card: dict[str, Any], findings: Sequence[str], counted: np.ndarray) -> pd.DataFrame:
     """The test scores in a file's card, as `_scores`: intervals where the card has them, NaN
     elsewhere."""
-    told = {row["finding"]: row for row in card.get("metrics", [])}
+    by_finding = {row["finding"]: row for row in card.get("metrics", [])}
     points = {
         row["finding"]: row for row in card.get("operating_points", []) if row.get("rule") == "f1"
     }
     rows = []
     for name in findings:
-        one, point = told.get(name, {}), points.get(name, {})
+        one, point = by_finding.get(name, {}), points.get(name, {})
         one = one | {key: value for key, value in point.items() if key.startswith(("sens", "spec"))}
         if one.get("positives") is not None:
             one["prevalence"] = one["positives"] / max(one["positives"] + one["negatives"], 1)
@@ -125,10 +127,12 @@ def card_scores(card: dict[str, Any], findings: Sequence[str], counted: np.ndarr
     kept = [name for name, keep in zip(findings, counted, strict=True) if keep]
     means = table[table["finding"].isin(kept)].groupby("metric", sort=False)["value"].mean()
     macro = pd.DataFrame({"metric": means.index, "finding": MACRO, "value": means.to_numpy()})
-    same = {name for name, row in told.items() if row.get("in_macro")} - {MACRO}
-    if same == set(kept) and MACRO in told:  # the card's own macro mean is over the same findings
+    same = {name for name, row in by_finding.items() if row.get("in_macro")} - {MACRO}
+    if (
+        same == set(kept) and MACRO in by_finding
+    ):  # the card's own macro mean is over the same findings
         for end in ("low", "high"):
-            macro[end] = [told[MACRO].get(f"{metric}_{end}") for metric in macro["metric"]]
+            macro[end] = [by_finding[MACRO].get(f"{metric}_{end}") for metric in macro["metric"]]
     return pd.concat([table, macro], ignore_index=True)
 
 

@@ -75,9 +75,9 @@ def shard_tables(out: Path) -> dict[Shard, Path]:
             f"{out.parent} has no shards of {out.name} (such as {example}); make them with --shard I/N"
         )
     if len(divisions) > 1:
-        told = " and ".join(str(of) for of in divisions)
+        numbers = " and ".join(str(of) for of in divisions)
         raise CxrError(
-            f"{out.parent} has shards of {out.name} that were divided in {told}; "
+            f"{out.parent} has shards of {out.name} that were divided in {numbers}; "
             "delete those that do not belong together"
         )
     shards = [Shard(number, divisions[0]) for number in range(1, divisions[0] + 1)]

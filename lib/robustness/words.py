@@ -86,7 +86,7 @@ def _cost(mine: pd.DataFrame) -> str:
 
 def _verdicts(rows: pd.DataFrame, reference: str) -> list[str]:
     """The verdict of one arm over all corruptions with what is there on clean films already, and
-    which single corruptions are told from chance."""
+    which single corruptions differ by more than chance."""
     arm, clean, loss = rows["arm"].iloc[0], rows.loc[CLEAN], rows.loc[LOSS]
     text = (
         f"{sentence(_named(rows, AREA), reference, NAMES)} On clean films the difference is "
@@ -95,13 +95,13 @@ def _verdicts(rows: pd.DataFrame, reference: str) -> list[str]:
     if clean["high"] < 0 and loss["difference"] < 0:
         text += f" That {arm} loses less is no merit: it has less to lose."
     single = rows.loc[[metric for metric in AREAS if metric != AREA]]
-    told = single[single["p_holm"] < ALPHA]
-    if told.empty:
+    apart = single[single["p_holm"] < ALPHA]
+    if apart.empty:
         return [text, f"Under no single corruption can {arm} and {reference} be told apart."]
     each = ", ".join(
-        f"{metric.partition(':')[0]} {_signed(row)}" for metric, row in told.iterrows()
+        f"{metric.partition(':')[0]} {_signed(row)}" for metric, row in apart.iterrows()
     )
-    others = len(single) - len(told)
+    others = len(single) - len(apart)
     return [
         text,
         f"Single corruptions, corrected over arms and corruptions: {arm} differs from {reference} "

@@ -146,25 +146,27 @@ class DaskExecutor(Executor):
             work.end(error=self.lost)
 
     def _heard_from_run(self, event: tuple[float, dict[str, Any]]) -> None:
-        told = event[1]
+        message = event[1]
         for work in self.works:
-            if work.folder.name == told["run"]:
-                work.worker = told["worker"]
-                waits = told["action"] == "waits"
+            if work.folder.name == message["run"]:
+                work.worker = message["worker"]
+                waits = message["action"] == "waits"
                 text = (
-                    f"waits on {told['host']}: {told['reason']}" if waits else f"on {told['host']}"
+                    f"waits on {message['host']}: {message['reason']}"
+                    if waits
+                    else f"on {message['host']}"
                 )
-                self.say(f"{told['run']}: {text}")
+                self.say(f"{message['run']}: {text}")
 
     async def _heard_from_scheduler(self, event: tuple[float, Any]) -> None:
-        told = event[1]
-        if not isinstance(told, dict) or told.get("action") != "remove-worker":
+        message = event[1]
+        if not isinstance(message, dict) or message.get("action") != "remove-worker":
             return
-        for work in [one for one in self.works if one.worker == told["worker"]]:
+        for work in [one for one in self.works if one.worker == message["worker"]]:
             work.worker = ""
             if self.closing:
                 await self._cancel(work, INTERRUPTED)
-            elif told["expected"]:
+            elif message["expected"]:
                 self.say(f"{work.folder.name}: {MOVES}")
             else:
                 await self._count_loss(work)

@@ -1,5 +1,5 @@
 """In: how the runs of a plan ended. Out: the sentence about it, an exit code, and what the user's
-own command is told."""
+own command gets."""
 
 import os
 import subprocess
@@ -41,7 +41,7 @@ def tell_command(command: str, study: str, summary: Summary) -> str | None:
     """Runs `command` in the shell, with the study's end in its environment: CXR_STUDY, CXR_DONE,
     CXR_FAILED and CXR_SKIPPED (numbers of runs), CXR_FAILED_RUNS (names, with spaces between) and
     CXR_EXIT_CODE. Returns a sentence when it failed."""
-    told = {
+    values = {
         "CXR_STUDY": study,
         "CXR_DONE": len(summary.done),
         "CXR_FAILED": len(summary.failed),
@@ -49,6 +49,6 @@ def tell_command(command: str, study: str, summary: Summary) -> str | None:
         "CXR_FAILED_RUNS": " ".join(summary.failed),
         "CXR_EXIT_CODE": summary.exit_code,
     }
-    environment = os.environ | {name: str(value) for name, value in told.items()}
+    environment = os.environ | {name: str(value) for name, value in values.items()}
     code = subprocess.run(command, shell=True, env=environment).returncode
     return f"--on-end: {command!r} ended with exit code {code}" if code else None
