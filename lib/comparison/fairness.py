@@ -88,7 +88,10 @@ def fairness_sentences(table: pd.DataFrame) -> list[str]:
         text = ["No gap between groups can be told from chance, corrected over groups."]
     small = table[table["small"]].drop_duplicates(["attribute", "group"])
     if len(small):
-        names = ", ".join(f"{row.group} ({row.patients})" for row in small.itertuples())
+        names = ", ".join(
+            f"{f'{row.attribute} ' * (row.group == NOT_KNOWN)}{row.group} ({row.patients})"
+            for row in small.itertuples()
+        )
         text.append(f"Groups of fewer than {MIN_PATIENTS} patients say little: {names}.")
     return text
 
