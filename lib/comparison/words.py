@@ -94,7 +94,7 @@ def margin_claim(row: pd.Series) -> str:
 
 
 def _open(row: pd.Series) -> str:
-    """What stays possible where nothing can be told."""
+    """What stays possible where there is no verdict."""
     if row["detectable"] >= 1:
         return "with so few positive films no difference could show"
     found = (

@@ -23,7 +23,7 @@ def open_cluster(where: str, say: Callable[[str], None]) -> Iterator[Executor]:
     """An executor on a Dask cluster, for `run_plan`.
 
     where: the address of a scheduler (tcp://host:8786, tls://...), its scheduler file, or a .yaml
-    file as in studies/clusters; a cluster of such a file is started here and ends here. say: told
+    file as in studies/clusters; a cluster of such a file is started here and ends here. say: gets
     what happens to workers. Raises ClusterError when there is no such cluster, or its workers have
     other code than this command.
     """
