@@ -80,6 +80,17 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+WEIGHTS, INT8, CARD = "model.safetensors", "int8.onnx", "card.json"
+"""What a run's folder calls its network, if it was trained or quantized, and the card that describes
+it."""
+
+
+def model_files(folder: Path) -> list[Path]:
+    """The files that decide what a run's network answers: it and its card."""
+    network = INT8 if (folder / INT8).exists() else WEIGHTS
+    return [folder / network, folder / CARD]
+
+
 def json_values(value: Any) -> Any:
     """`value` as JSON can hold it: arrays as lists, numbers of NumPy as Python's, NaN and infinity
     as None."""

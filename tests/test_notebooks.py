@@ -38,6 +38,7 @@ OTHERS = (
 )
 OTHERS += ("notebooks/compress_and_export.ipynb", "notebooks/stages.ipynb")
 OTHERS += ("notebooks/external_validation.ipynb", "notebooks/compressed_arms.ipynb")
+OTHERS += ("notebooks/quantize.ipynb",)
 SECTIONS = ["Setup", "Data", "Model", "Training", "Evaluation", "Record", "Notes"]
 TINY = {
     "image_size": 64,

@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "images": GROUND,
     "metrics": GROUND,
     "plots": GROUND | {"metrics"},
-    "models": GROUND | {"metrics", "system"},
+    "models": GROUND | {"metrics", "system", "inference"},
     "phantoms": TOOLS,
     "runs": TOOLS,
     "inference": TOOLS,

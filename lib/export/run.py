@@ -35,10 +35,11 @@ from lib.config import REPO_ROOT
 from lib.exceptions import ExportError
 from lib.export.ensemble import describe_members, read_ensemble
 from lib.export.onnx_file import check_parity, golden_films, write_card, write_onnx
-from lib.export.source import Source, read_source
-from lib.files import atomic_write
+from lib.export.source import Source, quantized_file, read_source
+from lib.files import INT8, atomic_write
 from lib.inference.card import card_text, make_card, read_calibration
 from lib.inference.ood import fit_familiarity
+from lib.inference.predictor import Predictor
 from lib.inference.session import latencies_ms, run_file
 from lib.models.classifier import Classifier
 from lib.models.heatmaps import EnsembleModule, Served, ServingModule
@@ -60,7 +61,7 @@ def export_run(
     NAME.onnx.
 
     - source: the folder of a run, those of the runs of one arm, or a state dict `all_14.pt` or
-      `single_disease.pt`.
+      `single_disease.pt`. An int8 run has its file already, which is copied.
     - name: by default that of the study and the run, or of the file.
     - int8: quantize. This needs the run's images, and a single run.
     - allow_drop: keep int8 even over the limits of `compression.quantize`, or not judged.
@@ -72,12 +73,10 @@ def export_run(
     thresholds, calibration and test scores of its own. Raises ExportError, DatasetError or
     ModelError; then no file is left behind.
     """
+    if isinstance(source, str | Path) and (made := quantized_file(Path(source))):
+        return _keep_again(made, name, out)
     found = read_source(Path(source)) if isinstance(source, str | Path) else read_ensemble(source)
-    name = name or found.name + ("-int8" if int8 else "")
-    if not NAME.fullmatch(name):
-        raise ExportError(
-            f"{name!r} is not a valid model name: use letters, digits, '.', '_' and '-' (--name NAME)"
-        )
+    name = _checked(name or found.name + ("-int8" if int8 else ""))
     if int8 and found.members:
         raise ExportError(
             f"int8 is made for one network, and {found.name} is an ensemble of {len(found.members)}: "
@@ -109,6 +108,24 @@ def export_run(
         card = make_card(name, run_card, metrics, **parts, **_made(found))
         write_card(shipped, card)
         return _keep(shipped, card, out / f"{name}.onnx")
+
+
+def _checked(name: str) -> str:
+    if not NAME.fullmatch(name):
+        raise ExportError(
+            f"{name!r} is not a valid model name: use letters, digits, '.', '_' and '-' (--name NAME)"
+        )
+    return name
+
+
+def _keep_again(made: Path, name: str | None, out: Path) -> Path:
+    """Keep the int8 file that a run consists of, under its new name."""
+    name = _checked(name or "-".join(made.resolve().parts[-3:-1]))
+    card = Predictor(made).card | {"name": name}
+    with tempfile.TemporaryDirectory() as place:
+        copy = Path(shutil.copyfile(made, Path(place) / INT8))
+        write_card(copy, card)
+        return _keep(copy, card, out / f"{name}.onnx")
 
 
 def _write_plain(found: Source, path: Path) -> float:

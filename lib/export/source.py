@@ -11,7 +11,7 @@ from lib.compression.images import CalibrationImages, read_run_films
 from lib.config import resolve
 from lib.exceptions import DatasetError, ExportError
 from lib.export.published import load_published
-from lib.files import read_json
+from lib.files import INT8, read_json
 from lib.models.classifier import Classifier, load_model
 from lib.runs.run import is_complete
 
@@ -32,6 +32,12 @@ class Source:
     films: CalibrationImages | None
     no_films: str = ""
     members: "tuple[Source, ...]" = ()
+
+
+def quantized_file(source: Path) -> Path | None:
+    """Return the file of the int8 run in the folder `source`; None where that is another thing."""
+    places = [place / INT8 for place in (source.expanduser(), resolve(source))]
+    return next((place for place in places if place.is_file()), None)
 
 
 def read_source(source: Path, images: bool = True) -> Source:

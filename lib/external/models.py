@@ -18,7 +18,7 @@ import numpy as np
 from lib.comparison.arms import RunPredictions, read_run_predictions
 from lib.comparison.ensembles import ensemble
 from lib.exceptions import CxrError
-from lib.files import sha256
+from lib.files import model_files, sha256
 from lib.metrics.calibration import Calibration
 from lib.metrics.ensemble import ensemble_thresholds
 
@@ -117,7 +117,7 @@ def model_digest(source: Path | Sequence[Path]) -> str:
     if isinstance(source, Path) and source.suffix == ".onnx":
         return sha256(source)[:16] if source.is_file() else "missing"
     folders = [source] if isinstance(source, Path) else list(source)
-    files = [folder / name for folder in folders for name in ("model.safetensors", "card.json")]
+    files = [path for folder in folders for path in model_files(folder)]
     return "-".join(sha256(path)[:8] for path in files)
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from lib.config import Config, Fraction, Positive, resolve
 from lib.exceptions import ModelError
-from lib.files import atomic_write, read_json, write_json
+from lib.files import CARD, INT8, WEIGHTS, atomic_write, read_json, write_json
 from lib.models.pruning import Widths, narrow_backbone, prune_backbone
 from lib.models.weights import (
     few,
@@ -326,10 +326,15 @@ class _Card(_Part):
 def read_card(folder: Path) -> dict[str, Any]:
     """Return the card of a saved model; raises ModelError when a file is missing, and when the card
     does not say how the model is built."""
-    for name in ("card.json", "model.safetensors"):
+    if (folder / INT8).exists():
+        raise ModelError(
+            f"{folder} holds an int8 network, whose layers are numbers of 8 bits: it answers, but no "
+            "run can start from it or learn from it; name the run that it was made from"
+        )
+    for name in (CARD, WEIGHTS):
         if not (folder / name).exists():
             raise ModelError(f"{folder} holds no {name}: that stage is not complete; run it first")
-    path = folder / "card.json"
+    path = folder / CARD
     card = read_json(path)
     try:
         _Card.model_validate(card)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lib.config import Config, resolve
 from lib.exceptions import ModelError
-from lib.files import atomic_write
+from lib.files import atomic_write, model_files
 from lib.metrics.calibration import Calibration
 from lib.metrics.ensemble import ensemble_probs
 from lib.models.batches import Loader
@@ -118,8 +118,8 @@ def _digest(store: np.ndarray, rows: np.ndarray) -> str:
 
 def _model_digest(folder: Path) -> str:
     digest = blake2b(digest_size=8)
-    for name in ("model.safetensors", "card.json"):
-        digest.update((folder / name).read_bytes())
+    for path in model_files(folder):
+        digest.update(path.read_bytes())
     return digest.hexdigest()
 
 

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from lib.exceptions import ExportError
+from lib.files import INT8
+from lib.inference.session import run_file
 from lib.models.attention import TokenRelevance, check_transformer
 from lib.models.cam import ACTIVATIONS, ConvolvedMaps, PooledMaps, is_pooled
 from lib.models.classifier import Classifier, load_model
@@ -121,6 +123,8 @@ def heat_maps(folder: Path, images: np.ndarray, batch: int = 32) -> np.ndarray:
 
     images: (N, S, S) uint8.
     """
+    if (folder / INT8).exists():
+        return run_file(folder / INT8, images)["heatmaps"]
     model, _ = load_model(folder)
     answer = explainable_forward(model, images.shape[-1])
     maps = []

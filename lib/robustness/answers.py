@@ -10,7 +10,7 @@ import pandas as pd
 from lib.comparison.arms import read_run_predictions
 from lib.exceptions import RunError
 from lib.models.batches import Loader
-from lib.models.classifier import load_model
+from lib.models.quantized import load_network
 from lib.models.training import make_fabric, predict
 from lib.robustness.corruptions import VARIANTS, corrupt
 from lib.robustness.kept import write_answers
@@ -38,7 +38,7 @@ def answer_run(folder: Path, films: Films) -> None:
     own = read_run_predictions(folder)
     data = films.of(folder, config.image_size)
     places = pd.Index(data.frame["image"]).get_indexer(own.images)
-    model = load_model(folder)[0]
+    model = load_network(folder)
     fabric = make_fabric(config, model)
     answers = np.empty((len(VARIANTS), *own.targets.shape), np.float32)
     for start in range(0, len(places), CHUNK):

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lib.exceptions import RunError
-from lib.files import atomic_write, sha256
+from lib.files import atomic_write, model_files, sha256
 from lib.metrics.predictions import Predictions
 from lib.robustness.corruptions import CORRUPTION_VERSION, VARIANTS
 
@@ -26,8 +26,7 @@ def answers_key(folder: Path) -> str:
     """What the answers of the complete run in `folder` depend on, as hex digits. Pillow makes the
     JPEGs, so its version is part of it."""
     parts = [f"{CORRUPTION_VERSION} {PIL.__version__} {VARIANTS}"]
-    names = ("model.safetensors", "card.json", "predictions.parquet")
-    parts += [sha256(folder / name) for name in names]
+    parts += [sha256(path) for path in (*model_files(folder), folder / "predictions.parquet")]
     return blake2b("\n".join(parts).encode(), digest_size=12).hexdigest()
 
 

@@ -18,7 +18,16 @@ from filelock import BaseFileLock
 
 from lib.config import Config, config_changes, resolve
 from lib.exceptions import RunError
-from lib.files import acquire_lock, json_values, read_json, write_json, write_table
+from lib.files import (
+    CARD,
+    INT8,
+    WEIGHTS,
+    acquire_lock,
+    json_values,
+    read_json,
+    write_json,
+    write_table,
+)
 from lib.metrics.scores import epoch_score
 from lib.runs.record import checked_record
 from lib.system import (
@@ -35,8 +44,9 @@ KEPT = (
     "history.csv",
     "metrics.csv",
     "predictions.parquet",
-    "model.safetensors",
-    "card.json",
+    WEIGHTS,
+    INT8,
+    CARD,
 )
 """The files without which a complete run is damaged."""
 PLACE = ("host", "devices")

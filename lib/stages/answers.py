@@ -9,16 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from torch import nn
 
 from lib.comparison.arms import RunPredictions, read_run_predictions
 from lib.datasets.cache import open_cache
 from lib.datasets.prepare import PreparedData, read_rows
 from lib.exceptions import RunError
-from lib.files import read_json, write_json
+from lib.files import model_files, read_json, write_json
 from lib.metrics.predictions import Predictions, read_predictions, write_predictions
 from lib.models.batches import Loader
-from lib.models.classifier import Classifier, load_model
 from lib.models.predicting import predict
+from lib.models.quantized import load_network
 from lib.runs.study import read_run
 
 BATCH = 64
@@ -130,12 +131,12 @@ class Answerer:
 
     @cached_property
     def _model_digest(self) -> str:
-        content = [(self.folder / name).read_bytes() for name in ("model.safetensors", "card.json")]
+        content = [path.read_bytes() for path in model_files(self.folder)]
         return blake2b(b"".join(content), digest_size=12).hexdigest()
 
     @cached_property
-    def _model(self) -> Classifier:
-        return load_model(self.folder)[0]
+    def _model(self) -> nn.Module:
+        return load_network(self.folder)
 
     def _compute(self, test: Path, path: Path) -> int:
         """Writes the predictions; returns for how many images."""

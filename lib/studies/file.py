@@ -23,6 +23,7 @@ MUST_BE = {
     "about": "text",
     "init_from": "a run's name or null",
     "teacher": "a run's name or null",
+    "int8_of": "a run's name",
     "reference": "true or false",
     "primary": f"one of {', '.join(METRICS)}",
     "margin": f"a metric and a difference in it between 0 and 1, as {{auroc: 0.01}}; metrics are {', '.join(METRICS)}",
@@ -38,6 +39,8 @@ ELSEWHERE = {
     "init_from": "write `init_from` in the run, beside `set`",
     "teacher": "write `teacher` in the run, beside `set`",
 }
+ALONE = ("changes", "notebook", "set", "init_from", "teacher", "reference", "folds")
+"""What a row with `int8_of` cannot have: it takes everything from the run that it quantizes."""
 
 
 class _Fields(BaseModel):
@@ -66,6 +69,7 @@ class _RowFields(_Fields):
     set: Any = {}
     init_from: str | None = None
     teacher: str | None = None
+    int8_of: str = ""
     changes: str = ""
     reference: bool = False
     about: str = ""
@@ -100,6 +104,12 @@ class Row:
     seeds: tuple[int, ...] | None
     folds: int | None = None
     teacher: str | None = None
+    int8_of: str | None = None
+
+    @property
+    def parent(self) -> str | None:
+        """The row from which it takes over what it does not say."""
+        return self.int8_of or self.changes
 
 
 @dataclass(frozen=True)
@@ -364,6 +374,11 @@ def _read_row(name: str, fields: Any, problems: list[str]) -> Row:
         )
     fields = _mapping(fields, where, problems)
     problems += _field_problems(_RowFields, fields, where, f"{where}: ")
+    if "int8_of" in fields and (others := [key for key in ALONE if key in fields]):
+        problems.append(
+            f"{where}: it has int8_of, so it is another run in 8 bits and nothing else: remove "
+            f"{', '.join(others)}"
+        )
     return Row(
         name=name,
         things=(
@@ -381,18 +396,26 @@ def _read_row(name: str, fields: Any, problems: list[str]) -> Row:
         else None,
         folds=fields.get("folds"),
         teacher=fields.get("teacher"),
+        int8_of=fields.get("int8_of"),
     )
 
 
 def _check_rows(rows: dict[str, Row], problems: list[str]) -> None:
     for row in rows.values():
         where = f"run {row.name!r}"
-        for key in ("changes", "init_from", "teacher"):
+        for key in ("changes", "init_from", "teacher", "int8_of"):
             other = getattr(row, key)
             if isinstance(other, str) and other not in rows:
                 problems.append(
                     f"{where}: field {key!r} names the unknown run {other!r}{_closest(other, rows)}"
                 )
+            elif isinstance(other, str) and rows[other].int8_of:
+                problems.append(
+                    f"{where}: field {key!r} names {other!r}, which is int8: nothing can be made from "
+                    f"that but predictions; name {rows[other].int8_of!r}"
+                )
+        if row.int8_of:
+            continue
         if row.changes is None and "notebook" not in row.things:
             problems.append(
                 f"{where}: field 'notebook' is missing (or 'changes', to change one thing of another run)"

@@ -15,6 +15,8 @@ from lib.exceptions import StudyError
 from lib.studies.file import Study, read_study
 from lib.studies.teachers import check_teachers, teacher_problems
 
+QUANTIZE = "notebooks/quantize.ipynb"
+"""What makes the runs of a row with `int8_of`."""
 INHERITED = ("backbone", "pretrained", "input_range", "head", "image_size")
 # `choose_epoch_by` is not handed on: it may name a finding that the earlier stage does not have.
 RECIPE = (
@@ -130,10 +132,10 @@ def plan_study(
     study = read_study(file, settings, name)
     rows = _resolve_rows(study)
     builder = _Builder(study, rows)
-    needed = {row.init_from for row in rows.values()}
+    needed = {row.init_from for name, row in rows.items() if not study.rows[name].int8_of}
     for name, row in study.rows.items():
         if (
-            row.changes is None and name in needed and not row.reference
+            row.parent is None and name in needed and not row.reference
         ):  # a prerequisite: built where it is needed
             if row.seeds:
                 builder.problems.append(
@@ -182,7 +184,7 @@ class _Row:
 def _resolve_rows(study: Study) -> dict[str, _Row]:
     resolved: dict[str, _Row] = {}
     for name in study.rows:
-        chain = _follow(study, name, lambda row: study.rows[row].changes, "changes")
+        chain = _follow(study, name, lambda row: study.rows[row].parent, "changes")
         for row in reversed(chain):
             resolved.setdefault(row, _resolve(study, row, resolved))
     for name in study.rows:
@@ -199,9 +201,11 @@ def _resolve(study: Study, name: str, resolved: dict[str, _Row]) -> _Row:
     c: {changes: b, notebook: vit}     vit   before {lr: 1, size: 64}  after {}
     """
     row = study.rows[name]
-    if row.changes is None:
+    if row.parent is None:
         return _Row(row.notebook, row.init_from, {}, row.set, teacher=row.teacher)
-    parent = resolved[row.changes]
+    parent = resolved[row.parent]
+    if row.int8_of:
+        return replace(parent, notebook=QUANTIZE, init_from=row.int8_of, what="int8")
     if row.notebook:
         return replace(
             parent,
@@ -271,6 +275,8 @@ class _Builder:
     def plain(self, name: str) -> dict[str, Any]:
         """All parameters of a row by itself, without seed, run_dir and init_from."""
         row, study = self.rows[name], self.study
+        if quantized := study.rows[name].int8_of:
+            return self.plain(quantized)
         values = (
             _defaults()
             | study.base
@@ -293,7 +299,7 @@ class _Builder:
         row = self.study.rows[name]
         if row.folds is not None:
             return row.folds
-        return self.folds(row.changes) if row.changes else self.study.folds
+        return self.folds(row.parent) if row.parent else self.study.folds
 
     def add(
         self,
@@ -412,7 +418,7 @@ def _finish(study: Study, rows: dict[str, _Row], nodes: dict[str, _Node], folder
             notebook=row.notebook,
             prerequisite=not node.arm,
             reference=node.row == reference and node.arm,
-            changes=study.rows[node.row].changes,
+            changes=study.rows[node.row].parent,
             what=row.what,
             about=study.rows[node.row].about,
             needs=tuple(dict.fromkeys([*([need] if need else []), *teachers])),

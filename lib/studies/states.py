@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from lib.datasets.prepare import data_fingerprint
-from lib.files import sha256
+from lib.files import model_files, sha256
 from lib.runs.study import RunState, read_record, run_state
 from lib.studies.plan import Plan, PlannedRun
 
@@ -25,7 +25,6 @@ DATA_PARAMETERS = (
     "seed",
     "on_bad",
 )
-MODEL_FILES = ("model.safetensors", "card.json")
 
 
 def planned_states(plan: Plan, runs: Iterable[PlannedRun]) -> dict[str, RunState]:
@@ -43,7 +42,7 @@ def _planned_state(
     if state.name != "complete":
         return state
     needed = any(run.name in other.needs for other in plan.runs.values())
-    if needed and (gone := [name for name in MODEL_FILES if not (run.folder / name).exists()]):
+    if needed and (gone := [path.name for path in model_files(run.folder) if not path.exists()]):
         return RunState(
             "damaged", f"{run.folder} lacks {', '.join(gone)}, from which other runs start"
         )
