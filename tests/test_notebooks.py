@@ -312,7 +312,8 @@ def test_compress_and_export_runs_on_a_run(tmp_path, studied):
         for o in cell.get("outputs", [])
         if "image/png" in str(o)
     ]
-    assert len(figures) == 1  # torch, ONNX and int8 beside one another
+    assert len(figures) == 2  # cost against quality; torch, ONNX and int8 beside one another
+    assert "detection_low" in out.read_text()
 
 
 def test_external_validation_runs_on_a_run(tmp_path, studied):

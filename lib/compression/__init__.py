@@ -3,6 +3,7 @@ files cost, and how far a smaller network answers as another."""
 
 from lib.compression.agreement import (
     agreement_table,
+    files_agreement,
 )
 from lib.compression.compare import (
     compare_exports,
@@ -11,5 +12,15 @@ from lib.compression.costs import (
     export_costs,
     pareto,
 )
+from lib.compression.detection import (
+    detection_table,
+)
 
-__all__ = ["agreement_table", "compare_exports", "export_costs", "pareto"]
+__all__ = [
+    "agreement_table",
+    "compare_exports",
+    "detection_table",
+    "export_costs",
+    "files_agreement",
+    "pareto",
+]

@@ -4,7 +4,7 @@ In: the folder of a study with compressed arms. Out: per arm the calibration err
 changed flags and the agreement of heat maps, each over the same test films as the reference arm.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,13 @@ import torch.nn.functional as F
 from scipy.stats import t as student
 
 from lib.comparison.arms import RunPredictions, read_run_predictions
+from lib.compression.detection import FILMS as DETECTED
+from lib.compression.detection import detection
 from lib.compression.images import read_run_films
 from lib.exceptions import RunError
 from lib.files import read_json
+from lib.inference.predictor import Predictor
+from lib.metrics.calibration import calibration_scores
 from lib.metrics.scores import HALF, MACRO
 from lib.models.heatmaps import heat_maps
 from lib.runs.study import read_runs
@@ -69,6 +73,44 @@ def agreement_table(folder: Path, films: int = FILMS) -> pd.DataFrame:
     }
     every = {name: made for name, made in others.items() if made} | pairs
     return pd.DataFrame([_row(folder, arm, made, maps) for arm, made in every.items()])
+
+
+def files_agreement(
+    models: Mapping[str, Path],
+    run: RunPredictions,
+    answered: Mapping[str, Mapping[str, np.ndarray]],
+    images: np.ndarray,
+) -> pd.DataFrame:
+    """Return one row per exported file of one run; the first file is the reference.
+
+    models: name -> file; run: the test targets and patients of `images` (N, S, S) uint8; answered:
+    name -> the file's outputs for them, see `lib.inference.run_file`. Columns: model, ece, flags,
+    heat_maps and detection, the last three with intervals, as in `agreement_table` and
+    `detection_table`.
+    """
+    predictors = {name: Predictor(path) for name, path in models.items()}
+    first = next(iter(models))
+    raised = {
+        name: answered[name]["probs"] >= np.nan_to_num(one.thresholds, nan=HALF)
+        for name, one in predictors.items()
+    }
+    rows = []
+    for name, one in predictors.items():
+        scores = calibration_scores(run.targets, answered[name]["probs"], run.findings)
+        flags = (raised[name] != raised[first]).mean(axis=1)
+        alike = map_agreement(answered[name]["heatmaps"], answered[first]["heatmaps"])
+        row = {"model": name, "ece": scores.set_index("finding").loc[MACRO, "ece"]}
+        parts = {
+            "flags": mean_over_patients(flags, run.patients),
+            "heat_maps": mean_over_patients(
+                alike[~np.isnan(alike)], run.patients[~np.isnan(alike)]
+            ),
+            "detection": detection(one, images[:DETECTED], run.patients[:DETECTED]),
+        }
+        for what, found in parts.items():
+            row |= dict(zip((what, f"{what}_low", f"{what}_high"), found, strict=True))
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def _row(folder: Path, arm: str, pairs: Sequence[tuple[str, str]], maps: "_Maps") -> dict[str, Any]:

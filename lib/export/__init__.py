@@ -1,6 +1,9 @@
-"""Export a run to one ONNX file with preprocessing, calibration, heat maps and its card; quantize a run
-as a run of its own."""
+"""Export a run, or one of every arm, to an ONNX file with preprocessing, calibration, heat maps and its
+card; quantize a run as a run of its own."""
 
+from lib.export.arms import (
+    export_arms,
+)
 from lib.export.quantized import (
     quantize_run,
     quantized_config,
@@ -13,6 +16,7 @@ from lib.export.run import (
 )
 
 __all__ = [
+    "export_arms",
     "export_run",
     "quantize_run",
     "quantized_config",

@@ -19,19 +19,25 @@ from lib.metrics.scores import MACRO
 from lib.runs.study import read_plan
 from lib.studies.execute import process_environment, run_notebook
 from lib.studies.file import read_study
+from lib.studies.plan import QUANTIZE
 
 NOTEBOOK = REPO_ROOT / "notebooks" / "ablations.ipynb"
 STAGES = REPO_ROOT / "notebooks" / "stages.ipynb"
+COMPRESSED = REPO_ROOT / "notebooks" / "compressed_arms.ipynb"
 WRITTEN = ("table.csv", "ablation.png", "ablation.svg")
+COMPRESSED_WRITTEN = ("costs.csv", "agreement.csv", "pareto.png", "pareto.svg")
 STAGES_WRITTEN = ("stages.md", "stage_matrix.csv", "stage_differences.csv", "drift.csv")
 PUBLISHED = (
     *("table.csv", "scores.csv", "differences.csv", "ensembles.csv", "summary.md", "answers.md"),
     *STAGES_WRITTEN,
     *("learning_curves.csv", "stage_gains.csv", "fairness.csv"),
     *("external.csv", "external.md"),
-    *("robustness.csv", "robustness.md"),
+    *("robustness.csv", "robustness.md", "costs.csv", "agreement.csv"),
 )
-FIGURES = ("ablation*", "stage_*", "learning_curves", "fairness", "external", "robustness")
+FIGURES = (
+    *("ablation*", "stage_*", "learning_curves", "fairness", "external", "robustness"),
+    "pareto",
+)
 
 
 def study_folder(study: str, runs_dir: Path = REPO_ROOT / "runs") -> Path:
@@ -115,8 +121,9 @@ def run_or_study_folder(name: str, runs_dir: Path = REPO_ROOT / "runs") -> Path:
 
 
 def make_report(folder: Path) -> list[Path]:
-    """Executes `notebooks/ablations.ipynb` on a study's folder, and `notebooks/stages.ipynb` where
-    its reference arm starts from an earlier stage; returns the paths of table, figures and pages.
+    """Executes `notebooks/ablations.ipynb` on a study's folder, `notebooks/stages.ipynb` where its
+    reference arm starts from an earlier stage, and `notebooks/compressed_arms.ipynb` where an arm is
+    pruned, taught or in int8; returns the paths of table, figures and pages.
 
     Raises NotebookError with the cell and its error when a notebook fails, RunError when it did
     not write what it has to.
@@ -130,7 +137,16 @@ def make_report(folder: Path) -> list[Path]:
     if any(run["reference"] and run["config"].get("init_from") for run in plan["runs"].values()):
         pages.insert(0, report / "stages.html")
         _execute(folder, STAGES, pages[0], f"{plan['study']}: between the stages", STAGES_WRITTEN)
+    if any(_is_compressed(run) for run in plan["runs"].values()):
+        pages.insert(0, report / "compression.html")
+        title = f"{plan['study']}: cost and quality"
+        _execute(folder, COMPRESSED, pages[0], title, COMPRESSED_WRITTEN)
     return [report / "table.csv", *_figures(report), *pages]
+
+
+def _is_compressed(run: dict[str, Any]) -> bool:
+    config = run["config"]
+    return bool(config.get("prune") or config.get("teacher")) or run["notebook"] == QUANTIZE
 
 
 def _execute(folder: Path, notebook: Path, page: Path, title: str, written: Sequence[str]) -> None:
