@@ -17,7 +17,7 @@ from lib.examination.signs import dose_table, sign_table
 from lib.exceptions import CxrError
 from lib.inference.predictor import Predictor
 
-CHESTS, LEAST_CHESTS = 32, 8
+CHESTS, LEAST_CHESTS = 64, 8
 
 
 @dataclass(frozen=True)
