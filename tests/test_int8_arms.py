@@ -16,6 +16,7 @@ from lib.robustness.kept import is_answered
 from lib.runs import read_run
 from lib.stages.answers import Films
 from lib.studies.plan import QUANTIZE, Plan, plan_study
+from lib.studies.report import make_report
 from lib.studies.runner import run_plan
 
 TEXT = """
@@ -152,6 +153,15 @@ class TestRun:
         assert maps.shape[:2] == (3, 14) and maps.max() > 0
         answer_run(folder, Films())
         assert is_answered(folder)
+
+    def test_the_report_shows_cost_and_quality_of_both(self, ran):
+        names = {path.name for path in make_report(ran.folder)}
+        assert {"report.html", "compression.html", "pareto.png", "pareto.svg"} <= names
+        costs = pd.read_csv(ran.folder / "report" / "costs.csv").set_index("model")
+        assert costs.loc["whole_int8", "megabytes"] < costs.loc["whole", "megabytes"]
+        assert costs["multiply_adds"].nunique() == 1 and costs["value"].notna().all()
+        kept = pd.read_csv(ran.folder / "report" / "agreement.csv").set_index("arm")
+        assert kept.loc["whole_int8", ["ece", "flags", "heat_maps", "detection"]].notna().all()
 
     def test_nothing_starts_from_it(self, ran):
         with pytest.raises(ModelError, match="holds an int8 network"):
