@@ -17,10 +17,11 @@ import torch.distributed as dist
 
 from lib.config import REPO_ROOT, Config
 from lib.exceptions import ModelError
+from lib.metrics.calibration import Calibration
 from lib.models import devices, ranks
 from lib.models.batches import Loader, share
 from lib.models.check import check_model
-from lib.models.classifier import build_model
+from lib.models.classifier import build_model, save_model
 from lib.models.ranks import Ranks
 from lib.models.training import CHECKPOINT, fit, make_fabric, model_cost, predict
 
@@ -122,6 +123,21 @@ def test_two_devices_give_the_weights_and_batch_norm_statistics_of_one(alone, to
 def test_the_checkpoint_has_the_names_that_one_device_gives(together, folder):
     content = torch.load(folder / CHECKPOINT, weights_only=True)
     assert list(content["model"]) == list(content["ema"]) == list(together[1])
+
+
+def test_two_devices_learn_from_a_teacher_as_one_does(tmp_path):
+    answers = tmp_path / "teacher"
+    answers.mkdir()
+    maps = Calibration.from_maps(CONFIG.findings, ["none", "platt"], [1.0, 0.5], [0.0, 0.3])
+    card = {**CONFIG.network(), "calibration": maps.as_card()}
+    save_model(answers, build_model(CONFIG.model_copy(update={"seed": 3})), card)
+    taught = {"teacher": (str(answers),), "distil_weight": 0.7, "distil_temperature": 2.0}
+    made = {}
+    for count in (1, 2):
+        config = CONFIG.model_copy(update={**taught, "devices_per_run": count})
+        (tmp_path / str(count)).mkdir()
+        made[count] = trained(config, tmp_path / str(count))
+    assert_same_curve(made[2][0], made[1][0])
 
 
 def test_a_device_without_an_image_changes_nothing(tmp_path):
