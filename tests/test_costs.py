@@ -89,27 +89,39 @@ def test_two_that_are_equal_are_both_on_the_front():
 
 
 def frame() -> pd.DataFrame:
-    names = ["teacher", "pruned_50", "tiny"]
+    names = ["tiny", "teacher", "pruned_50"]
     table = pd.DataFrame(
-        {"model": names, "value": [0.75, 0.73, 0.6], "megabytes": [2.0, 1.0, np.nan]}
+        {"model": names, "value": [0.6, 0.75, 0.73], "megabytes": [np.nan, 2.0, 1.0]}
     )
     return table.assign(low=table["value"] - 0.02, high=table["value"] + 0.02, milliseconds=2.0)
 
 
-def test_the_figure_shows_the_intervals_and_names_what_was_not_measured():
-    axes = quality_against_cost(frame(), np.array([True, False, True])).axes[0]
-    ends = [line.get_ydata().tolist() for line in axes.lines if len(line.get_xdata()) == 2]
+FRONTS = dict.fromkeys(["milliseconds", "megabytes"], np.array([False, True, False]))
+
+
+def test_the_figure_has_a_panel_per_cost_with_the_intervals_and_numbers_by_score():
+    figure = quality_against_cost(frame(), FRONTS)
+    first, second, key = figure.axes
+    ends = [line.get_ydata().tolist() for line in first.lines if len(line.get_xdata()) == 2]
     assert [pytest.approx(0.73), pytest.approx(0.77)] in ends
-    assert "not measured: tiny" in axes.get_title(loc="left").replace("\n", " ")
-    assert "ms" in axes.get_xlabel() and "AUROC" in axes.get_ylabel()
+    assert "ms" in first.get_xlabel() and "MiB" in second.get_xlabel()
+    assert "AUROC" in first.get_ylabel() and first.get_ylim() == second.get_ylim()
+    text = key.texts[0].get_text()
+    assert text.index("1  teacher") < text.index("2  pruned_50") < text.index("measured: tiny")
 
 
-def test_the_area_of_a_marker_is_the_size_of_the_file():
-    axes = quality_against_cost(frame(), np.array([True, False, True])).axes[0]
-    areas = [points.get_sizes()[0] for points in axes.collections]
-    assert areas[0] == 2 * areas[1]
+def test_markers_that_would_cover_one_another_stand_side_by_side():
+    table = frame().iloc[1:].assign(value=0.7)
+    first = quality_against_cost(table, {"milliseconds": np.array([True, True])}).axes[0]
+    (a,), (b,) = (points.get_offsets().tolist() for points in first.collections)
+    assert a[0] == 2.0 and b[0] > a[0] and a[1] == b[1] == 0.7
 
 
 def test_a_figure_of_nothing_measured_is_refused():
     with pytest.raises(ValueError, match="needs a model with both"):
-        quality_against_cost(frame().iloc[2:], np.array([True]))
+        quality_against_cost(frame().iloc[:1], {"megabytes": np.array([True])})
+
+
+def test_an_unknown_cost_is_refused():
+    with pytest.raises(ValueError, match=r"costs can be milliseconds, .*; got watts"):
+        quality_against_cost(frame(), {"watts": np.array([True] * 3)})

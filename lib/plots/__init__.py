@@ -34,6 +34,7 @@ from lib.plots.fairness import (
     group_rates,
 )
 from lib.plots.pareto import (
+    COSTS,
     quality_against_cost,
 )
 from lib.plots.robustness import (
@@ -50,6 +51,7 @@ from lib.plots.style import (
 )
 
 __all__ = [
+    "COSTS",
     "ablation",
     "accuracy_vs_all_negative",
     "backbone_colour",
