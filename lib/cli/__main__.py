@@ -1,0 +1,5 @@
+"""`python -m lib.cli`."""
+
+from lib.cli import app
+
+app()
