@@ -22,14 +22,26 @@ from lib.inference.session import (
 from lib.inference.shards import (
     Shard,
 )
+from lib.inference.stored_card import (
+    stored_card,
+)
+from lib.inference.teaching import (
+    TEACHERS,
+    part_in,
+    taught_by,
+)
 
 __all__ = [
     "NOTICE",
+    "TEACHERS",
     "Predictor",
     "Shard",
     "card_text",
     "merge_shards",
+    "part_in",
     "predict_command",
     "predict_files",
     "run_file",
+    "stored_card",
+    "taught_by",
 ]
