@@ -14,6 +14,7 @@ from lib.inference.merge import (
     merge_shards,
 )
 from lib.inference.predictor import (
+    Answer,
     Predictor,
 )
 from lib.inference.session import (
@@ -34,6 +35,7 @@ from lib.inference.teaching import (
 __all__ = [
     "NOTICE",
     "TEACHERS",
+    "Answer",
     "Predictor",
     "Shard",
     "card_text",
