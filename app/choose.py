@@ -16,25 +16,23 @@ from lib.system import available_cores
 
 THREADS = 4  # at most, per prediction
 MODELS = 4  # in memory at a time: two sessions that compare other models do not evict each other's
-NONE = "none"
+NONE = ""  # no file has this name
 _LINEAGE = ("run", "members", "weights")  # what a card says of a model's runs and of its teacher
 
 Chosen = list[tuple[Served, Predictor]]
 
 
-def choose_models(
-    models: dict[str, Path], changed: Callable[[], None], ended: Callable[[], None]
-) -> Chosen:
+def choose_models(models: dict[str, Path], changed: Callable[[], None]) -> Chosen:
     """Return the chosen model, and behind it the one to compare it with, if any.
 
-    `changed` is called when other models are to answer, `ended` when the first goes on alone. Where
-    the file of the first is broken, return nothing and show the reason on the page.
+    `changed` is called when other models are to answer, not when the first goes on alone. Where the
+    file of the first is broken, return nothing and show the reason on the page.
     """
     name = st.selectbox("Model", list(models), on_change=changed)
     names = [name]
     if len(models) > 1:
-        other = _choose_other(name, models, changed, ended)
-        names += [other] if other else []
+        other = _choose_other(name, models, changed)
+        names += [other] if other != NONE else []
     predictors = {one: ready for one in names if (ready := _ready(models[one]))}
     if name not in predictors:
         return []
@@ -45,25 +43,23 @@ def choose_models(
     return list(zip(served, predictors.values(), strict=True))
 
 
-def _choose_other(
-    name: str, models: dict[str, Path], changed: Callable[[], None], ended: Callable[[], None]
-) -> str | None:
-    """Return the model to compare with, None for none; teachers come first, as a suggestion."""
+def _choose_other(name: str, models: dict[str, Path], changed: Callable[[], None]) -> str:
+    """Return the model to compare with, or NONE; teachers come first, as a suggestion."""
     cards = {one: lineage(path, path.stat().st_mtime_ns) for one, path in models.items()}
     words = related(name, cards)
     key = f"other-of-{name}"
     other = st.selectbox(
         "Compare with",
         [NONE, *words],
-        format_func=lambda one: f"{one} ({words[one]})" if words.get(one) else one,
+        format_func=lambda one: f"{one} ({words[one]})" if words.get(one) else one or "none",
         key=key,
-        on_change=lambda: ended() if st.session_state[key] == NONE else changed(),
+        on_change=lambda: st.session_state[key] == NONE or changed(),
         help="Both answer for the same films. Films that are on the page are to be given again.",
     )
     best = next(iter(words))
     if other == NONE and words[best] not in ("", STUDENT):
-        st.caption(f"{best} ({words[best]} of this model) is here to compare with.")
-    return None if other == NONE else other
+        st.caption(f"To compare with: {best} ({words[best]}).")
+    return other
 
 
 @st.cache_resource

@@ -27,18 +27,11 @@ _FORMULA = (
 )  # a spreadsheet reads text that starts with one of these as a formula
 
 
-def csv_file(answers: Sequence[FilmAnswer], card: dict[str, Any]) -> bytes:
-    """Return one row per file, with probabilities in the model's order of findings.
-
-    Text never becomes a formula in a spreadsheet.
-    """
-    return csv_of_all([(answer,) for answer in answers], [card])
-
-
-def csv_of_all(films: Sequence[Sequence[FilmAnswer]], cards: Sequence[dict[str, Any]]) -> bytes:
+def csv_file(films: Sequence[Sequence[FilmAnswer]], cards: Sequence[dict[str, Any]]) -> bytes:
     """Return one row per file and model; each film has an answer for each of the cards.
 
-    The findings of all models are columns, empty where a model does not predict one.
+    The findings of all models are columns, in the models' order, empty where a model does not
+    predict one. Text never becomes a formula in a spreadsheet.
     """
     findings = dict.fromkeys(finding for card in cards for finding in card["findings"])
     probs = {finding: f"prob_{finding}" for finding in findings}
@@ -60,7 +53,7 @@ def csv_of_all(films: Sequence[Sequence[FilmAnswer]], cards: Sequence[dict[str, 
 
 
 def json_file(answers: Sequence[FilmAnswer], card: dict[str, Any]) -> bytes:
-    """Return the same as JSON, with the thresholds and the notice."""
+    """Return the answers of one model as JSON, with the thresholds and the notice."""
     return _json({"notice": card["notice"]} | _content(answers, card))
 
 

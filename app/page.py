@@ -9,7 +9,7 @@ from pathlib import Path
 
 import streamlit as st
 from choose import choose_models
-from downloads import csv_file, csv_of_all, json_file, json_of_all, summary_file
+from downloads import csv_file, json_file, json_of_all, summary_file
 from examples import FINDINGS as EXAMPLES
 from examples import draw_missing, example_path
 from film_view import show_film, show_films
@@ -56,9 +56,10 @@ def main() -> None:
         state.setdefault(key, first)
     left, right = st.columns([1, 2])
     with left:
-        chosen = choose_models(models, changed=forget, ended=keep_first)
+        chosen = choose_models(models, changed=forget)
     if not chosen:
         return
+    fit_answers(len(chosen))
     with right:
         take_films(folder / "examples")
     answer_waiting([predictor for _, predictor in chosen])
@@ -132,9 +133,14 @@ def forget() -> None:
     start([])
 
 
-def keep_first() -> None:
-    """Keep what the first model answered; the other one's answers go."""
-    state.answers = [films[:1] for films in state.answers]
+def fit_answers(count: int) -> None:
+    """Keep the answers of the first `count` models; forget the films where there are fewer.
+
+    So the first model's answers stay when it is no longer compared.
+    """
+    if any(len(film) < count for film in state.answers):
+        forget()
+    state.answers = [film[:count] for film in state.answers]
 
 
 def answer_waiting(predictors: list[Predictor]) -> None:
@@ -234,7 +240,6 @@ def offer_files(
 ) -> None:
     """Show the download buttons, and the button that forgets the films."""
     cards = [one.card for one in models]
-    answers, card = [film[0] for film in films], cards[0]
     two = len(models) > 1
     if two:
         st.caption(
@@ -242,9 +247,9 @@ def offer_files(
             "names. A summary to print is of one model."
         )
     with st.container(horizontal=True):
-        table = (lambda: csv_of_all(films, cards)) if two else lambda: csv_file(answers, card)
-        data = (lambda: json_of_all(films, cards)) if two else lambda: json_file(answers, card)
-        offer("Answers as CSV", table, "answers.csv", "text/csv")
+        first = [film[0] for film in films]
+        data = (lambda: json_of_all(films, cards)) if two else lambda: json_file(first, cards[0])
+        offer("Answers as CSV", lambda: csv_file(films, cards), "answers.csv", "text/csv")
         offer("Answers as JSON", data, "answers.json", "application/json")
         for answer, one in zip(shown or (), models, strict=False):
             label = f"Summary of {one.letter} to print" if two else "Summary to print"

@@ -156,7 +156,7 @@ def spoken_pair(pair: Pair, models: Two) -> str:
 
 def _who(one: Served) -> str:
     role = f" <small>({escape(one.role)})</small>" if one.role else ""
-    return f'<b class="letter">{one.letter}</b> {escape(one.name)}{role}'
+    return f'<b class="letter">{one.letter}</b>&nbsp;{escape(one.name)}{role}'
 
 
 def _remarks(pair: Pair, models: Two) -> str:
