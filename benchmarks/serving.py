@@ -89,23 +89,23 @@ def student_rows(scratch: Path) -> list[Row]:
         print(_NO_BROWSER)
         return []
     films, kind = films_of_1024(scratch)
-    b4 = write_b4(scratch / "b4")
-    pair = scratch / "pair"
+    pair, alone, beside = (scratch / name for name in ("pair", "alone", "beside"))
     student, _ = write_student_and_teacher(pair)
-    alone, beside = scratch / "student", scratch / "beside"
-    for folder, paths in ((alone, [student]), (beside, [student, b4])):
-        folder.mkdir()
-        for path in paths:
-            shutil.copy(path, folder)
-    uploads = _uploads(kind)
+    b4 = write_b4(beside)
+    alone.mkdir()
+    for folder in (alone, beside):
+        shutil.copy(student, folder)
     served_models = {
-        f"{STUDENT}, {uploads}": (alone, None, "< 160"),
-        f"{STUDENT} beside {TEACHER}, {uploads}": (pair, "teacher", "< 160"),
-        f"{STUDENT} beside EfficientNet-B4 int8, {uploads}": (beside, b4.stem, ""),
+        STUDENT: (alone, None, "< 160"),
+        f"{STUDENT} beside {TEACHER}": (pair, "teacher", "< 160"),
+        f"{STUDENT} beside EfficientNet-B4 int8": (beside, b4.stem, ""),
     }
     return [
         Row(
-            f"web app, {what}: peak resident memory", "MB", peak_of(folder, films, other), goal=goal
+            f"web app, {what}, {_uploads(kind)}: peak resident memory",
+            "MB",
+            peak_of(folder, films, other),
+            goal=goal,
         )
         for what, (folder, other, goal) in served_models.items()
     ]
