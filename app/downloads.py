@@ -1,7 +1,7 @@
 """Make the files to download.
 
-In: predictions and the model's card. Out: a CSV file, a JSON file, and a page to print for one
-image.
+In: predictions, and the card of the model or of each model. Out: a CSV file, a JSON file, and a page
+to print for one image.
 """
 
 import csv
@@ -16,6 +16,7 @@ from markup import NOT_WHERE, PHANTOM, facts, grid_text, plain, remarks
 from pictures import data_uri
 from predict import FilmAnswer, by_probability
 
+_COLUMNS = ("file", "status", "reason", "warnings", "unlikeness", "unfamiliar", "flagged")
 _FORMULA = (
     "=",
     "+",
@@ -26,50 +27,40 @@ _FORMULA = (
 )  # a spreadsheet reads text that starts with one of these as a formula
 
 
-def csv_file(answers: Sequence[FilmAnswer], card: dict[str, Any]) -> bytes:
-    """Return one row per file, with probabilities in the model's order of findings.
+def csv_file(films: Sequence[Sequence[FilmAnswer]], cards: Sequence[dict[str, Any]]) -> bytes:
+    """Return one row per file and model; each film has an answer for each of the cards.
 
-    Text never becomes a formula in a spreadsheet.
+    The findings of all models are columns, in the models' order, empty where a model does not
+    predict one. Text never becomes a formula in a spreadsheet.
     """
-    findings = card["findings"]
+    findings = dict.fromkeys(finding for card in cards for finding in card["findings"])
+    probs = {finding: f"prob_{finding}" for finding in findings}
+    columns = [*_COLUMNS, *probs.values(), "model"]
     text = StringIO()
-    probs = [f"prob_{finding}" for finding in findings]
-    columns = [
-        "file",
-        "status",
-        "reason",
-        "warnings",
-        "unlikeness",
-        "unfamiliar",
-        "flagged",
-        *probs,
-        "model",
-    ]
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    for answer in answers:
-        row = _row(answer, findings)
-        row |= dict(zip(probs, row.pop("probs").values(), strict=False))
-        row |= {
-            "warnings": "; ".join(row["warnings"]),
-            "flagged": "|".join(row["flagged"]),
-            "model": card["name"],
-        }
-        writer.writerow({key: _not_formula(value) for key, value in row.items()})
+    for answers in films:
+        for answer, card in zip(answers, cards, strict=True):
+            row = _row(answer, card["findings"])
+            row |= {probs[finding]: prob for finding, prob in row.pop("probs").items()}
+            row |= {
+                "warnings": "; ".join(row["warnings"]),
+                "flagged": "|".join(row["flagged"]),
+                "model": card["name"],
+            }
+            writer.writerow({key: _not_formula(value) for key, value in row.items()})
     return text.getvalue().encode("utf-8")
 
 
 def json_file(answers: Sequence[FilmAnswer], card: dict[str, Any]) -> bytes:
-    """Return the same as JSON, with the thresholds and the notice."""
-    content = {
-        "notice": card["notice"],
-        "model": card["name"],
-        "thresholds": dict(zip(card["findings"], card["thresholds"], strict=True)),
-        "films": [_row(answer, card["findings"]) for answer in answers],
-    }
-    return (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode(
-        "utf-8"
-    )
+    """Return the answers of one model as JSON, with the thresholds and the notice."""
+    return _json({"notice": card["notice"]} | _content(answers, card))
+
+
+def json_of_all(films: Sequence[Sequence[FilmAnswer]], cards: Sequence[dict[str, Any]]) -> bytes:
+    """Return the same for several models, a list of what `json_file` has of each."""
+    models = [_content([answers[i] for answers in films], card) for i, card in enumerate(cards)]
+    return _json({"notice": cards[0]["notice"], "models": models})
 
 
 def summary_file(answer: FilmAnswer, card: dict[str, Any]) -> bytes:
@@ -101,6 +92,18 @@ src="{data_uri(answer.overlays[order[0]])}"></div>
 <table><thead><tr><th>Finding</th><th>Probability</th><th></th><th>What is known of it</th></tr></thead>
 <tbody>{rows}</tbody></table></body></html>"""
     return page.encode("utf-8")
+
+
+def _content(answers: Sequence[FilmAnswer], card: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "model": card["name"],
+        "thresholds": dict(zip(card["findings"], card["thresholds"], strict=True)),
+        "films": [_row(answer, card["findings"]) for answer in answers],
+    }
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def _row(answer: FilmAnswer, findings: Sequence[str]) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-// In: a film as HTML. Out: the film with zoom and a heat map that follows the chosen finding.
+// In: a film as HTML. Out: the film with zoom and a heat map that follows the chosen finding; of two models
+// both, which show the same part of the film and the same finding.
 const MOST = 8; // times the whole film
 
 export default function ({ data, parentElement, setTriggerValue }) {
@@ -12,8 +13,8 @@ export default function ({ data, parentElement, setTriggerValue }) {
   bindSteps(root, setTriggerValue);
   if (focused) root.querySelector(`[data-step="${focused}"]`)?.focus({ preventScroll: true });
   parentElement.querySelector(".heard").textContent = data.spoken;
-  const picture = root.querySelector(".picture");
-  picture.decode().then(() =>
+  const pictures = [...root.querySelectorAll(".picture")];
+  Promise.all(pictures.map((picture) => picture.decode())).then(() =>
     requestAnimationFrame(() => setTimeout(() => performance.mark("film-shown", { detail: data.id }))),
   ); // for who measures: the picture is on the screen
 }
@@ -48,30 +49,50 @@ function bindHeatMaps(root) {
     }
     root.style.setProperty("--strength", strength.value / 100);
     root.querySelector("[data-shown]").textContent = chosen.closest("label").querySelector(".name").textContent;
-    root.querySelector("[data-unseen]").hidden = !("empty" in chosen.dataset);
+    for (const note of root.querySelectorAll("[data-when]")) {
+      note.hidden = !note.dataset.when.split(" ").includes(chosen.value);
+    }
     root.querySelector(".legend").classList.toggle("off", !switched.checked);
   };
   root.onchange = show;
+  for (const row of root.querySelectorAll(".pair tbody tr")) {
+    row.onclick = (event) => event.target.closest("label") || row.querySelector("input").click();
+  }
   strength.oninput = show;
   show();
 }
 
 function bindZoom(root) {
-  const pane = root.querySelector(".window");
-  const layers = root.querySelector(".layers");
+  const panes = [...root.querySelectorAll(".window")];
   let zoom = 1;
-  const setZoom = (factor) => {
+  const follow = (pane) => {
+    for (const other of panes) {
+      if (other !== pane) [other.scrollLeft, other.scrollTop] = [pane.scrollLeft, pane.scrollTop];
+    }
+  };
+  const setZoom = (factor, pane) => {
     const before = zoom;
     zoom = factor ? Math.min(MOST, Math.max(1, zoom * factor)) : 1;
     const [x, y] = [pane.scrollLeft + pane.clientWidth / 2, pane.scrollTop + pane.clientHeight / 2];
-    layers.style.width = layers.style.height = `${100 * zoom}%`;
+    for (const one of panes) {
+      const layers = one.querySelector(".layers");
+      layers.style.width = layers.style.height = `${100 * zoom}%`;
+      one.classList.toggle("zoomed", zoom > 1);
+    }
     pane.scrollLeft = (x * zoom) / before - pane.clientWidth / 2;
     pane.scrollTop = (y * zoom) / before - pane.clientHeight / 2;
-    pane.classList.toggle("zoomed", zoom > 1);
+    follow(pane);
   };
   for (const button of root.querySelectorAll("[data-zoom]")) {
-    button.onclick = () => setZoom(Number(button.dataset.zoom));
+    button.onclick = () => setZoom(Number(button.dataset.zoom), panes[0]);
   }
+  for (const pane of panes) {
+    bindPane(root, pane, (factor) => setZoom(factor, pane), () => zoom);
+    pane.onscroll = () => follow(pane); // all panes show the same part of the film
+  }
+}
+
+function bindPane(root, pane, setZoom, zoom) {
   const keys = { "+": 1.5, "=": 1.5, "-": 1 / 1.5, 0: 0 };
   pane.onkeydown = (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
@@ -81,7 +102,7 @@ function bindZoom(root) {
     event.preventDefault();
     event.stopPropagation();
   };
-  pane.ondblclick = () => setZoom(zoom > 1 ? 0 : 2.5);
+  pane.ondblclick = () => setZoom(zoom() > 1 ? 0 : 2.5);
   bindDrag(pane);
 }
 

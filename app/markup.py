@@ -3,6 +3,7 @@
 In: predictions and a model's card. Out: pieces of HTML. All text from outside is escaped here.
 """
 
+from collections.abc import Sequence
 from html import escape
 from math import isfinite
 from typing import Any
@@ -27,6 +28,17 @@ PHANTOM = (
     "Its predictions on real films mean nothing."
 )
 NOT_WHERE = "It shows what drove the prediction, not where a disease is."
+FLAGGED = '<span class="mark">flagged</span>'
+UNSEEN = "Nothing in this film raised the prediction, so the map is empty."
+TOOLS = """<div class="tools" role="group" aria-label="View">
+      <button type="button" data-zoom="1.5">Zoom in</button>
+      <button type="button" data-zoom="0.6667">Zoom out</button>
+      <button type="button" data-zoom="0">Whole film</button>
+      <label><input type="checkbox" data-heat checked> Heat map</label>
+      <label>Strength <input type="range" data-strength min="10" max="100" value="70"></label>
+    </div>"""
+SCALE = f"""<span class="scale" aria-hidden="true"><span style="background-image: {legend_gradient()}"></span></span>
+      <span class="ends" aria-hidden="true"><span>nothing</span><span>this finding's maximum</span></span>"""
 
 
 def film_html(answer: FilmAnswer, card: dict[str, Any], position: str = "") -> str:
@@ -35,46 +47,54 @@ def film_html(answer: FilmAnswer, card: dict[str, Any], position: str = "") -> s
     `position`, as "3 of 24", adds buttons to the previous and the next film.
     """
     order = by_probability(answer)
-    heats = "".join(
-        f'<img class="heat" alt="" src="{data_uri(answer.overlays[i])}" data-finding="{i}" hidden>'
-        for i in order
-        if answer.overlays
-    )
-    name, shape = escape(answer.name), f"{answer.width} / {answer.height}"
+    heats = "".join(heat_html(answer, i, i) for i in order if answer.overlays)
+    unseen = " ".join(str(i) for i in order if not answer.seen[i])
     findings = "".join(_finding_html(answer, card, i, i == order[0]) for i in order)
-    steps = f"""<div class="steps" role="group" aria-label="Films">
-<button type="button" data-step="-1" title="Key k or arrow up">Previous</button>
-<button type="button" data-step="1" title="Key j or arrow down">Next</button>
-<span>{escape(position)} <small>keys k and j, or arrows up and down</small></span></div>"""
     return f"""
-{steps if position else ""}<h2>{name}</h2>
+{steps_html(position)}<h2>{escape(answer.name)}</h2>
 {_remarks(answer, card)}
 <div class="view">
   <div>
-    <div class="tools" role="group" aria-label="View">
-      <button type="button" data-zoom="1.5">Zoom in</button>
-      <button type="button" data-zoom="0.6667">Zoom out</button>
-      <button type="button" data-zoom="0">Whole film</button>
-      <label><input type="checkbox" data-heat checked> Heat map</label>
-      <label>Strength <input type="range" data-strength min="10" max="100" value="70"></label>
-    </div>
-    <div class="window" tabindex="0" role="group" style="--shape: {shape}; aspect-ratio: {shape}"
-      aria-label="Film. Plus and minus zoom, arrow keys move it, 0 shows it whole, H switches the heat map.">
+    {TOOLS}
+    {window_html(answer, heats)}
+    <div class="legend">
+      {SCALE}
+      <p><b>Heat map: <span data-shown></span>.</b> <span data-when="{unseen}" hidden>{UNSEEN}
+      </span>{grid_text(answer)} Relative to this finding's own
+      maximum on this film. {NOT_WHERE}</p></div>
+  </div>
+  <fieldset><legend>Findings <small>flagged first; choose one to see its heat map</small></legend>{findings}</fieldset>
+</div>"""
+
+
+def steps_html(position: str) -> str:
+    """Return the buttons to the previous and the next film; nothing without a position."""
+    if not position:
+        return ""
+    return f"""<div class="steps" role="group" aria-label="Films">
+<button type="button" data-step="-1" title="Key k or arrow up">Previous</button>
+<button type="button" data-step="1" title="Key j or arrow down">Next</button>
+<span>{escape(position)} <small>keys k and j, or arrows up and down</small></span></div>"""
+
+
+def window_html(answer: FilmAnswer, heats: str, which: str = "Film") -> str:
+    """Return the film below its heat maps, in a window that can be zoomed; `which` names it."""
+    name, shape = escape(answer.name), f"{answer.width} / {answer.height}"
+    return f"""<div class="window" tabindex="0" role="group" style="--shape: {shape}; aspect-ratio: {shape}"
+      aria-label="{escape(which)}. Plus and minus zoom, arrow keys move it, 0 shows it whole, H switches the heat map.">
       <div class="layers">
         <img class="picture" alt="Chest film {name}, {answer.width} by {answer.height} pixels"
           src="{data_uri(answer.picture)}">
         {heats}
       </div>
-    </div>
-    <div class="legend">
-      <span class="scale" aria-hidden="true"><span style="background-image: {legend_gradient()}"></span></span>
-      <span class="ends" aria-hidden="true"><span>nothing</span><span>this finding's maximum</span></span>
-      <p><b>Heat map: <span data-shown></span>.</b> <span data-unseen hidden>Nothing in this film raised the prediction,
-      so the map is empty. </span>{grid_text(answer)} Relative to this finding's own
-      maximum on this film. {NOT_WHERE}</p></div>
-  </div>
-  <fieldset><legend>Findings <small>flagged first; choose one to see its heat map</small></legend>{findings}</fieldset>
-</div>"""
+    </div>"""
+
+
+def heat_html(answer: FilmAnswer, place: int, number: int) -> str:
+    """Return the heat map of the finding with index `place`, hidden until the page's finding
+    `number` is chosen."""
+    source = data_uri(answer.overlays[place])
+    return f'<img class="heat" alt="" src="{source}" data-finding="{number}" hidden>'
 
 
 def ordered(answers: list[FilmAnswer], by: int | None) -> list[int]:
@@ -166,15 +186,23 @@ def facts(card: dict[str, Any], place: int) -> str:
 
 def remarks(answer: FilmAnswer, card: dict[str, Any]) -> list[str]:
     """Return the remarks about a film, as sentences; not escaped."""
-    lines = []
-    if answer.unfamiliar:
-        usual = f"{card['familiarity']['threshold']:.1f}"
-        score = f"{answer.unlikeness:.1f}" if isfinite(answer.unlikeness) else "beyond measure"
-        lines.append(
-            f"This does not look like the chest films that the model was trained on (its score is {score}, where up to "
-            f"{usual} is usual): do not rely on the prediction."
-        )
-    return lines + [f"Noticed: {', '.join(answer.warnings)}."] * bool(answer.warnings)
+    lines = [unlike_text(answer, card)] if answer.unfamiliar else []
+    return lines + [warned_text(answer.warnings)] * bool(answer.warnings)
+
+
+def unlike_text(answer: FilmAnswer, card: dict[str, Any]) -> str:
+    """Return that a film is unlike the training films, with its score."""
+    usual = f"{card['familiarity']['threshold']:.1f}"
+    score = f"{answer.unlikeness:.1f}" if isfinite(answer.unlikeness) else "beyond measure"
+    return (
+        f"This does not look like the chest films that the model was trained on (its score is {score}, where up to "
+        f"{usual} is usual): do not rely on the prediction."
+    )
+
+
+def warned_text(warnings: Sequence[str]) -> str:
+    """Return what was noticed while a film was read; nothing for no warnings."""
+    return f"Noticed: {', '.join(warnings)}." if warnings else ""
 
 
 def _remarks(answer: FilmAnswer, card: dict[str, Any]) -> str:
@@ -184,17 +212,23 @@ def _remarks(answer: FilmAnswer, card: dict[str, Any]) -> str:
 
 
 def _finding_html(answer: FilmAnswer, card: dict[str, Any], place: int, chosen: bool) -> str:
-    prob, threshold = answer.probs[place], card["thresholds"][place]
-    mark = '<span class="mark">flagged</span>' if answer.flagged[place] else ""
+    flagged = answer.flagged[place]
     return f"""
-<label class="finding{" flagged" * answer.flagged[place]}">
-  <input type="radio" name="finding" value="{place}"{" checked" * chosen}{' data-empty=""' * (not answer.seen[place])}>
-  <span class="name">{escape(plain(card["findings"][place]))}</span> {mark}
-  <span class="prob">{prob:.2f}</span>
-  <span class="bar" aria-hidden="true"><span style="width: {100 * prob:.1f}%"></span>
-    <i style="left: {100 * threshold:.1f}%"></i></span>
+<label class="finding{" flagged" * flagged}">
+  <input type="radio" name="finding" value="{place}"{" checked" * chosen}>
+  <span class="name">{escape(plain(card["findings"][place]))}</span> {FLAGGED * flagged}
+  <span class="prob">{answer.probs[place]:.2f}</span>
+  {bar_html(answer, card, place)}
   <span class="facts">{facts(card, place)}</span>
 </label>"""
+
+
+def bar_html(answer: FilmAnswer, card: dict[str, Any], place: int) -> str:
+    """Return the probability of the finding with index `place` as a bar, its threshold as a
+    line."""
+    prob, threshold = answer.probs[place], card["thresholds"][place]
+    return f"""<span class="bar" aria-hidden="true"><span style="width: {100 * prob:.1f}%"></span>
+    <i style="left: {100 * threshold:.1f}%"></i></span>"""
 
 
 def _film_row(number: int, answer: FilmAnswer, findings: list[str], by: int | None = None) -> str:
@@ -202,17 +236,22 @@ def _film_row(number: int, answer: FilmAnswer, findings: list[str], by: int | No
     if answer.reason:
         cells = f'<td></td><th scope="row">{name}</th><td colspan="2">{escape(answer.reason)}</td>'
         return f'<tr class="refused">{cells}</tr>'
+    text = listed_html(answer, findings, by)
+    notes = ["unlike the training films"] * answer.unfamiliar + list(answer.warnings)
+    return f"""<tr><td><img alt="" src="{data_uri(answer.thumbnail)}"></td>
+<th scope="row"><button type="button" data-film="{number}">{name}</button></th>
+<td>{text}</td><td>{escape("; ".join(notes))}</td></tr>"""
+
+
+def listed_html(answer: FilmAnswer, findings: list[str], by: int | None = None) -> str:
+    """Return what is flagged on a film, else the highest probability; with `by`, the index of a
+    finding, its probability first."""
     order = by_probability(answer)
     flagged = [i for i in order if answer.flagged[i]]
     listed = ", ".join(
         f"{escape(plain(findings[i]))} {answer.probs[i]:.2f}" for i in flagged or order[:1]
     )
     text = f"<b>{listed}</b>" if flagged else f"nothing flagged (highest: {listed})"
-    if by is not None:
-        text = (
-            f"{escape(plain(findings[by]))} <b>{answer.probs[by]:.2f}</b><br><small>{text}</small>"
-        )
-    notes = ["unlike the training films"] * answer.unfamiliar + list(answer.warnings)
-    return f"""<tr><td><img alt="" src="{data_uri(answer.thumbnail)}"></td>
-<th scope="row"><button type="button" data-film="{number}">{name}</button></th>
-<td>{text}</td><td>{escape("; ".join(notes))}</td></tr>"""
+    if by is None:
+        return text
+    return f"{escape(plain(findings[by]))} <b>{answer.probs[by]:.2f}</b><br><small>{text}</small>"

@@ -4,28 +4,28 @@ In: exported models, and uploaded films. Out: the page with the models' predicti
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import streamlit as st
-from downloads import csv_file, json_file, summary_file
+from choose import choose_models
+from downloads import csv_file, json_file, json_of_all, summary_file
 from examples import FINDINGS as EXAMPLES
 from examples import draw_missing, example_path
 from film_view import show_film, show_films
-from markup import NOTICE_HTML, PHANTOM, counted, film_html, films_html, ordered, plain, spoken
-from predict import LONGEST, LONGEST_OF_MANY, MAX_FILMS, FilmAnswer, answer_file
+from markup import NOTICE_HTML, counted, film_html, films_html, ordered, plain, spoken
+from pair import flagged_by_one, pair_html, pairs_html, spoken_pair
+from predict import LONGEST, LONGEST_OF_MANY, MAX_FILMS, FilmAnswer, answer_by_all
+from served import Served
 from server import set_up
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
-from lib.exceptions import CxrError
 from lib.inference import Predictor, card_text
-from lib.system import available_cores
 
 SAVEFOLDER = Path(__file__).resolve().parents[1] / "savefolder"
 TYPES = ("png", "jpg", "jpeg", "tif", "tiff", "bmp", "gif", "dcm", "dicom")
-THREADS = 4  # at most, per prediction
-GIVEN = "as given"
-MODELS = 3  # in memory at a time, so that sessions with different models do not evict each other's
+GIVEN, DIFFER = "as given", "number of findings that one model alone flags"
 EMPTY = """There is no model in `{folder}` yet. Export a trained run, then load this page again:
 
     cxr export runs/STUDY/RUN
@@ -56,43 +56,17 @@ def main() -> None:
         state.setdefault(key, first)
     left, right = st.columns([1, 2])
     with left:
-        predictor = choose_model(models)
-    if predictor is None:
+        chosen = choose_models(models, changed=forget)
+    if not chosen:
         return
+    fit_answers(len(chosen))
     with right:
         take_films(folder / "examples")
-    answer_waiting(predictor)
-    show_answers(predictor.card)
-    with st.expander("About this model"):
-        st.markdown(card_text(predictor.card).replace("\n#", "\n##").replace("# ", "## ", 1))
-
-
-def choose_model(models: dict[str, Path]) -> Predictor | None:
-    """Return the chosen model, ready to predict.
-
-    When its file is broken, return None and show the reason on the page.
-    """
-    path = models[st.selectbox("Model", list(models), on_change=forget)]
-    try:
-        predictor = load(path, path.stat().st_mtime_ns)
-    except CxrError as error:
-        st.error(str(error))
-        return None
-    if predictor.card["data"].get("phantom"):
-        st.warning(PHANTOM)
-    return predictor
-
-
-@st.cache_resource(max_entries=MODELS, show_spinner="Loading the model")
-def load(path: Path, modified: int) -> Predictor:
-    """Load a model, shared by all sessions that use it.
-
-    `modified` is the file's modification time: a rewritten file is loaded again.
-    """
-    predictor = Predictor(path, threads=min(THREADS, available_cores()))
-    predictor.warm_up()
-    card_text(predictor.card)  # a card that cannot be shown is refused here
-    return predictor
+    answer_waiting([predictor for _, predictor in chosen])
+    show_answers([one for one, _ in chosen])
+    for one, predictor in chosen:
+        with st.expander(f"About {one.letter}, {one.title}" if one.letter else "About this model"):
+            st.markdown(card_text(predictor.card).replace("\n#", "\n##").replace("# ", "## ", 1))
 
 
 def take_films(examples: Path) -> None:
@@ -159,7 +133,17 @@ def forget() -> None:
     start([])
 
 
-def answer_waiting(predictor: Predictor) -> None:
+def fit_answers(count: int) -> None:
+    """Keep the answers of the first `count` models; forget the films where there are fewer.
+
+    So the first model's answers stay when it is no longer compared.
+    """
+    if any(len(film) < count for film in state.answers):
+        forget()
+    state.answers = [film[:count] for film in state.answers]
+
+
+def answer_waiting(predictors: list[Predictor]) -> None:
     """Predict for waiting films one by one; keep only what the page shows of each."""
     if not state.waiting:
         return
@@ -167,82 +151,110 @@ def answer_waiting(predictor: Predictor) -> None:
     bar = st.progress(done / total, text=f"Answering {total} films") if total > 1 else None
     while state.waiting:
         name, data = state.waiting.pop(0)
-        state.answers.append(
-            answer_file(predictor, data, name, LONGEST if total == 1 else LONGEST_OF_MANY)
-        )
+        longest = LONGEST if total == 1 else LONGEST_OF_MANY
+        state.answers.append(answer_by_all(predictors, data, name, longest))
         if bar:
             bar.progress(len(state.answers) / total, text=f"Answering {total} films")
     if bar:
         bar.empty()
-    state.shown = next((i for i, answer in enumerate(state.answers) if not answer.reason), -1)
+    state.shown = next((i for i, film in enumerate(state.answers) if not film[0].reason), -1)
 
 
-def show_answers(card: dict) -> None:
-    """Show the table of several films, the chosen film, and the downloads."""
-    answers: list[FilmAnswer] = state.answers
-    if not answers:
+def show_answers(models: list[Served]) -> None:
+    """Show the table of several films, the chosen film, and the downloads.
+
+    A film has one answer of each model.
+    """
+    films: list[tuple[FilmAnswer, ...]] = state.answers
+    if not films:
         return
     if state.note:
         st.warning(state.note)
-    shown = answers[state.shown] if state.shown >= 0 else None
-    if len(answers) == 1:
-        if shown:
-            show_one(shown, card, "")
-        else:
-            show_films(
-                films_html(answers, card["findings"]),
-                spoken(answers[0], card["findings"]),
-                "0",
-                -1,
-                choose,
-            )
+    shown = films[state.shown] if state.shown >= 0 else None
+    if len(films) > 1:
+        show_many(films, models)
+    elif shown:
+        show_one(shown, models, "", [state.shown])
     else:
-        film, table = st.columns(
-            [3, 2], gap="medium"
-        )  # the film first: a narrow screen stacks the columns
-        with table:
-            by = st.selectbox("Sort by", [GIVEN, *card["findings"]], format_func=plain, key="sort")
-            place = card["findings"].index(by) if by != GIVEN else None
-            order = ordered(answers, place)
-            text = films_html(answers, card["findings"], order, place)
-            show_films(text, counted(answers), f"{state.drops}-{by}", state.shown, choose)
-        with film:
-            if shown:
-                answered = [i for i in order if not answers[i].reason]
-                show_one(
-                    shown, card, f"{answered.index(state.shown) + 1} of {len(answered)}", answered
-                )
-    with st.container(horizontal=True):
-        offer("Answers as CSV", lambda: csv_file(answers, card), "answers.csv", "text/csv")
-        offer(
-            "Answers as JSON", lambda: json_file(answers, card), "answers.json", "application/json"
+        findings = models[0].card["findings"]
+        show_films(
+            films_html([films[0][0]], findings), spoken(films[0][0], findings), "0", -1, choose
         )
-        if shown:
-            offer(
-                "Summary to print", lambda: summary_file(shown, card), "summary.html", "text/html"
+    offer_files(films, shown, models)
+
+
+def show_many(films: list[tuple[FilmAnswer, ...]], models: list[Served]) -> None:
+    """Show the table of several films, and the chosen one."""
+    first, findings = [film[0] for film in films], models[0].card["findings"]
+    two = len(models) > 1
+    film, table = st.columns([3, 2], gap="medium")  # the film first: a narrow screen stacks them
+    with table:
+        ways = [GIVEN, *[DIFFER] * two, *findings]
+        by = st.selectbox("Sort by", ways, format_func=plain, key="sort")
+        place = findings.index(by) if by in findings else None
+        order = ordered(first, place)
+        if by == DIFFER:
+            order.sort(
+                key=lambda i: -len(flagged_by_one(films[i], models)) if not first[i].reason else 1
             )
-        st.button("Forget the films", on_click=forget)
+        if two:
+            text = pairs_html(films, models, order, by if by in findings else None)
+        else:
+            text = films_html(first, findings, order, place)
+        show_films(text, counted(first), f"{state.drops}-{len(models)}-{by}", state.shown, choose)
+    if state.shown >= 0:
+        answered = [i for i in order if not first[i].reason]
+        position = f"{answered.index(state.shown) + 1} of {len(answered)}"
+        with film:
+            show_one(films[state.shown], models, position, answered)
 
 
-def show_one(answer: FilmAnswer, card: dict, position: str, order: list[int] | None = None) -> None:
+def show_one(
+    film: tuple[FilmAnswer, ...], models: list[Served], position: str, order: list[int]
+) -> None:
     """Show the chosen film.
 
     Of several, `position` says which one it is, as "3 of 24". `order` holds the numbers of all
     films, for the buttons to the previous and the next one.
     """
-    order = order or [state.shown]
 
     def step(by: int) -> None:
         state.shown = order[min(max(order.index(state.shown) + by, 0), len(order) - 1)]
 
-    identity = f"{state.drops}-{state.shown}-{position}"
-    show_film(film_html(answer, card, position), spoken(answer, card["findings"]), identity, step)
+    if len(models) > 1:
+        html, said = pair_html(film, models, position), spoken_pair(film, models)
+    else:
+        card = models[0].card
+        html, said = film_html(film[0], card, position), spoken(film[0], card["findings"])
+    show_film(html, said, f"{state.drops}-{len(models)}-{state.shown}-{position}", step)
 
 
 def choose(number: int) -> None:
     """Show another film; ignore a click on a table that no longer exists."""
-    if number < len(state.answers) and not state.answers[number].reason:
+    if number < len(state.answers) and not state.answers[number][0].reason:
         state.shown = number
+
+
+def offer_files(
+    films: list[tuple[FilmAnswer, ...]], shown: tuple[FilmAnswer, ...] | None, models: list[Served]
+) -> None:
+    """Show the download buttons, and the button that forgets the films."""
+    cards = [one.card for one in models]
+    two = len(models) > 1
+    if two:
+        st.caption(
+            "The files hold both models: the CSV two rows per film, the JSON one list per model, under the models' "
+            "names. A summary to print is of one model."
+        )
+    with st.container(horizontal=True):
+        first = [film[0] for film in films]
+        data = (lambda: json_of_all(films, cards)) if two else lambda: json_file(first, cards[0])
+        offer("Answers as CSV", lambda: csv_file(films, cards), "answers.csv", "text/csv")
+        offer("Answers as JSON", data, "answers.json", "application/json")
+        for answer, one in zip(shown or (), models, strict=False):
+            label = f"Summary of {one.letter} to print" if two else "Summary to print"
+            offer(label, partial(summary_file, answer, one.card), "summary.html", "text/html")
+        st.button("Forget the films", on_click=forget)
 
 
 def offer(label: str, make, name: str, kind: str) -> None:

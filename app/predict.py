@@ -1,9 +1,11 @@
 """Predict for one uploaded file.
 
-In: the bytes of an image file and a model. Out: a `FilmAnswer` with exactly what the page needs.
+In: the bytes of an image file and one or more models. Out: of each a `FilmAnswer` with exactly what
+the page needs.
 """
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +13,8 @@ from pictures import overlay, picture, thumbnail
 from server import give_memory_back
 
 from lib.exceptions import ImageError
-from lib.images import read_radiograph
-from lib.inference import Predictor
+from lib.images import Radiograph, read_radiograph
+from lib.inference import Answer, Predictor
 
 MAX_FILMS = 24
 """The most images per upload."""
@@ -63,16 +65,39 @@ def answer_file(predictor: Predictor, data: bytes, name: str, longest: int = LON
     `data` holds the bytes of the file. `name` is only displayed, and not trusted for anything.
     `longest` is the longest side of the kept picture in px.
     """
-    name = shortened(name)
+    return answer_by_all([predictor], data, name, longest)[0]
+
+
+def answer_by_all(
+    predictors: Sequence[Predictor], data: bytes, name: str, longest: int = LONGEST
+) -> tuple[FilmAnswer, ...]:
+    """Predict with each model for one uploaded file, as `answer_file`.
+
+    Each reads the film at its own image size. The pictures are the same for all.
+    """
+    name, films, found = shortened(name), {}, []
     with _ONE_AT_A_TIME:
-        try:
-            film = read_radiograph(data, predictor.image_size, preview=longest)
-        except ImageError as error:
-            return FilmAnswer(name, reason=_sentence(str(error)))
-        finally:
+        for predictor in predictors:
+            size, preview = predictor.image_size, 0 if films else longest
+            try:
+                films[size] = films.get(size) or read_radiograph(data, size, preview=preview)
+            except ImageError as error:
+                return (FilmAnswer(name, reason=_sentence(str(error))),) * len(predictors)
+            finally:
+                give_memory_back()
+            found.append(predictor.predict(films[size].pixels[np.newaxis]))
             give_memory_back()
-        answer = predictor.predict(film.pixels[np.newaxis])
-        give_memory_back()
+    shown = next(iter(films.values())).preview
+    pictures = (picture(shown), thumbnail(shown))
+    return tuple(
+        _film_answer(predictor, answer, films[predictor.image_size], name, *pictures)
+        for predictor, answer in zip(predictors, found, strict=True)
+    )
+
+
+def _film_answer(
+    predictor: Predictor, answer: Answer, film: Radiograph, name: str, shown: bytes, small: bytes
+) -> FilmAnswer:
     heatmaps = answer.heatmaps[0]  # (F, h, w)
     return FilmAnswer(
         name,
@@ -83,8 +108,8 @@ def answer_file(predictor: Predictor, data: bytes, name: str, longest: int = LON
         unfamiliar=bool(predictor.unfamiliar(answer.unlikeness)[0]),
         width=film.width,
         height=film.height,
-        picture=picture(film.preview),
-        thumbnail=thumbnail(film.preview),
+        picture=shown,
+        thumbnail=small,
         overlays=tuple(overlay(heat) for heat in heatmaps)
         if min(heatmaps.shape[1:]) >= LEAST_CELLS
         else (),

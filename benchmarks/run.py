@@ -74,6 +74,13 @@ def serving(scratch: Path) -> list[Row]:
     return serving_rows(scratch)
 
 
+def students(scratch: Path) -> list[Row]:
+    """Measure memory of the app with a student, and with its teacher beside it."""
+    from benchmarks.serving import student_rows
+
+    return student_rows(scratch)
+
+
 def scale(scratch: Path) -> list[Row]:
     """Measure a data set and a study of the size of the NIH's release."""
     from benchmarks.scale import scale_rows
@@ -83,7 +90,17 @@ def scale(scratch: Path) -> list[Row]:
 
 SECTIONS: dict[str, Callable[[Path], list[Row]]] = {
     section.__name__: section
-    for section in (data, training, feeding, compiling, intervals, predicting, serving, scale)
+    for section in (
+        data,
+        training,
+        feeding,
+        compiling,
+        intervals,
+        predicting,
+        serving,
+        students,
+        scale,
+    )
 }
 ON_REQUEST = ("scale",)
 

@@ -1,17 +1,19 @@
-"""Measure memory and speed of the web app, served as the README says, with EfficientNet-B4 int8.
+"""Measure memory and speed of the web app, served as the README says, with EfficientNet-B4 int8, and
+with a small student, alone and beside its teacher.
 
 The browser is Debian's Chromium, driven by Playwright. Its memory does not count, but its CPU load
 slows the server.
 """
 
 import contextlib
+import re
 import shutil
 import statistics
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -23,6 +25,7 @@ from playwright.sync_api import Page, sync_playwright
 
 from benchmarks.loading import films_of_1024
 from benchmarks.predicting import without_labels
+from benchmarks.students import STUDENT, TEACHER, write_student_and_teacher
 from benchmarks.timing import Row
 from lib.compression.quantize import QuantizationJob, quantize
 from lib.config import FINDINGS, REPO_ROOT
@@ -36,6 +39,9 @@ BACKBONE, SIZE = "tf_efficientnet_b4", 224
 SESSIONS, ROUNDS = 5, 10
 ALONE = 15
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+_NO_BROWSER = (
+    "the web app was not measured: Chromium is missing, install it with `apt install chromium`"
+)
 _PORT = 8611
 _IDLE = '[data-testid="stApp"][data-test-script-state="notRunning"]'
 _MARK_CHOICE = "document.addEventListener('change', () => performance.mark('film-chosen'), true)"
@@ -52,9 +58,7 @@ def serving_rows(scratch: Path) -> list[Row]:
     The time is from an upload to its picture in the browser.
     """
     if CHROMIUM is None:
-        print(
-            "the web app was not measured: Chromium is missing, install it with `apt install chromium`"
-        )
+        print(_NO_BROWSER)
         return []
     folder = scratch / "models"
     write_b4(folder)
@@ -67,12 +71,59 @@ def serving_rows(scratch: Path) -> list[Row]:
         peak = memory.peak()
         browser.close()
     model = "EfficientNet-B4 int8 at 224 px"
-    what = f"web app, {model}, {SESSIONS * ROUNDS} uploads of 1024 px ({kind}) by {SESSIONS} sessions at once"
+    what = f"web app, {model}, {_uploads(kind)}"
     return [
         Row(f"{what}: peak resident memory", "MB", peak, goal="< 200"),
         Row(f"{what}: growth from the 10th to the 50th", "MB", fiftieth - tenth, goal="about 0"),
         Row(f"web app, {model}: from upload to picture, median", "ms", alone, goal="< 300"),
     ]
+
+
+def student_rows(scratch: Path) -> list[Row]:
+    """Measure the server's peak resident memory with a student alone, beside its teacher, and
+    beside EfficientNet-B4 int8.
+
+    Each is measured in a server of its own, whose folder holds only these models.
+    """
+    if CHROMIUM is None:
+        print(_NO_BROWSER)
+        return []
+    films, kind = films_of_1024(scratch)
+    pair, alone, beside = (scratch / name for name in ("pair", "alone", "beside"))
+    student, _ = write_student_and_teacher(pair)
+    b4 = write_b4(beside)
+    alone.mkdir()
+    for folder in (alone, beside):
+        shutil.copy(student, folder)
+    served_models = {
+        STUDENT: (alone, None, "< 160"),
+        f"{STUDENT} beside {TEACHER}": (pair, "teacher", "< 160"),
+        f"{STUDENT} beside EfficientNet-B4 int8": (beside, b4.stem, ""),
+    }
+    return [
+        Row(
+            f"web app, {what}, {_uploads(kind)}: peak resident memory",
+            "MB",
+            peak_of(folder, films, other),
+            goal=goal,
+        )
+        for what, (folder, other, goal) in served_models.items()
+    ]
+
+
+def peak_of(folder: Path, films: list[Path], other: str | None) -> float:
+    """Return the server's peak resident memory in MB while several sessions upload films, with the
+    student, and with the model `other` beside it."""
+    with served(folder) as process, Memory(process) as memory, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        pages = [browser.new_context().new_page() for _ in range(SESSIONS)]
+        use_together(pages, films, memory, ["student", other] if other else ["student"])
+        browser.close()
+        return memory.peak()
+
+
+def _uploads(kind: str) -> str:
+    return f"{SESSIONS * ROUNDS} uploads of 1024 px ({kind}) by {SESSIONS} sessions at once"
 
 
 def write_b4(folder: Path) -> Path:
@@ -214,14 +265,19 @@ def time_alone(page: Page, films: list[Path]) -> float:
     return statistics.median(taken[1:])
 
 
-def use_together(pages: list[Page], films: list[Path], memory: Memory) -> tuple[float, float]:
+def use_together(
+    pages: list[Page], films: list[Path], memory: Memory, models: Sequence[str] = ()
+) -> tuple[float, float]:
     """Let every session upload in every round, without waiting for the others.
 
-    Returns the memory after 10 uploads and after all.
+    `models` are chosen in every session, the second to compare with. Returns the memory after 10
+    uploads and after all.
     """
     after = []
     for page in pages:
         open_page(page)
+        for label, name in zip(("Model", "Compare with"), models, strict=False):
+            choose(page, label, name)
     for count in range(ROUNDS):
         for place, page in enumerate(pages):
             upload(page, films[(count * SESSIONS + place) % len(films)])
@@ -236,6 +292,14 @@ def open_page(page: Page) -> None:
     page.goto(f"http://127.0.0.1:{_PORT}")
     page.locator("input[type=file]").wait_for(state="attached")
     page.evaluate(_MARK_CHOICE)
+
+
+def choose(page: Page, label: str, name: str) -> None:
+    """Choose the model `name`, whose role may follow its name in the list."""
+    page.locator(_IDLE).wait_for()
+    page.get_by_role("combobox", name=label).click()
+    page.get_by_role("option", name=re.compile(rf"{re.escape(name)}( \(.*\))?")).click()
+    page.locator(_IDLE).wait_for()
 
 
 def upload(page: Page, film: Path) -> None:

@@ -1,17 +1,12 @@
 """The web app: its functions, and the page itself in a real browser against the running server."""
 
-import contextlib
 import csv
 import importlib
 import io
 import json
 import os
 import re
-import shutil
-import signal
-import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from dataclasses import replace
@@ -21,15 +16,28 @@ import matplotlib
 import numpy as np
 import psutil
 import pytest
+from app_pages import (
+    CONTRAST,
+    METRICS,
+    chromium,
+    content_of,
+    expect,
+    film_file,
+    full_card,
+    give,
+    grey_familiarity,
+    page_of,
+    served,
+    settle,
+    shown,
+    wanted_probs,
+)
 from hostile import EITHER, OK, write_hostile
 from PIL import Image
-from processes import free_port, kill_tree
-from tiny_model import FINDINGS, SIZE, write_tiny_model
+from tiny_model import FINDINGS, write_tiny_model
 
 from lib.config import REPO_ROOT
-from lib.images.read import read_radiograph
-from lib.inference.card import NOTICE, make_card
-from lib.inference.ood import fit_familiarity
+from lib.inference.card import NOTICE
 from lib.inference.predictor import Predictor
 
 streamlit = pytest.importorskip("streamlit", reason="streamlit is missing: pip install -e '.[app]'")
@@ -53,40 +61,6 @@ HEAVY = (
     "watchdog",
     "git",
 )
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-METRICS = [
-    {
-        "finding": "Atelectasis",
-        "auroc": 0.8125,
-        "auroc_low": 0.75,
-        "auroc_high": 0.875,
-        "positives": 1234,
-    },
-    {
-        "finding": "Cardiomegaly",
-        "auroc": 0.9,
-        "auroc_low": None,
-        "auroc_high": None,
-        "positives": 7,
-    },
-]
-
-
-def full_card(name: str, **parts) -> dict:
-    """A card with all that `cxr export` writes, for the findings of the tiny model."""
-    run = {"backbone": "tiny", "head": "linear", "findings": list(FINDINGS), "image_size": SIZE}
-    run |= {"thresholds": [0.5, 0.6, 0.7], "data": {"phantom": parts.pop("phantom", False)}}
-    metrics = [row | {"threshold_from": "validation"} for row in METRICS]
-    metrics.append({"finding": "Effusion", "auroc": None, "threshold_from": "fallback"})
-    known = {"precision": "fp32", "familiarity": None, "exported": "2026-01-01", "versions": {}}
-    return make_card(name, run, metrics, **(known | parts))
-
-
-def grey_familiarity() -> dict:
-    """Statistics of mid-grey films, to which a black film is a stranger."""
-    grey = np.random.default_rng(0).uniform(0.3, 0.7, (200, 1)) + np.zeros((1, 2))
-    grey += np.random.default_rng(1).normal(0, 1e-3, grey.shape)
-    return fit_familiarity(grey[:100], grey[100:])
 
 
 @pytest.fixture(scope="module")
@@ -107,18 +81,6 @@ def models(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def predictor(models) -> Predictor:
     return Predictor(models / "a-real.onnx", threads=1)
-
-
-def film_file(grey: int = 128, size: int = 64, noise: int = 20, seed: int = 0) -> bytes:
-    """A film of about that grey, as a PNG."""
-    pixels = np.random.default_rng(seed).integers(-noise, noise + 1, (size, size)) + grey
-    file = io.BytesIO()
-    Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(file, "PNG", compress_level=1)
-    return file.getvalue()
-
-
-def wanted_probs(predictor: Predictor, data: bytes) -> np.ndarray:
-    return predictor.predict(read_radiograph(data, SIZE).pixels[None]).probs[0]
 
 
 # ---- pictures
@@ -265,7 +227,11 @@ def test_csv_has_a_row_per_file(predictor):
         predict.answer_file(predictor, data, "a.png"),
         predict.answer_file(predictor, b"?", "b.png"),
     ]
-    rows = list(csv.DictReader(io.StringIO(downloads.csv_file(answers, predictor.card).decode())))
+    rows = list(
+        csv.DictReader(
+            io.StringIO(downloads.csv_file([(one,) for one in answers], [predictor.card]).decode())
+        )
+    )
     assert [(row["file"], row["status"], row["model"]) for row in rows] == [
         ("a.png", "ok", "a-real"),
         ("b.png", "refused", "a-real"),
@@ -277,7 +243,7 @@ def test_csv_has_a_row_per_file(predictor):
 
 @pytest.mark.parametrize("name", ["=1+1.png", "+a.png", "-a.png", "@a.png"])
 def test_no_name_is_a_formula_in_a_spreadsheet(predictor, name):
-    text = downloads.csv_file([predict.FilmAnswer(name, reason="No.")], predictor.card).decode()
+    text = downloads.csv_file([[predict.FilmAnswer(name, reason="No.")]], [predictor.card]).decode()
     assert next(csv.DictReader(io.StringIO(text)))["file"] == f"'{name}"
 
 
@@ -344,13 +310,6 @@ def test_phantoms_are_drawn_where_they_are_missing(tmp_path):
 # ---- the page without a browser
 
 
-def page_of(folder: Path, monkeypatch):
-    from streamlit.testing.v1 import AppTest
-
-    monkeypatch.setattr(sys, "argv", ["app.py", str(folder)])
-    return AppTest.from_file(str(REPO_ROOT / "app" / "page.py"), default_timeout=120).run()
-
-
 def test_an_empty_folder_says_what_to_do(tmp_path, monkeypatch):
     page = page_of(tmp_path, monkeypatch)
     assert not page.exception and "cxr export runs/STUDY/RUN" in page.info[0].value
@@ -366,76 +325,11 @@ def test_a_broken_model_is_reported(tmp_path, monkeypatch):
 
 # ---- the server
 
-_START = """
-import json, resource, signal, sys
-resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # whoever writes to a file fails
-signal.signal(signal.SIGUSR1, lambda *_: print(json.dumps({"modules": sorted(sys.modules)}), flush=True))
-from streamlit.web.cli import main
-sys.argv = ["streamlit", "run", *sys.argv[1:]]
-main()
-"""
-
-
-class Server:
-    """The running app, and what it said so far."""
-
-    def __init__(self, models: Path):
-        port = free_port()
-        command = [
-            sys.executable,
-            "-c",
-            _START,
-            str(REPO_ROOT / "app" / "app.py"),
-            "--server.port",
-            str(port),
-        ]
-        self.process = subprocess.Popen(
-            [*command, "--", str(models)],
-            cwd=models,  # not the repository: the settings lie beside the page
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        os.set_blocking(self.process.stdout.fileno(), False)
-        self.url, self.said = f"http://127.0.0.1:{port}", ""
-
-    def wait(self) -> None:
-        until = time.monotonic() + 240
-        while self.process.poll() is None and time.monotonic() < until:
-            try:
-                with urllib.request.urlopen(f"{self.url}/_stcore/health", timeout=60):
-                    return
-            except OSError:
-                time.sleep(0.1)
-        raise RuntimeError(f"the server did not start: {self.read()}")
-
-    def read(self) -> str:
-        self.said += (self.process.stdout.read() or b"").decode()
-        return self.said
-
-    def modules(self) -> set[str]:
-        self.process.send_signal(signal.SIGUSR1)
-        for _ in range(600):
-            if lines := re.findall(r'^{"modules".*\n', self.read(), re.MULTILINE):
-                return set(json.loads(lines[-1])["modules"])
-            time.sleep(0.1)
-        raise RuntimeError("the server does not tell its modules")
-
-    def uploads_kept(self) -> bool:
-        with urllib.request.urlopen(f"{self.url}/_stcore/metrics", timeout=60) as answer:
-            return "UploadedFileManager" in answer.read().decode()
-
 
 @pytest.fixture(scope="module")
 def server(models):
-    running = Server(models)
-    try:
-        running.wait()
+    with served(models) as running:
         yield running
-    finally:
-        running.process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            running.process.wait(20)
-        kill_tree(running.process)
 
 
 def test_only_this_machine_is_listened_to(server):
@@ -460,18 +354,8 @@ def test_an_upload_without_the_token_is_refused(server):
 
 @pytest.fixture(scope="module")
 def browser():
-    if CHROMIUM is None:
-        pytest.skip("Chromium is missing: apt install chromium")
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="playwright is missing: pip install -e '.[dev]'"
-    )
-    playwright.expect.set_options(timeout=120_000)
-    with playwright.sync_playwright() as driver:
-        running = driver.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox"], timeout=120_000
-        )
+    with chromium() as running:
         yield running
-        running.close()
 
 
 @pytest.fixture(scope="module")
@@ -504,39 +388,8 @@ def page(only_page):
         only_page.locator(".root").first.wait_for(state="detached")
 
 
-def settle(page) -> None:
-    page.locator('[data-test-script-state="notRunning"]').wait_for()
-
-
-def expect(found):
-    """What the page shows in the end."""
-    return importlib.import_module("playwright.sync_api").expect(found)
-
-
-def give(page, *files: tuple[str, bytes]) -> None:
-    settle(page)
-    page.locator("input[type=file]").set_input_files(
-        [{"name": name, "mimeType": "image/png", "buffer": data} for name, data in files]
-    )
-
-
-def shown(page, name: str) -> None:
-    """Waits until the film is on the page, and nothing moves any more."""
-    page.get_by_role("heading", name=name).wait_for()
-    expect(page.locator(".picture")).to_have_count(1)  # the film before may still be there
-    page.locator(".picture").evaluate("image => image.decode()")
-    settle(page)
-
-
 def shown_names(page) -> list[str]:
     return page.locator(".finding .name").all_inner_texts()
-
-
-def content_of(page, label: str) -> bytes:
-    settle(page)
-    with page.expect_download() as download:
-        page.get_by_role("button", name=label).click()
-    return Path(download.value.path()).read_bytes()
 
 
 def test_an_upload_is_answered_as_the_predictor_answers(page, predictor):
@@ -734,20 +587,6 @@ def test_every_control_and_picture_has_a_name(page):
     )
 
 
-_CONTRAST = """element => {
-  const parts = (colour) => (colour.match(/[\\d.]+/g) || []).map(Number);
-  const light = ([r, g, b]) => [r, g, b].map((v) => v / 255)
-    .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
-    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
-  let behind = element;
-  while (behind && (parts(getComputedStyle(behind).backgroundColor)[3] ?? 1) < 1)
-    behind = behind.parentElement || behind.getRootNode().host;
-  const pair = [getComputedStyle(element).color, getComputedStyle(behind).backgroundColor];
-  const [dark, bright] = pair.map(parts).map(light).sort((a, b) => a - b);
-  return (bright + 0.05) / (dark + 0.05);
-}"""
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_stands_out_from_what_is_behind_it(page, scheme):
     """WCAG 2.2: a contrast of 4.5 at least."""
@@ -775,8 +614,8 @@ def test_text_stands_out_from_what_is_behind_it(page, scheme):
         "legend small",
         "h2",
     ):
-        assert page.locator(f".root {place}").last.evaluate(_CONTRAST) >= 4.5, place
-    assert page.get_by_role("note").evaluate(_CONTRAST) >= 4.5
+        assert page.locator(f".root {place}").last.evaluate(CONTRAST) >= 4.5, place
+    assert page.get_by_role("note").evaluate(CONTRAST) >= 4.5
 
 
 def test_sessions_with_different_models_do_not_reload_each_others(models, monkeypatch):

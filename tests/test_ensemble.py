@@ -148,6 +148,21 @@ def test_the_card_lists_members_size_and_whose_embedding_it_is(study, exported):
     assert "Its training started from random weights." in text and f"{card['megabytes']} MB" in text
 
 
+def test_the_card_of_an_arm_names_teachers_and_removed_channels_of_its_runs(study, tmp_path):
+    for folder in members(study)[:2]:
+        shutil.copytree(folder, tmp_path / "demo" / folder.name)
+        card = read_json(folder / "card.json")
+        card["weights"] |= {"taught_by": ["demo/big-s0", "demo/big-s1"]}
+        card["widths"] = {"share": 0.5, "attributes": {}, "shapes": {}}
+        write_json(tmp_path / "demo" / folder.name / "card.json", card)
+    runs = sorted((tmp_path / "demo").iterdir())
+    path = export_run(runs, out=tmp_path / "out", log=silent)
+    card = read_card(path)
+    assert card["weights"]["taught_by"] == ["demo/big-s0", "demo/big-s1"]
+    assert card["channels_removed"] == 0.5
+    assert "It is a student of the arm demo/big" in path.with_suffix(".md").read_text()
+
+
 def test_the_command_exports_an_arm(study, tmp_path):
     result = CliRunner().invoke(app, ["export", str(study / "adaptive"), "--out", str(tmp_path)])
     assert result.exit_code == 0, result.output

@@ -17,6 +17,7 @@ from lib.exceptions import ExportError
 from lib.export.source import Source, read_source
 from lib.files import json_values
 from lib.inference.card import make_card, read_calibration
+from lib.inference.teaching import taught_by
 from lib.metrics.bootstrap import bootstrap_interval
 from lib.metrics.calibration import Calibration
 from lib.metrics.ensemble import ensemble_probs
@@ -107,10 +108,9 @@ def _ensemble_card(
 ) -> dict[str, Any]:
     """Return the card of an ensemble, as that of a run whose probabilities need no calibration."""
     first, count = members[0].card, len(mean.findings)
-    texts = dict.fromkeys((member.card.get("weights") or {}).get("text") for member in members)
-    words = "; ".join(filter(None, texts))
     return {key: first[key] for key in (*SHARED, "head", "data")} | {
-        "weights": {"text": words} if words else None,
+        "weights": _weights([member.card for member in members]),
+        "widths": _widths([member.card for member in members]),
         "thresholds": thresholds.tolist(),
         "operating_points": _points(exported, mean),
         "calibration": {
@@ -119,6 +119,22 @@ def _ensemble_card(
             "intercept": [0.0] * count,
         },
     }
+
+
+def _weights(cards: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the texts about the members' first weights, and all runs that taught any of them."""
+    texts = dict.fromkeys((card.get("weights") or {}).get("text") for card in cards)
+    words = "; ".join(filter(None, texts))
+    runs = list(dict.fromkeys(run for card in cards for run in taught_by(card)))
+    return {"text": words, **({"taught_by": runs} if runs else {})} if words else None
+
+
+def _widths(cards: Sequence[dict[str, Any]]) -> dict[str, float] | None:
+    """Return the share of channels that was removed from every member; None where they differ in
+    it."""
+    shares = {(card.get("widths") or {}).get("share") for card in cards}
+    share = shares.pop()
+    return None if shares or share is None else {"share": share}
 
 
 def _points(exported: Sequence[dict[str, Any]], mean: Predictions) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from pathlib import PurePath
 from typing import Any
 
 from lib.exceptions import ExportError
+from lib.inference.teaching import teaching_text
 
 CARD_FORMAT = 1
 NOTICE = "Not a medical device. Not for diagnosis. Do not base any decision about patient care on this model."
@@ -143,6 +144,7 @@ def _text(card: dict[str, Any]) -> str:
         f"{card['backbone']} with a head `{card['head']}`, {card['precision']}, exported {card['exported']}. It "
         f"predicts {len(card['findings'])} findings on grey images, resized to {size} x {size} pixels without "
         "keeping their aspect ratio.",
+        *([text] if (text := teaching_text(card)) else []),
         _table(("", ""), [(key, value) for key, value in _made(card).items() if value]),
         *(_members(card["members"]) if card.get("members") else []),
         "## Where the weights came from",
