@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from lib.exceptions import ImageError
 
@@ -73,6 +73,7 @@ def _check_regular(status: os.stat_result) -> None:
 DECODE_VERSION = 3  # increase it when a file would give other pixels: caches are then built again
 
 DICOM_SUFFIXES = (".dcm", ".dicom")
+_TURNED = frozenset(range(2, 9))  # EXIF's orientations of what is not upright
 
 Bad = list[tuple[int, str]]
 """(row, reason) of the images that cannot be decoded."""
@@ -123,12 +124,13 @@ def original_size(path: str) -> tuple[int, int]:
 
 
 def set_upright(image: Image.Image) -> tuple[Image.Image, str]:
-    """A loaded image turned as its EXIF asks, and why it could not be turned, or nothing. Pillow
-    itself turns TIFF."""
+    """A loaded image turned as its EXIF asks, and why it could not be turned, or nothing. An image
+    that is upright already is returned itself, uncopied. Pillow itself turns TIFF."""
     if image.format == "TIFF":
         return image, ""
     try:
-        return ImageOps.exif_transpose(image), ""
+        turned = image.getexif().get(ExifTags.Base.Orientation) in _TURNED
+        return (ImageOps.exif_transpose(image) if turned else image), ""
     except MemoryError:
         raise
     except Exception as error:  # of a hostile or damaged block, of any kind
