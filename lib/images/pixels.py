@@ -11,6 +11,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from lib.exceptions import ImageError
+from lib.images.png import fast_png
 
 MAX_SIDE = 8192  # px
 MIN_SIDE = 32  # px
@@ -93,11 +94,14 @@ def decode_grey(path: str, size: int) -> np.ndarray:
     if path.lower().endswith(DICOM_SUFFIXES):
         return grey_pixels(_displayed(path), size, size)  # (S, S)
     with Image.open(path) as image:
-        image.draft(
-            "L", (2 * size, 2 * size)
-        )  # JPEG alone: decodes at a half, quarter, eighth where that is enough
-        image.load()
-        return grey_pixels(set_upright(image)[0], size, size)  # (S, S)
+        film = fast_png(image)
+        if film is None:
+            film = image
+            film.draft(
+                "L", (2 * size, 2 * size)
+            )  # JPEG alone: decodes at a half, quarter, eighth where that is enough
+            film.load()
+        return grey_pixels(set_upright(film)[0], size, size)  # (S, S)
 
 
 def _displayed(path: str) -> Image.Image:
