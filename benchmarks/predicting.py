@@ -26,6 +26,7 @@ WAYS = {
     "gradcam": "torch, timm, PIL, eager, with Grad-CAM by backward(), of one finding (ours: of all 14)",
     "eager": "torch, timm, PIL, eager, without any heat map",
 }
+OURS = ("ours", "pillow")  # with the decoder that is installed, and with Pillow alone
 GOALS = {"gradcam": (">= 3", "<= 0.33", "<= 0.25"), "eager": ("", "", "<= 0.25")}
 ROUNDS = 20
 FOLDER = 96  # films
@@ -38,8 +39,8 @@ def predicting_rows(paths: list[Path], kind: str, scratch: Path) -> list[Row]:
     folder.
     """
     models = _write_models(scratch)
-    children = {name: _Child("ours", model, paths[0]) for name, model in models.items()}
-    children |= {way: _Child(way, models["fp32"], paths[0]) for way in WAYS}
+    children = {name: Child("ours", model, paths[0]) for name, model in models.items()}
+    children |= {way: Child(way, models["fp32"], paths[0]) for way in WAYS}
     seconds = alternate({name: child.answer for name, child in children.items()}, ROUNDS)
     rate = {name: 1 / statistics.median(times) for name, times in seconds.items()}
     peak = {name: child.end() for name, child in children.items()}
@@ -66,7 +67,7 @@ def predicting_rows(paths: list[Path], kind: str, scratch: Path) -> list[Row]:
     return rows
 
 
-class _Child:
+class Child:
     """A process that has made one prediction, and makes another on each request."""
 
     def __init__(self, way: str, model: Path, film: Path):
@@ -97,42 +98,53 @@ class _Child:
 
 
 def _write_models(scratch: Path) -> dict[str, Path]:
-    """Export the backbone with random weights in fp32 and int8.
+    """Export the backbone in fp32 and int8."""
+    plain = scratch / "fp32.onnx"
+    write_random(plain, BACKBONE, SIZE)
+    return {"fp32": plain, "int8": write_int8(plain, SIZE, scratch)}
 
-    Speed and memory do not depend on the values of the weights.
+
+def write_random(path: Path, name: str, size: int, prune: float = 0.0) -> None:
+    """Export timm's `name` for images of `size` px with random weights and FINDINGS findings.
+
+    A share `prune` of the channels is removed first. Speed and memory do not depend on the values
+    of the weights.
     """
-    import numpy as np
     import torch
 
-    from lib.compression.quantize import QuantizationJob, quantize
     from lib.config import FINDINGS as NAMES
     from lib.export.onnx_file import write_card, write_onnx
-    from lib.inference.session import run_file
     from lib.models.classifier import Classifier, build_backbone, build_head
     from lib.models.heatmaps import ServingModule
+    from lib.models.pruning import prune_backbone
 
     torch.manual_seed(0)
-    backbone = build_backbone(BACKBONE, SIZE)
+    backbone = build_backbone(name, size)
+    if prune:
+        prune_backbone(backbone, name, size, prune)
     head = build_head("linear", backbone.head_hidden_size, FINDINGS, 0.0)
     classifier = Classifier(
         backbone, head, backbone.pretrained_cfg["mean"], backbone.pretrained_cfg["std"]
     )
-    plain = scratch / "fp32.onnx"
-    write_onnx(ServingModule(classifier, [1.0] * FINDINGS, [0.0] * FINDINGS, SIZE), plain)
-    films = np.random.default_rng(0).integers(0, 256, (8, SIZE, SIZE), dtype=np.uint8)
-    job = QuantizationJob(plain, films, without_labels(films, run_file(plain, films)), scratch)
+    write_onnx(ServingModule(classifier, [1.0] * FINDINGS, [0.0] * FINDINGS, size), path)
+    thresholds = [0.5] * FINDINGS
+    card = {"format": 1, "name": name, "findings": list(NAMES), "image_size": size}
+    write_card(path, {**card, "thresholds": thresholds})
+
+
+def write_int8(plain: Path, size: int, folder: Path) -> Path:
+    """Quantize an exported file as `cxr export --int8` does; return the int8 file in `folder`."""
+    import numpy as np
+
+    from lib.compression.quantize import QuantizationJob, quantize
+    from lib.export.onnx_file import read_card, write_card
+    from lib.inference.session import run_file
+
+    films = np.random.default_rng(0).integers(0, 256, (8, size, size), dtype=np.uint8)
+    job = QuantizationJob(plain, films, without_labels(films, run_file(plain, films)), folder)
     trials = quantize(job, log=lambda line: None)
-    card = {
-        "format": 1,
-        "name": BACKBONE,
-        "findings": list(NAMES),
-        "image_size": SIZE,
-        "thresholds": [0.5] * FINDINGS,
-    }
-    models = {"fp32": plain, "int8": trials[0].path}
-    for path in models.values():
-        write_card(path, card)
-    return models
+    write_card(trials[0].path, read_card(plain))
+    return trials[0].path
 
 
 def without_labels(films: "np.ndarray", outputs: "dict[str, np.ndarray]") -> "ValidationSet":
@@ -163,16 +175,15 @@ def _folder_rate(model: Path, paths: list[Path], scratch: Path) -> float:
     return FOLDER / (time.perf_counter() - start)
 
 
-def _ours(model: str, film: str) -> Callable[[], None]:
-    from lib.images.read import read_radiograph
+def _ours(model: str, film: str, way: str) -> Callable[[], None]:
+    from lib.images.read import FAST_THREADS, read_radiograph
     from lib.inference.predictor import Predictor
 
-    predictor = Predictor(model, THREADS)
+    predictor, threads = Predictor(model, THREADS), 1 + (way == "pillow") * FAST_THREADS
 
     def answer() -> None:
-        found = predictor.predict(
-            read_radiograph(film, predictor.image_size, preview=0).pixels[None]
-        )
+        read = read_radiograph(film, predictor.image_size, preview=0, threads=threads)
+        found = predictor.predict(read.pixels[None])
         assert found.heatmaps.shape[:2] == (1, FINDINGS)
 
     return answer
@@ -211,7 +222,7 @@ def _theirs(way: str, film: str) -> Callable[[], None]:
 
 
 def _serve(way: str, model: str, film: str) -> None:
-    answer = _ours(model, film) if way == "ours" else _theirs(way, film)
+    answer = _ours(model, film, way) if way in OURS else _theirs(way, film)
     answer()
     print("ready", flush=True)
     for _ in sys.stdin:

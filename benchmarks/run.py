@@ -67,6 +67,31 @@ def predicting(scratch: Path) -> list[Row]:
     return predicting_rows(paths, kind, scratch)
 
 
+def decoding(scratch: Path) -> list[Row]:
+    """Measure decoders of films, and whether `cxr predict` hides decoding behind the network."""
+    from benchmarks.decoding import decoding_rows
+    from benchmarks.loading import films_of_1024
+
+    paths, kind = films_of_1024(scratch)
+    return decoding_rows(paths, kind, scratch)
+
+
+def compressed(scratch: Path) -> list[Row]:
+    """Measure the prediction of small and of pruned networks for one image."""
+    from benchmarks.compressed import compressed_rows
+    from benchmarks.loading import films_of_1024
+
+    paths, kind = films_of_1024(scratch)
+    return compressed_rows(paths, kind, scratch)
+
+
+def precisions(scratch: Path) -> list[Row]:
+    """Measure networks with fewer bits per number."""
+    from benchmarks.precisions import precision_rows
+
+    return precision_rows(scratch)
+
+
 def serving(scratch: Path) -> list[Row]:
     """Measure memory and time of the app in a browser."""
     from benchmarks.serving import serving_rows
@@ -97,6 +122,9 @@ SECTIONS: dict[str, Callable[[Path], list[Row]]] = {
         compiling,
         intervals,
         predicting,
+        decoding,
+        compressed,
+        precisions,
         serving,
         students,
         scale,

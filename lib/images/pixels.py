@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from lib.exceptions import ImageError
+from lib.images.png import fast_png
 
 MAX_SIDE = 8192  # px
 MIN_SIDE = 32  # px
@@ -73,6 +74,7 @@ def _check_regular(status: os.stat_result) -> None:
 DECODE_VERSION = 3  # increase it when a file would give other pixels: caches are then built again
 
 DICOM_SUFFIXES = (".dcm", ".dicom")
+_TURNED = frozenset(range(2, 9))  # EXIF's orientations of what is not upright
 
 Bad = list[tuple[int, str]]
 """(row, reason) of the images that cannot be decoded."""
@@ -92,11 +94,14 @@ def decode_grey(path: str, size: int) -> np.ndarray:
     if path.lower().endswith(DICOM_SUFFIXES):
         return grey_pixels(_displayed(path), size, size)  # (S, S)
     with Image.open(path) as image:
-        image.draft(
-            "L", (2 * size, 2 * size)
-        )  # JPEG alone: decodes at a half, quarter, eighth where that is enough
-        image.load()
-        return grey_pixels(set_upright(image)[0], size, size)  # (S, S)
+        film = fast_png(image)
+        if film is None:
+            film = image
+            film.draft(
+                "L", (2 * size, 2 * size)
+            )  # JPEG alone: decodes at a half, quarter, eighth where that is enough
+            film.load()
+        return grey_pixels(set_upright(film)[0], size, size)  # (S, S)
 
 
 def _displayed(path: str) -> Image.Image:
@@ -123,12 +128,13 @@ def original_size(path: str) -> tuple[int, int]:
 
 
 def set_upright(image: Image.Image) -> tuple[Image.Image, str]:
-    """A loaded image turned as its EXIF asks, and why it could not be turned, or nothing. Pillow
-    itself turns TIFF."""
+    """A loaded image turned as its EXIF asks, and why it could not be turned, or nothing. An image
+    that is upright already is returned itself, uncopied. Pillow itself turns TIFF."""
     if image.format == "TIFF":
         return image, ""
     try:
-        return ImageOps.exif_transpose(image), ""
+        turned = image.getexif().get(ExifTags.Base.Orientation) in _TURNED
+        return (ImageOps.exif_transpose(image) if turned else image), ""
     except MemoryError:
         raise
     except Exception as error:  # of a hostile or damaged block, of any kind

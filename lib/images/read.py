@@ -14,8 +14,10 @@ from PIL import Image, UnidentifiedImageError
 from lib.exceptions import ImageError
 from lib.images.orientation import seems_sideways
 from lib.images.pixels import MAX_SIDE, check_size, grey_pixels, read_bytes, set_upright
+from lib.images.png import fast_png
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF")
+FAST_THREADS = 2  # with more, Pillow's decoder is faster together: it runs in all of them at once
 
 _LARGE = 2**25  # bytes
 _ONE_LARGE_FILM = threading.RLock()
@@ -39,28 +41,35 @@ class Radiograph:
 
 
 def read_radiograph(
-    source: Path | str | bytes | BinaryIO, size: int, name: str = "", *, preview: int = 1024
+    source: Path | str | bytes | BinaryIO,
+    size: int,
+    name: str = "",
+    *,
+    preview: int = 1024,
+    threads: int = 1,
 ) -> Radiograph:
     """Reads one film: a path, the bytes of a file, or an open binary file.
 
     The pixels are those of `pixels.decode_grey`, after the turn that EXIF may ask for. `preview` is
     the longest side of the picture for display in px, 0 for none. `name` names the file in
-    messages. Size and frames are checked in the header, before pixels are decoded. Raises
+    messages. `threads` is how many threads read films at a time; it decides on the decoder, not on
+    the pixels. Size and frames are checked in the header, before pixels are decoded. Raises
     ImageError with the reason for what is refused.
     """
     subject = "".join(c if c.isprintable() else "?" for c in name)[:120] or "the file"
     try:
         with ExitStack() as turn:
             data = read_bytes(source, lambda size: _wait_turn(size, turn))
-            read = _read_dicom if data[128:132] == b"DICM" else _read_image
-            return read(data, size, preview, turn)
+            if data[128:132] == b"DICM":
+                return _read_dicom(data, size, preview, turn)
+            return _read_image(data, size, preview, turn, fast=threads <= FAST_THREADS)
     except ImageError as error:
         raise ImageError(f"{subject} {error}") from error
     except MemoryError as error:
         raise ImageError(f"{subject} needs more memory than there is") from error
 
 
-def _read_image(data: bytes, size: int, preview: int, turn: ExitStack) -> Radiograph:
+def _read_image(data: bytes, size: int, preview: int, turn: ExitStack, fast: bool) -> Radiograph:
     image = _open(data)
     kind = "JPEG" if image.format == "MPO" else image.format
     check_size(*image.size)
@@ -69,7 +78,7 @@ def _read_image(data: bytes, size: int, preview: int, turn: ExitStack) -> Radiog
     if kind == "TIFF" and image.mode.startswith("I;16") and image.getexif().get(262) == 0:
         raise ImageError("is a 16-bit TIFF whose white is zero; save it with black as zero")
     _wait_turn(image.width * image.height * 4, turn)
-    image, full, warnings = _load(image, 2 * size)
+    image, full, warnings = _load(image, 2 * size, fast=fast)
     pixels = _grey(image, size, size)  # (S, S)
     shown = None
     if preview:
@@ -130,19 +139,22 @@ def _open(data: bytes) -> Image.Image:
 
 
 def _load(
-    image: Image.Image, least: int, mode: str = "L"
+    image: Image.Image, least: int, mode: str = "L", *, fast: bool = False
 ) -> tuple[Image.Image, tuple[int, int], list[str]]:
     """Decodes and sets upright: the image, its full (width, height), warnings. JPEG may be reduced,
-    to `least` px."""
+    to `least` px. `fast` may use the faster decoder of PNG."""
     full = image.size
-    image.draft(mode, (least, least))  # as decode_grey does
-    try:
-        image.load()
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise ImageError(f"is broken or cut short: {error}") from error
-    upright, problem = set_upright(image)
+    loaded = fast_png(image) if fast else None
+    if loaded is None:
+        loaded = image
+        loaded.draft(mode, (least, least))  # as decode_grey does
+        try:
+            loaded.load()
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise ImageError(f"is broken or cut short: {error}") from error
+    upright, problem = set_upright(loaded)
     if image.format == "TIFF":
         full = image.size  # Pillow has turned it
     elif upright.size != image.size:

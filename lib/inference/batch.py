@@ -81,7 +81,7 @@ def predict_files(
     pool, counts, done = ThreadPoolExecutor(threads), Counts(device=predictor.device), False
     try:
         with tqdm(total=total, unit="file", file=sys.stderr, disable=None) as bar:
-            for job in _jobs(files, predictor, pool, 2 * threads, journal):
+            for job in _jobs(files, predictor, pool, threads, journal):
                 row = None if job.row is None else job.row.result()
                 counts.add(row)
                 bar.update()
@@ -137,20 +137,21 @@ def _jobs(
     files: Iterable[Found],
     predictor: Predictor,
     pool: ThreadPoolExecutor,
-    ahead: int,
+    threads: int,
     journal: Journal | None,
 ) -> Iterator[_Job]:
-    """Yield the files in order, with `ahead` of them in progress while waiting for the first.
+    """Yield the files in order, with two per thread in progress while waiting for the first.
 
-    No more than these are held in memory.
+    No more than these are held in memory. Each thread decodes and asks the model by turns, so that
+    films are decoded while others are with the model.
     """
     waiting: deque[_Job] = deque()
     for found, row in unanswered(files, predictor):
         reused = journal is not None and journal.holds(row)
         waiting.append(
-            _Job(row["path"], None if reused else pool.submit(_row, found, row, predictor))
+            _Job(row["path"], None if reused else pool.submit(_row, found, row, predictor, threads))
         )
-        if len(waiting) > ahead:
+        if len(waiting) > 2 * threads:
             yield waiting.popleft()
     yield from waiting
 
@@ -163,15 +164,15 @@ def _stat(path: str) -> Row:
     return {"bytes": status.st_size, "modified": status.st_mtime_ns}
 
 
-def _row(found: Found, row: Row, predictor: Predictor) -> Row:
-    """Return the full row of one file; runs in a thread.
+def _row(found: Found, row: Row, predictor: Predictor, threads: int) -> Row:
+    """Return the full row of one file; runs in one of `threads` threads.
 
     A file that cannot be read does not end the batch, but a bug does.
     """
     reason = f"the path {found.refused}"
     if not found.refused:
         try:
-            film = read_radiograph(found.path, predictor.image_size, preview=0)
+            film = read_radiograph(found.path, predictor.image_size, preview=0, threads=threads)
         except (ImageError, OSError) as error:
             reason = str(error)
         else:
