@@ -43,6 +43,7 @@ _NO_BROWSER = (
     "the web app was not measured: Chromium is missing, install it with `apt install chromium`"
 )
 _PORT = 8611
+_PATIENCE = 120_000  # ms; memory is also measured on a busy machine
 _IDLE = '[data-testid="stApp"][data-test-script-state="notRunning"]'
 _MARK_CHOICE = "document.addEventListener('change', () => performance.mark('film-chosen'), true)"
 _TAKEN = """() => {
@@ -289,6 +290,7 @@ def use_together(
 
 
 def open_page(page: Page) -> None:
+    page.set_default_timeout(_PATIENCE)
     page.goto(f"http://127.0.0.1:{_PORT}")
     page.locator("input[type=file]").wait_for(state="attached")
     page.evaluate(_MARK_CHOICE)
