@@ -162,6 +162,9 @@ class TestRun:
         assert costs["multiply_adds"].nunique() == 1 and costs["value"].notna().all()
         kept = pd.read_csv(ran.folder / "report" / "agreement.csv").set_index("arm")
         assert kept.loc["whole_int8", ["ece", "flags", "heat_maps", "detection"]].notna().all()
+        bits = pd.read_csv(ran.folder / "report" / "int8.csv")
+        assert bits[["arm", "reference"]].to_numpy().tolist() == [["whole_int8", "whole"]]
+        assert "whole_int8 and whole" in (ran.folder / "report" / "int8.md").read_text()
 
     def test_nothing_starts_from_it(self, ran):
         with pytest.raises(ModelError, match="holds an int8 network"):

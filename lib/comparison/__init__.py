@@ -37,6 +37,10 @@ from lib.comparison.prediction_table import (
     is_prediction_table,
     read_prediction_table,
 )
+from lib.comparison.quantized import (
+    quantized_changes,
+    quantized_sentences,
+)
 from lib.comparison.subgroups import (
     subgroup_table,
 )
@@ -76,6 +80,8 @@ __all__ = [
     "on_test_images",
     "power_table",
     "power_text",
+    "quantized_changes",
+    "quantized_sentences",
     "read_prediction_table",
     "read_run_predictions",
     "scores_text",

@@ -18,6 +18,8 @@ over folds, its resamples are drawn within folds, and the variance over patients
 what overlapping training sets add. The spread over seeds is then that of these means. Arms of one
 seed each have K trainings: what they differ by from fold to fold beyond patients stands in for the
 spread over seeds.
+
+An arm in 8 bits and the arm that it was made from are compared seed by seed (`lib.comparison.pairs`).
 """
 
 import contextlib
@@ -34,9 +36,10 @@ import pandas as pd
 from scipy.special import stdtr, stdtrit
 
 from lib.comparison.folds import FoldedRun, fold_noise, overlap_factor
+from lib.comparison.pairs import RunDifference, paired
 from lib.comparison.significance import satterthwaite
 from lib.exceptions import ComparisonError
-from lib.files import atomic_write, read_json, read_table
+from lib.files import INT8, atomic_write, read_json, read_table
 from lib.metrics.bootstrap import (
     INTERVAL_METRICS,
     LEVEL,
@@ -63,7 +66,8 @@ class RunPredictions(Predictions):
     fingerprint: of the test images and labels, from the record. scored: metric -> (F,) where
     metrics.csv has them. folder: where resamples are kept; None keeps nothing. folds, fold: how
     many folds the patients are divided into (0: not at all), and the one that is tested here.
-    ranks_only: probs are ranks of scores and not probabilities, so that F1 has no value.
+    ranks_only: probs are ranks of scores and not probabilities, so that F1 has no value. made_from:
+    the run whose network it has in 8 bits; empty for a network that was trained.
     """
 
     run: str
@@ -75,6 +79,7 @@ class RunPredictions(Predictions):
     folds: int = 0
     fold: int = 0
     ranks_only: bool = False
+    made_from: str = ""
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -180,6 +185,8 @@ def read_run_predictions(folder: Path) -> RunPredictions:
     about = {"run": folder.name, "seed": config["seed"], "folder": folder}
     about |= {name: config.get(name, 0) for name in ("folds", "fold")}
     about["fingerprint"] = read_record(folder).data.test_fingerprint
+    if (folder / INT8).exists():
+        about["made_from"] = Path(config["init_from"]).name
     return RunPredictions(**vars(test), thresholds=thresholds, scored=scored, **about)
 
 
@@ -240,7 +247,7 @@ class Noise:
     df: int
 
 
-def training_noise(arms: Sequence[Sequence[Scored]]) -> Noise:
+def training_noise(arms: Sequence[Sequence[Scored | RunDifference]]) -> Noise:
     """The spread over seeds, pooled over arms (each its runs) that answer for the same findings;
     with folds and one seed an arm, what they show from fold to fold (`folds.fold_noise`)."""
     findings, metrics = arms[0][0].findings, arms[0][0].metrics
@@ -291,7 +298,10 @@ def arm_scores(runs: Sequence[Scored], noise: Noise | None = None) -> pd.DataFra
 
 
 def differences(
-    runs: Sequence[Scored], reference: Sequence[Scored], noise: Noise | None = None
+    runs: Sequence[Scored],
+    reference: Sequence[Scored],
+    noise: Noise | None = None,
+    pair_noise: Noise | None = None,
 ) -> pd.DataFrame:
     """How much better one arm is than another on the same test images: one row per metric and
     finding, macro last.
@@ -301,20 +311,27 @@ def differences(
     seeds, reference_seeds, one_training. A finding with fewer than MIN_PATIENTS positive patients has
     neither interval nor p. With one training on each side and no other arm that shows how trainings
     differ (one_training) there is an interval over patients, but no p: the difference may be chance
-    in training. Raises ComparisonError where they do not compare.
+    in training. Runs in 8 bits are compared seed by seed with those that they were made from, with
+    the spread `pair_noise` of such differences. Raises ComparisonError where they do not compare.
     """
     findings = common_findings([*reference, *runs])
     runs, reference = ([run.on(findings) for run in group] for group in (runs, reference))
-    if isinstance(runs[0], FoldedRun) and (noise is None or noise.findings != findings):
+    pairs = paired(runs, reference)
+    if (
+        not pairs
+        and isinstance(runs[0], FoldedRun)
+        and (noise is None or noise.findings != findings)
+    ):
         noise = training_noise([reference, runs])
-    groups = [(1, runs), (-1, reference)]
-    tables = [_estimate(groups, noise, metric) for metric in runs[0].metrics]
+    groups: Compared = [(1, pairs)] if pairs else [(1, runs), (-1, reference)]
+    pooled = pair_noise if pairs else noise
+    tables = [_estimate(groups, pooled, metric) for metric in runs[0].metrics]
     return pd.concat(tables, ignore_index=True).assign(
-        seeds=len(runs), reference_seeds=len(reference)
+        seeds=len(runs), reference_seeds=len(pairs) or len(reference)
     )
 
 
-Groups = Sequence[tuple[int, list[Scored]]]
+Groups = Sequence[tuple[int, Sequence[Scored]]]
 """(sign, runs) of one arm, of two that are subtracted, or of two differences that are."""
 
 
@@ -329,8 +346,12 @@ def contrast(groups: Groups, noise: Noise | None, metric: str) -> pd.Series:
     return table[table["finding"] == MACRO].iloc[0]
 
 
+Compared = Sequence[tuple[int, Sequence[Scored | RunDifference]]]
+"""Groups; or one group of runs, each less the one that it was made from."""
+
+
 def _estimate(
-    groups: Groups, noise: Noise | None, metric: str, level: bool = False
+    groups: Compared, noise: Noise | None, metric: str, level: bool = False
 ) -> pd.DataFrame:
     """The signed sum of the groups' means (one arm, or two with signs 1 and -1) with Student's
     interval and p-value. level: it is a score from 0 to 1, and not a difference."""
@@ -384,12 +405,12 @@ def _estimate(
         | {"patients": len(np.unique(first.patients)), "images": len(first.images)}
         | {"positives": [*positives, positives.sum()], "positive_patients": [*people, people.sum()]}
         | {"in_macro": [*first.counted, True], "one_training": one_training}
-        | {"folds": len(first.parts) if isinstance(first, FoldedRun) else 0}
+        | {"folds": len(first.parts) if len(first.parts) > 1 else 0}
     )
 
 
 def _variance_components(
-    groups: Groups, resampled: np.ndarray, noise: Noise | None, metric: str
+    groups: Compared, resampled: np.ndarray, noise: Noise | None, metric: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
     """Variance from patients, from seeds, degrees of freedom of their sum, (F + 1,) each; those of
     the seeds' alone.
@@ -417,6 +438,8 @@ def _variance_components(
     patients *= overlap_factor(len(groups[0][1][0].parts))
     freedom = np.array([satterthwaite(a, b, df) for a, b in zip(patients, seeds, strict=True)])
     freedom[seeds < both] = np.inf
+    if noise is None and isinstance(groups[0][1][0], RunDifference):
+        freedom[:] = df  # so few differences alone say little about their spread
     return patients, seeds, freedom, df
 
 
@@ -435,12 +458,12 @@ def _p_values(value: np.ndarray, error: np.ndarray, freedom: np.ndarray) -> np.n
     return np.where(error > 0, p, np.where(value == 0, 1.0, np.nan))
 
 
-def _points(runs: list[Scored], metric: str) -> np.ndarray:
+def _points(runs: Sequence[Scored | RunDifference], metric: str) -> np.ndarray:
     """The scores of the runs: (S, F + 1)."""
     return np.array([run.points[metric] for run in runs])
 
 
-def _resampled(runs: list[Scored], metric: str) -> np.ndarray:
+def _resampled(runs: Sequence[Scored | RunDifference], metric: str) -> np.ndarray:
     """The mean of the runs in each resample: (RESAMPLES, F + 1)."""
     return mean_defined(np.array([run.resampled[metric] for run in runs]), axis=0)
 
@@ -450,7 +473,7 @@ def _squares(scores: np.ndarray) -> np.ndarray:
     return ((scores - scores.mean(axis=0)) ** 2).sum(axis=0)
 
 
-def _interaction(runs: list[Scored], metric: str) -> np.ndarray:
+def _interaction(runs: Sequence[Scored | RunDifference], metric: str) -> np.ndarray:
     """Variance over patients of a run's deviation from the mean of the runs of its arm: (F +
     1,)."""
     each = np.array([run.resampled[metric] for run in runs])  # (S, RESAMPLES, F + 1)

@@ -142,13 +142,13 @@ def compare_arms(
         return Comparison(reference, scored, pd.DataFrame(columns=columns), refused, **about)
     table["secondary"] = table["metric"] != primary
     if margin:
-        table = _with_margin(table, margin)
+        table = with_margin(table, margin)
     if looks is not None:
         table = count_looks(table, looks)
         about["remarks"] += (looks_text(looks),)
     table = corrected(table, ["metric", "finding"])
     if margin:
-        table = _with_claims(table)
+        table = with_claims(table)
     table.loc[table["secondary"], ["p", "p_holm"]] = np.nan
     return Comparison(reference, scored, table, refused, **about)
 
@@ -182,7 +182,7 @@ def corrected(changes: pd.DataFrame, family: list[str]) -> pd.DataFrame:
     return changes.assign(p_holm=p.transform(holm), detectable=found)
 
 
-def _with_margin(table: pd.DataFrame, margin: float) -> pd.DataFrame:
+def with_margin(table: pd.DataFrame, margin: float) -> pd.DataFrame:
     """`table` of differences with margin, and p_equivalent and p_not_worse of the primary metric, not
     corrected."""
     tests = margin_tests(
@@ -196,7 +196,7 @@ def _with_margin(table: pd.DataFrame, margin: float) -> pd.DataFrame:
     return table
 
 
-def _with_claims(table: pd.DataFrame) -> pd.DataFrame:
+def with_claims(table: pd.DataFrame) -> pd.DataFrame:
     """`table` with demonstrable, and p_holm, p_equivalent and p_not_worse corrected together."""
     hardest = ALPHA / table.groupby(["metric", "finding"])["p"].transform("count").clip(lower=1)
     table["demonstrable"] = [

@@ -33,6 +33,7 @@ PUBLISHED = (
     *("learning_curves.csv", "stage_gains.csv", "fairness.csv"),
     *("external.csv", "external.md"),
     *("robustness.csv", "robustness.md", "costs.csv", "agreement.csv"),
+    *("int8.csv", "int8.md"),
 )
 FIGURES = (
     *("ablation*", "stage_*", "learning_curves", "fairness", "external", "robustness"),
