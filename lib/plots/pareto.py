@@ -69,8 +69,8 @@ def _panel(axes: Axes, shown: pd.DataFrame, cost: str, front: np.ndarray) -> Non
     right = 1.12 * shown[cost].max()
     span = shown["high"].max() - shown["low"].min()
     moved = right * _beside(shown[cost].to_numpy(float) / right, shown["value"].to_numpy() / span)
-    line = np.flatnonzero(front)[np.argsort(moved[front])]
-    axes.plot(moved[line], shown["value"].to_numpy()[line], color=BLUE, linewidth=1, zorder=1)
+    line = shown[front].sort_values([cost, "value"])  # at their places, not where they were moved
+    axes.plot(line[cost], line["value"], color=BLUE, linewidth=1, zorder=1)
     rows = zip(shown.itertuples(), moved, np.where(front, BLUE, GREY), strict=True)
     for number, (row, x, colour) in enumerate(rows, 1):
         axes.plot([x, x], [row.low, row.high], color=colour, linewidth=0.8, alpha=0.5, zorder=2)
