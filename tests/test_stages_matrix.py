@@ -96,7 +96,7 @@ def test_a_change_is_the_later_stage_minus_the_earlier_on_the_same_patients(matr
 
 
 def test_a_second_call_loads_no_model(made, matrix, monkeypatch):
-    monkeypatch.setattr(lib.stages.answers, "load_model", None)
+    monkeypatch.setattr(lib.stages.answers, "load_network", None)
     monkeypatch.setattr(lib.stages.answers, "read_rows", None)
     again = stage_matrix(made)
     assert again.computed == 0

@@ -147,7 +147,7 @@ def make_report(folder: Path) -> list[Path]:
 
 def _is_compressed(run: dict[str, Any]) -> bool:
     config = run["config"]
-    return bool(config.get("prune") or config.get("teacher")) or run["notebook"] == QUANTIZE
+    return bool(config.get("prune") or config.get("teacher")) or run.get("notebook") == QUANTIZE
 
 
 def _execute(folder: Path, notebook: Path, page: Path, title: str, written: Sequence[str]) -> None:
