@@ -22,6 +22,7 @@ import numpy as np
 import psutil
 import torch
 from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 from benchmarks.loading import films_of_1024
 from benchmarks.predicting import without_labels
@@ -297,11 +298,21 @@ def open_page(page: Page) -> None:
 
 
 def choose(page: Page, label: str, name: str) -> None:
-    """Choose the model `name`, whose role may follow its name in the list."""
-    page.locator(_IDLE).wait_for()
-    page.get_by_role("combobox", name=label).click()
-    page.get_by_role("option", name=re.compile(rf"{re.escape(name)}( \(.*\))?")).click()
-    page.locator(_IDLE).wait_for()
+    """Choose the model `name`, whose role may follow its name in the list.
+
+    The list is opened again where an earlier choice changes and closes it.
+    """
+    option = page.get_by_role("option", name=re.compile(rf"^{re.escape(name)}( \(.*\))?$"))
+    end = time.monotonic() + _PATIENCE / 1000
+    while time.monotonic() < end:
+        page.locator(_IDLE).wait_for()
+        page.get_by_role("combobox", name=label).click()
+        with contextlib.suppress(PlaywrightTimeout):
+            option.click(timeout=5000)
+            page.locator(_IDLE).wait_for()
+            return
+        page.keyboard.press("Escape")
+    raise RuntimeError(f"the page offers no {name} under {label!r}")
 
 
 def upload(page: Page, film: Path) -> None:
