@@ -175,7 +175,15 @@ def chromium() -> Iterator:
 
 
 def settle(page) -> None:
-    page.locator('[data-test-script-state="notRunning"]').wait_for()
+    """Waits until the page computes nothing, and does not begin to: what was clicked reaches the
+    server a moment later."""
+    still = page.locator('[data-test-script-state="notRunning"]')
+    for _ in range(100):
+        still.wait_for()
+        page.wait_for_timeout(200)
+        if still.count():
+            return
+    raise RuntimeError("the page does not come to rest")
 
 
 def expect(found):

@@ -271,6 +271,8 @@ def choose(page, name: str) -> None:
     settle(page)
     page.get_by_role("combobox", name="Compare with").click()
     page.get_by_role("option", name=name).click()
+    if name != "none":
+        page.get_by_text(f"About B, {name}").wait_for()  # the server knows of the choice
     settle(page)
 
 
