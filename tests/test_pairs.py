@@ -1,5 +1,6 @@
 """Runs in 8 bits against those that they were made from: which are paired, and how wide intervals are."""
 
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ from lib.comparison import arms
 from lib.comparison.arms import differences, read_run_predictions
 from lib.comparison.pairs import RunDifference, paired
 from lib.comparison.quantized import quantized_changes, quantized_sentences
+from lib.files import read_json, write_json
 
 
 @pytest.fixture
@@ -89,3 +91,21 @@ def test_a_study_without_8_bits_has_no_such_changes(tmp_path):
     folder = make_study(tmp_path, {"whole": 1.0}, folds=0)
     changes = quantized_changes(folder)
     assert changes.empty and quantized_sentences(changes) == []
+
+
+def test_an_arm_whose_seeds_the_other_has_not_whole_has_no_row(tmp_path):
+    folder = make_study(tmp_path, {"whole": 1.0, "bits": 1.0}, folds=3)
+    plan = read_json(folder / "plan.json")
+    for name, planned in plan["runs"].items():
+        if planned["arm"] == "bits":
+            planned["config"]["init_from"] = f"x/{name.replace('bits', 'whole')}"
+            write_json(folder / name / "config.json", planned["config"])
+            (folder / name / "int8.onnx").touch()
+    write_json(folder / "plan.json", plan)
+    assert list(quantized_changes(folder)["reference"]) == ["whole"]
+    shutil.rmtree(
+        folder / "bits-s1-f2"
+    )  # the seed 1 of this arm is left out, that of the other not
+    assert list(quantized_changes(folder)["seeds"]) == [1]
+    shutil.rmtree(folder / "bits-s0-f1")
+    assert quantized_changes(folder).empty

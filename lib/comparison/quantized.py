@@ -24,9 +24,9 @@ def quantized_changes(folder: Path) -> pd.DataFrame:
     made from, seed by seed (`lib.comparison.pairs`): one row per arm.
 
     Columns as `Comparison.changes`, and `reference`: that arm. The spread of such differences over
-    seeds is pooled over the arms. With the study's margin the row says
-    whether both are equivalent within it. p-values are corrected over these rows. Empty without such
-    arms.
+    seeds is pooled over the arms. With the study's margin the row says whether both are equivalent
+    within it. p-values are corrected over these rows. An arm of which no seed is whole, or whose
+    seeds are not those of the other, has no row; empty without such arms.
     """
     plan, arms = read_plan(folder), read_arms(folder)
     primary = plan.get("primary", "auroc")
@@ -34,7 +34,10 @@ def quantized_changes(folder: Path) -> pd.DataFrame:
     of = {arm: source for arm, runs in arms.items() if (source := _made_from(runs, arms))}
     seeds, _, _ = runs_by_seed({arm: arms[arm] for pair in of.items() for arm in pair})
     resample_all([run for runs in seeds.values() for run in runs])
-    pairs = {arm: paired(seeds[arm], seeds[of[arm]]) for arm in of if {arm, of[arm]} <= set(seeds)}
+    both = {arm: source for arm, source in of.items() if {arm, source} <= set(seeds)}
+    pairs = {
+        arm: found for arm, source in both.items() if (found := paired(seeds[arm], seeds[source]))
+    }
     pooled = training_noise(list(pairs.values())) if pairs else None
     rows = []
     for arm, source in of.items():
